@@ -1,0 +1,1 @@
+"""Command lines, configurations, tables and plots around kd_jax."""

@@ -1,0 +1,125 @@
+"""The command line's edge: progress that is shown all along, and errors in one line."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+
+from experiments.config import Where
+from kd_jax import parallel
+
+_LINE_SECONDS = 10.0
+
+
+def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+  """Runs a command; what the user can mend is said in one line, with exit status 1."""
+  try:
+    return command(argv)
+  except KeyboardInterrupt:
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    return 130
+  except (ValueError, OSError, FloatingPointError) as error:
+    if os.environ.get("KD_JAX_TRACEBACK"):
+      raise
+    message = " ".join(str(error).split())
+    print(f"error: {message or type(error).__name__}", file=sys.stderr)
+    return 1
+
+
+def say(message: str) -> None:
+  """A line for the user, from one process alone."""
+  if parallel.is_main():
+    print(message, flush=True)
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+  """A table for the eye: the first column to the left, the others to the right."""
+  table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+  for index, title in enumerate(header):
+    table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
+  for row in rows:
+    table.add_row(*row)
+  console = rich.console.Console()
+  console = console if console.is_terminal else rich.console.Console(width=200)
+  if parallel.is_main():
+    console.print(table)
+
+
+def start(where: Where) -> None:
+  """Joins the other processes, if any, and turns on the cache of compiled programs."""
+  if where.compile_cache is not None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(where.compile_cache.expanduser()))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  if where.coordinator is not None:
+    parallel.initialize(where.coordinator, where.num_processes, where.process_id)
+  elif where.num_processes > 1:
+    raise ValueError("several processes need --coordinator HOST:PORT")
+
+
+class Progress:
+  """A bar with an estimate on a terminal; elsewhere a line every ten seconds."""
+
+  def __init__(self, title: str, total: int, unit: str):
+    """Shows nothing before `__enter__`.
+
+    Args:
+      title: what is going on.
+      total: how many units there are in all.
+      unit: what is counted, in the plural.
+    """
+    self._title, self._total, self._unit = title, max(total, 1), unit
+    self._console = rich.console.Console()
+    self._bar: rich.progress.Progress | None = None
+    self._done = self._first = 0
+    self._begun = self._spoken = time.monotonic()
+
+  def __enter__(self) -> "Progress":
+    if self._console.is_terminal and parallel.is_main():
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn(self._unit),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("eta"),
+        rich.progress.TimeRemainingColumn(),
+        console=self._console,
+      )
+      self._task = self._bar.add_task(self._title, total=self._total)
+      self._bar.start()
+    else:
+      say(f"{self._title}: {self._total} {self._unit}")
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+    elif self._done:
+      say(f"{self._title}: {self._done} {self._unit} after {time.monotonic() - self._begun:.0f} s")
+
+  def skip(self, units: int) -> None:
+    """Counts units that an earlier run did; they do not enter the estimate."""
+    self._first += units
+    self.to(self._done + units)
+
+  def advance(self, units: int = 1, detail: str = "") -> None:
+    self.to(self._done + units, detail)
+
+  def to(self, done: int, detail: str = "") -> None:
+    """Sets how many units are done."""
+    self._done = done
+    now = time.monotonic()
+    if self._bar is not None:
+      text = f"{self._title} {detail}".rstrip()
+      self._bar.update(self._task, completed=done, description=text)
+    elif now - self._spoken >= _LINE_SECONDS and done > self._first:
+      self._spoken = now
+      left = (now - self._begun) / (done - self._first) * (self._total - done)
+      note = f", {detail}" if detail else ""
+      say(f"{self._title}: {done}/{self._total} {self._unit}, about {left:.0f} s left{note}")

@@ -1,0 +1,211 @@
+"""Evaluates a finished study: the one place that reads the test set.
+
+    python -m experiments.evaluate CONFIG [--workdir DIR] [overrides]
+
+Writes WORKDIR/results.json: a row for each method, seed and phase, and the learning curves.
+"""
+
+import datetime
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from experiments import config, console, runs
+from experiments.pipeline import Network, Pipeline
+from kd_jax import parallel, recipes, teacher_cache
+from kd_jax.checkpoints import write_json
+from kd_jax.data import Augmentation, Dataset
+from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, parameter_count
+from kd_jax.training.loop import make_evaluator
+from kd_jax.training.state import init_variables
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  study, where, _ = config.parse("evaluate", argv)
+  console.start(where)
+  pipeline = Pipeline(study, where)
+  results = evaluate(pipeline)
+  console.say(f"{len(results['rows'])} rows in {where.workdir / 'results.json'}")
+  return 0
+
+
+def evaluate(pipeline: Pipeline) -> dict[str, Any]:
+  """Reads every finished network, evaluates it on the test split, and writes results.json.
+
+  Raises:
+    ValueError: a run of the study is not finished.
+  """
+  study, splits = pipeline.study, pipeline.splits
+  teacher = pipeline.teacher()
+  finished = list(pipeline.finished_students(teacher))
+  test_logits = _logits(pipeline, teacher, splits.test)
+  on_test = _evaluator(pipeline, study.student, splits.test, test_logits)
+  rows, curves = [], []
+  for method, seeds, phases in finished:
+    epochs_before = 0
+    for index, result in enumerate(phases):
+      test = {
+        "best": on_test(parallel.replicate(result.state.best)),
+        "last": on_test(parallel.replicate(result.state.train.variables)),
+      }
+      for k, seed in enumerate(seeds):
+        last = index == len(phases) - 1
+        rows.append(_row(pipeline, method, seed, k, result, test, last))
+        curves += _curve(method, seed, k, result, epochs_before)
+      epochs_before += result.phase.epochs
+  order = {method: index for index, method in enumerate(study.methods)}
+  rows.sort(key=lambda row: (order[row["method"]], row["seed"]))
+  results = _header(pipeline, teacher) | {"rows": rows, "curves": curves}
+  if parallel.is_main():
+    write_json(pipeline.root / "results.json", results)
+  return results
+
+
+def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, test, last: bool):
+  seconds = [record["seconds"] for record in result.history]
+  examples = len(pipeline.splits.train) // pipeline.study.batch_size * pipeline.study.batch_size
+  seeds = len(result.state.best_epoch)
+  # The first epoch compiles.
+  typical = float(np.median(seconds[1:] or seconds))
+  return {
+    "method": method,
+    "seed": seed,
+    "phase": result.phase.name,
+    "epochs": result.phase.epochs,
+    "final": last,
+    "best_epoch": int(result.state.best_epoch[k]),
+    "validation": {
+      "best": float(result.state.best_accuracy[k]),
+      "last": result.history[-1]["validation_accuracy"][k],
+    },
+    "test": {
+      which: {name: float(values[k]) for name, values in found.items()}
+      for which, found in test.items()
+    },
+    "digest": result.digest,
+    "timing": {
+      "seconds": sum(seconds) / seeds,
+      "examples_per_second": examples * seeds / typical,
+      "seeds_together": seeds,
+      "device": jax.devices()[0].device_kind,
+    },
+  }
+
+
+def _curve(method: str, seed: int, k: int, result: runs.PhaseResult, epochs_before: int):
+  for record in result.history:
+    yield {
+      "method": method,
+      "seed": seed,
+      "phase": result.phase.name,
+      "epoch": record["epoch"],
+      "global_epoch": epochs_before + record["epoch"],
+      "train_loss": record["train_loss"][k],
+      "validation_accuracy": record["validation_accuracy"][k],
+      "terms": {name: values[k] for name, values in record["terms"].items()},
+      "schedules": record["schedules"],
+      "learning_rate": record["learning_rate"],
+    }
+
+
+def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
+  study, splits = pipeline.study, pipeline.splits
+  student = build_model(study.student, pipeline.num_classes)
+  parameters = parameter_count(init_variables(student, splits.train.images[:1], (0,)))
+  assistants = [m for m in study.methods if pipeline.recipes[m].assistant is not None]
+  return {
+    "schema_version": 1,
+    "study": study.name,
+    "complete": True,
+    "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "command": f"python -m experiments.study {study.name} "
+    + " ".join(argument for argument in sys.argv[1:] if argument != study.name),
+    "config": {key: value for key, value in config.plain(study).items() if key != "paper"},
+    "device": {
+      "platform": jax.default_backend(),
+      "kind": jax.devices()[0].device_kind,
+      "count": jax.device_count(),
+      "processes": jax.process_count(),
+      "cpu_cores": os.cpu_count(),
+    },
+    "versions": {"jax": jax.__version__, "numpy": np.__version__, "optax": optax.__version__},
+    "dataset": {
+      "name": splits.train.name,
+      "version": splits.train.version,
+      "num_classes": pipeline.num_classes,
+      "train": len(splits.train),
+      "validation": len(splits.validation),
+      "test": len(splits.test),
+      "fingerprint": splits.train.fingerprint,
+    },
+    "teacher": _network_row(pipeline, teacher),
+    "assistant": _network_row(pipeline, pipeline.assistant(assistants[0])) if assistants else None,
+    "student": {"model": _model_name(study.student), "parameters": parameters},
+    "methods": {method: _method_row(pipeline, method) for method in study.methods},
+    "paper": config.plain(study.paper),
+  }
+
+
+def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:
+  recipe = pipeline.recipes[method]
+  settings = config.plain(getattr(pipeline.study.settings, method, None)) or {}
+  return {
+    "title": recipe.title,
+    "equation": recipe.equation,
+    "reference": recipe.reference,
+    "settings": settings,
+    "phases": [{"name": phase.name, "epochs": phase.epochs} for phase in recipe.phases],
+    "description": recipes.describe(recipe)["phases"],
+  }
+
+
+def _network_row(pipeline: Pipeline, network: Network) -> dict[str, Any]:
+  splits = pipeline.splits
+  stacked = parallel.replicate(jax.tree.map(lambda x: np.asarray(x)[None], network.variables))
+  on_test = _evaluator(pipeline, network.spec, splits.test)(stacked)
+  on_validation = _evaluator(pipeline, network.spec, splits.validation)(stacked)
+  return {
+    "model": _model_name(network.spec),
+    "source": network.source,
+    "parameters": network.parameters,
+    "validation_accuracy": float(on_validation["accuracy"][0]),
+    "test_accuracy": float(on_test["accuracy"][0]),
+    "test_ece": float(on_test["ece"][0]),
+    "seconds": network.seconds,
+    "digest": network.digest,
+  }
+
+
+def _evaluator(pipeline: Pipeline, spec: ModelSpec, dataset: Dataset, teacher_logits=None):
+  return make_evaluator(
+    build_model(spec, pipeline.num_classes),
+    dataset,
+    pipeline.evaluation_batch_size,
+    one_dispatch=parallel.one_dispatch_an_epoch(is_convolutional(spec)),
+    teacher_logits=teacher_logits,
+  )
+
+
+def _logits(pipeline: Pipeline, network: Network, dataset: Dataset) -> np.ndarray:
+  """The network's logits [N, C] on a data set without augmentation."""
+  plain_images = Augmentation(name="none")
+  spec = teacher_cache.make_spec(
+    network.digest, config.plain(network.spec), dataset, plain_images, views=1
+  )
+  predict = teacher_cache.predictor(network.model, network.variables, dataset, plain_images, spec)
+  return predict(np.arange(len(dataset)), 0, pipeline.evaluation_batch_size)["logits"]
+
+
+def _model_name(spec: ModelSpec) -> str:
+  if spec.family == "mlp":
+    return "MLP " + "-".join(str(width) for width in spec.hidden)
+  return {"resnet": "ResNet", "plain_cnn": "plain CNN"}[spec.family] + f"-{spec.depth}"
+
+
+if __name__ == "__main__":
+  sys.exit(console.run(main))

@@ -1,0 +1,58 @@
+"""Fills the teacher cache of a study, or verifies it against the live teacher.
+
+python -m experiments.precompute CONFIG [--verify] [--workdir DIR] [overrides]
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from experiments import config, console
+from experiments.pipeline import Pipeline
+from kd_jax import teacher_cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Of this command alone."""
+
+  verify: bool = False
+  """Recompute a sample of a finished cache with the live teacher and print the largest error."""
+  sample: int = 64
+  """How many examples --verify recomputes, under every view."""
+
+
+# What rounding to the cache's type may leave of an error, relative to the largest value.
+_ROUNDING = {"float16": 2.0**-11, "float32": 2.0**-18}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  study, where, options = config.parse("precompute", argv, Options)
+  console.start(where)
+  pipeline = Pipeline(study, where)
+  teacher = pipeline.teacher()
+  if not options.verify:
+    cache = pipeline.precompute(teacher)
+    console.say(
+      f"cache {cache.digest[:12]}: {study.views} views of {len(pipeline.splits.train)} examples in "
+      f"{pipeline.cache_dir(teacher)}"
+    )
+    return 0
+  cache = pipeline.open_cache(teacher)
+  found = teacher_cache.verify(
+    cache,
+    pipeline.predictor(teacher),
+    sample=options.sample,
+    batch_size=pipeline.evaluation_batch_size,
+  )
+  allowed = _ROUNDING[study.cache_dtype] * found.largest_value + 1e-4
+  verdict = "agrees with" if found.largest_error <= allowed else "DIFFERS from"
+  console.say(
+    f"the cache {verdict} the live teacher: largest error {found.largest_error:.3g} (allowed "
+    f"{allowed:.3g}) at row {found.row}, view {found.view}, of {found.compared} rows"
+  )
+  return 0 if found.largest_error <= allowed else 1
+
+
+if __name__ == "__main__":
+  sys.exit(console.run(main))

@@ -1,0 +1,86 @@
+"""Prepares a data set for reading without TensorFlow: python -m experiments.prepare NAME.
+
+The one place that downloads. `digits` needs neither network nor TensorFlow; the official builders
+of the others unpack their archives and encode their images with TensorFlow, once.
+"""
+
+import dataclasses
+import importlib.util
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from kd_jax.data import digits, sources
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+  """Downloads a data set and writes it in the form that kd_jax reads."""
+
+  name: Annotated[
+    Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist"], tyro.conf.Positional
+  ]
+  """Which data set."""
+  data_dir: Path | None = None
+  """TFDS's data directory; by default $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: arguments without the program's name; None reads the command line.
+
+  Returns:
+    0 when the data set is prepared, 1 with one line on stderr when it is not.
+  """
+  config = tyro.cli(PrepareConfig, args=argv, prog="python -m experiments.prepare")
+  root = sources.default_data_dir() if config.data_dir is None else config.data_dir.expanduser()
+  try:
+    ready = sources.prepared_dir(config.name, root)
+    if ready is not None:
+      print(f"{config.name} is already prepared in {ready}")
+      return 0
+    folder = _prepare(config.name, root)
+  except KeyboardInterrupt:
+    print(f"stopped; {config.name} is not prepared", file=sys.stderr)
+    return 1
+  except Exception as error:  # downloads fail in many ways; the user needs one readable line
+    reason = " ".join(str(error).split()) or type(error).__name__
+    print(f"cannot prepare {config.name}: {reason}", file=sys.stderr)
+    return 1
+  print(f"{config.name} is prepared in {folder}")
+  return 0
+
+
+def _prepare(name: str, root: Path) -> Path:
+  """Writes the data set below `root`; returns its folder."""
+  others = sources.prepared_formats(name, root)
+  if others:
+    folder, formats = next(iter(others.items()))
+    raise ValueError(
+      f"{folder} holds {'/'.join(sorted(formats))} files, which only TensorFlow reads; move them "
+      f"away (mv {shlex.quote(str(folder))} {shlex.quote(f'{folder}.old')}) and run this again"
+    )
+  if name == digits.NAME:
+    return digits.prepare_digits(root)
+  if importlib.util.find_spec("tensorflow") is None:
+    raise ValueError(
+      "TensorFlow is needed for this one-off step (TFDS unpacks and encodes with it); "
+      "`pip install tensorflow-cpu`, and run this again"
+    )
+  import tensorflow_datasets as tfds
+
+  logging.getLogger("urllib3").setLevel(logging.ERROR)  # it announces each of its 40 retries
+  print(f"downloading {name}; without a connection this gives up after 4 minutes", flush=True)
+  builder = tfds.builder(name, data_dir=root, file_format=sources.FILE_FORMAT)
+  builder.download_and_prepare()
+  return Path(builder.data_dir)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

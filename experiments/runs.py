@@ -1,0 +1,247 @@
+"""One run: the phases of a recipe for a group of seeds, with checkpoints, logs and lineage on disk.
+
+RUN/<phase>/checkpoints/    the loop's state after each epoch; JSON beside it: settings, history, lineage
+RUN/<phase>/metrics.jsonl   a line for each epoch
+RUN/<phase>/events.*        the same for TensorBoard
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+
+from experiments import console
+from kd_jax import parallel, recipes
+from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
+from kd_jax.training.loop import Task, train_phase
+from kd_jax.training.state import LoopState, init_variables, start_phase
+from kd_jax.training.step import NO_TEACHER, Teacher
+from kd_jax.types import PyTree
+
+Parent = dict[str, Any]
+"""A link of the lineage: {"kind", "digest"} and, for what lies in the study's folder, "path"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What is trained, and where it is kept.
+
+  Attributes:
+    directory: of this run; one folder within it for each phase.
+    root: of the study, against which paths in the lineage are written.
+    recipe: the phases.
+    task: network, data, seeds.
+    settings: everything else that decides the result, as plain values; compared on resumption.
+    parents: what the run came from besides its own earlier phases.
+  """
+
+  directory: Path
+  root: Path
+  recipe: recipes.Recipe
+  task: Task
+  settings: dict[str, Any]
+  parents: tuple[Parent, ...]
+
+  def store(self, phase: recipes.Phase) -> CheckpointStore:
+    return CheckpointStore(self.directory / phase.name / "checkpoints")
+
+  def epochs(self) -> int:
+    return sum(phase.epochs for phase in self.recipe.phases)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseResult:
+  """A finished phase, read back.
+
+  Attributes:
+    phase: which.
+    state: with the last and the best variables of each seed.
+    history: a record for each epoch.
+    digest: of the checkpoint.
+    path: of the checkpoint, relative to the study.
+  """
+
+  phase: recipes.Phase
+  state: LoopState
+  history: list[dict[str, Any]]
+  digest: str
+  path: str
+
+
+def train(
+  run: Run, make_teacher: Callable[[], Teacher], progress: Callable[[int, str], None]
+) -> list[PhaseResult]:
+  """Trains what is not yet trained, and returns all phases.
+
+  Args:
+    run: what and where.
+    make_teacher: called only if a phase that needs a teacher is not finished.
+    progress: called with (epochs done since the last call, what was done).
+
+  Raises:
+    ValueError: the folder holds a run with other settings, or its checkpoints are all broken.
+    NonFiniteError: from the loop.
+  """
+  variables = init_variables(run.task.model, run.task.train.images[:1], run.task.seeds)
+  results: list[PhaseResult] = []
+  epochs_before = 0
+  for index, phase in enumerate(run.recipe.phases):
+    if results:
+      before = results[-1].state
+      variables = {"best": before.best, "last": before.train.variables}.get(phase.start, variables)
+    start = start_phase(variables, phase.optimizer.build(phase.epochs * run.task.steps_per_epoch))
+    meta = _meta(run, index, results)
+    result = _train_phase(run, phase, start, meta, make_teacher, progress, epochs_before)
+    results.append(result)
+    epochs_before += phase.epochs
+  return results
+
+
+def load(run: Run) -> list[PhaseResult]:
+  """Reads all phases of a finished run.
+
+  Raises:
+    ValueError: it is not finished, or not this run.
+  """
+
+  def refuse():
+    raise ValueError(f"{run.directory} is not finished: train it first")
+
+  for phase in run.recipe.phases:
+    if phase.epochs not in run.store(phase).steps():
+      refuse()
+  return train(run, refuse, lambda epochs, detail: None)
+
+
+def _train_phase(
+  run: Run, phase, start: LoopState, meta, make_teacher, progress, epochs_before: int
+) -> PhaseResult:
+  store, folder = run.store(phase), run.directory / phase.name
+  state, history, epoch = start, [], 0
+  restored = store.restore_or_none()
+  digest = ""
+  if restored is not None:
+    for problem in restored.problems:
+      console.say(f"warning: {problem}; going on from epoch {restored.step}")
+    _refuse_other_settings(restored, meta, store)
+    state = unflatten(start, restored.state)
+    history, epoch, digest = restored.meta["history"], restored.step, restored.digest
+    progress(epoch, f"{run.recipe.name} {phase.name}")
+  if epoch < phase.epochs:
+    teacher = make_teacher() if phase.needs_teacher else NO_TEACHER
+    with _Log(folder, history) as log:
+      for report in train_phase(
+        run.task, phase, state, teacher, label=run.recipe.name, epochs_before=epochs_before
+      ):
+        state = report.state
+        record = report.record | {"seconds": report.seconds}
+        history = [*history, record]
+        digest = store.save(report.epoch, state, meta | {"history": history})
+        log.write(record)
+        progress(1, f"{run.recipe.name} {phase.name} {max(record['validation_accuracy']):.1%}")
+  path = (folder / "checkpoints" / "steps" / str(phase.epochs)).relative_to(run.root)
+  return PhaseResult(phase, state, history, digest, str(path))
+
+
+def _meta(run: Run, index: int, before: list[PhaseResult]) -> dict[str, Any]:
+  """What a checkpoint of a phase says of itself, apart from its history."""
+  phase = run.recipe.phases[index]
+  parents = [
+    parent
+    for parent in run.parents
+    if parent["kind"] not in ("cache", "teacher") or phase.needs_teacher
+  ]
+  if before and phase.start != "fresh":
+    link = {"kind": f"phase {before[-1].phase.name}", "path": before[-1].path}
+    parents.append(link | {"digest": before[-1].digest, "start": phase.start})
+  described = recipes.describe(run.recipe)["phases"][: index + 1]
+  return {
+    "kind": f"{run.recipe.name} phase {phase.name}",
+    "settings": json.loads(
+      json.dumps(run.settings | {"phases": described, "seeds": list(run.task.seeds)})
+    ),
+    "parents": parents,
+  }
+
+
+def _refuse_other_settings(restored: Restored, meta, store: CheckpointStore) -> None:
+  differences = []
+  for name, value in (meta["settings"] | {"parents": meta["parents"]}).items():
+    found = restored.meta["parents"] if name == "parents" else restored.meta["settings"].get(name)
+    if found != value:
+      differences.append(f"{name} was {_short(found)}, now {_short(value)}")
+  if differences:
+    raise CheckpointError(
+      f"{store.directory} was trained with other settings: {'; '.join(differences)}. Use another "
+      "--workdir, or delete that folder"
+    )
+
+
+def _short(value: Any, length: int = 300) -> str:
+  text = json.dumps(value)
+  return text if len(text) <= length else text[:length] + "…"
+
+
+class _Log:
+  """metrics.jsonl and TensorBoard's events, made anew from the history on resumption."""
+
+  def __init__(self, folder: Path, history: list[dict[str, Any]]):
+    self._folder, self._history = folder, history
+
+  def __enter__(self) -> "_Log":
+    self._file = self._events = None
+    if parallel.is_main():
+      self._folder.mkdir(parents=True, exist_ok=True)
+      for old in self._folder.glob("events.out.tfevents.*"):
+        old.unlink()
+      self._file = open(self._folder / "metrics.jsonl", "w", encoding="utf-8")
+      self._events = tensorboardX.SummaryWriter(str(self._folder), flush_secs=10)
+      for record in self._history:
+        self.write(record)
+    return self
+
+  def write(self, record: dict[str, Any]) -> None:
+    if self._file is None:
+      return
+    self._file.write(json.dumps(record) + "\n")
+    self._file.flush()
+    epoch = record["epoch"]
+    for name, value in _scalars(record):
+      self._events.add_scalar(name, value, epoch)
+
+  def __exit__(self, *_) -> None:
+    if self._file is not None:
+      self._file.close()
+      self._events.close()
+
+
+def _scalars(record: dict[str, Any], prefix: str = ""):
+  for name, value in record.items():
+    if isinstance(value, dict):
+      yield from _scalars(value, f"{prefix}{name}/")
+    elif isinstance(value, list):
+      yield from ((f"{prefix}{name}/{index}", item) for index, item in enumerate(value))
+    elif name != "epoch":
+      yield f"{prefix}{name}", value
+
+
+def save_network(directory: Path, variables: PyTree, meta: dict[str, Any]) -> str:
+  """Writes a finished network, [no seed axis], as a checkpoint of its own."""
+  return CheckpointStore(directory).save(0, jax.tree.map(np.asarray, variables), meta)
+
+
+def load_network(directory: Path, model, images: np.ndarray) -> tuple[PyTree, Restored]:
+  """Reads a finished network back into the form of a model.
+
+  Raises:
+    CheckpointError: absent, broken or of another shape.
+  """
+  restored = CheckpointStore(directory).restore()
+  template = jax.eval_shape(lambda key: model.init(key, images[:1], train=False), jax.random.key(0))
+  template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
+  return unflatten(template, restored.state), restored

@@ -1,0 +1,38 @@
+"""Trains the students of one method, from a teacher that is trained and cached before (or now).
+
+python -m experiments.student CONFIG --method annealing_kd [--seed 0] [--workdir DIR] [overrides]
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from experiments import config, console
+from experiments.pipeline import Pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Of this command alone."""
+
+  method: str = "annealing_kd"
+  """Which method."""
+  seed: int | None = None
+  """Train only the group of seeds that holds this one; by default all seeds of the study."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  study, where, options = config.parse("student", argv, Options)
+  study = dataclasses.replace(study, methods=(options.method,))
+  if options.seed is not None and not 0 <= options.seed < study.seeds:
+    raise ValueError(f"--seed {options.seed} is not one of the study's {study.seeds} seeds")
+  console.start(where)
+  pipeline = Pipeline(study, where)
+  seeds = None if options.seed is None else (options.seed,)
+  pipeline.train_students(pipeline.teacher(), study.methods, seeds)
+  console.say(f"students in {pipeline.root / 'students' / options.method}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(console.run(main))

@@ -1,0 +1,38 @@
+"""The whole job: teacher, cache, students, evaluation, report.
+
+    python -m experiments.study CONFIG [--methods scratch kd ...] [--seeds 5] [--workdir DIR] [overrides]
+
+Stopped at any moment, the same command goes on from the last finished epoch and skips what is done.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from experiments import config, console, report
+from experiments.evaluate import evaluate
+from experiments.pipeline import Pipeline
+from kd_jax import parallel
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  study, where, _ = config.parse("study", argv)
+  console.start(where)
+  pipeline = Pipeline(study, where)
+  train = pipeline.splits.train
+  console.say(
+    f"{study.name}: {train.name} {train.version}, {len(train)} training, "
+    f"{len(pipeline.splits.validation)} validation and {len(pipeline.splits.test)} test examples; "
+    f"{len(study.methods)} methods × {study.seeds} seeds in {where.workdir}"
+  )
+  teacher = pipeline.teacher()
+  pipeline.train_students(teacher, study.methods)
+  evaluate(pipeline)
+  if parallel.is_main():
+    paths = report.write_report(where.workdir)
+    console.show_table(*report.main_table(report.load_results(where.workdir)))
+    console.say(f"report: {', '.join(str(path) for path in paths)}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(console.run(main))

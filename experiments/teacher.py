@@ -1,0 +1,27 @@
+"""Trains or imports the teacher of a study.
+
+python -m experiments.teacher CONFIG [--teacher-weights FILE] [--workdir DIR] [overrides]
+"""
+
+import sys
+from collections.abc import Sequence
+
+from experiments import config, console
+from experiments.pipeline import Pipeline
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  study, where, _ = config.parse("teacher", argv)
+  console.start(where)
+  teacher = Pipeline(study, where).teacher()
+  accuracy = teacher.validation_accuracy
+  known = "" if accuracy is None else f", validation accuracy {accuracy:.2%}"
+  console.say(
+    f"teacher {teacher.digest[:12]} ({teacher.source}, {teacher.parameters:,} parameters{known}) in "
+    f"{where.workdir / 'teacher'}"
+  )
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(console.run(main))

@@ -1,0 +1,89 @@
+"""A labelled set of images in memory, with a name for every example."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+
+import numpy as np
+
+from kd_jax.data.splits import hash_ids
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """Images, labels and example ids of one split; checked on construction.
+
+  Attributes:
+    name: of the data set, for example "cifar10".
+    version: of its prepared form, for example "3.0.2".
+    split: "train", "validation" or "test".
+    images: [N, H, W, D] uint8.
+    labels: [N] int32 in [0, num_classes).
+    keys: [N] uint32, a hash of the id for `jax.random.fold_in`; None has it computed.
+    ids: [N] str, unique: what an example is called in every run.
+    num_classes: C.
+
+  Raises:
+    ValueError: arrays that disagree in length, type or range, or a repeated id.
+  """
+
+  name: str
+  version: str
+  split: str
+  images: np.ndarray
+  labels: np.ndarray
+  keys: np.ndarray | None
+  ids: np.ndarray
+  num_classes: int
+
+  def __post_init__(self):
+    images, labels, ids = np.asarray(self.images), np.asarray(self.labels), np.asarray(self.ids)
+    where = f"{self.name} {self.split}"
+    if images.dtype != np.uint8 or images.ndim != 4:
+      raise ValueError(
+        f"{where}: images must be uint8 of shape [N, H, W, D], got {images.dtype} of "
+        f"shape {images.shape}; convert them, and normalise inside the model's input step"
+      )
+    if not np.issubdtype(labels.dtype, np.integer):
+      raise ValueError(f"{where}: labels must be integers, got {labels.dtype}; cast them")
+    if not labels.shape == ids.shape == images.shape[:1]:
+      raise ValueError(
+        f"{where}: {images.shape[0]} images, labels of shape {labels.shape} and ids of "
+        f"shape {ids.shape}; give one label and one id per image"
+      )
+    if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):
+      raise ValueError(
+        f"{where}: labels run from {labels.min()} to {labels.max()}, outside [0, "
+        f"{self.num_classes}); correct the labels or num_classes"
+      )
+    names, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+      raise ValueError(
+        f"{where}: id {str(names[counts > 1][0])!r} occurs {counts.max()} times "
+        f"({(counts > 1).sum()} ids repeat); give every example an id of its own"
+      )
+    keys = hash_ids(ids)[1] if self.keys is None else np.asarray(self.keys, np.uint32)
+    if keys.shape != ids.shape:
+      raise ValueError(f"{where}: {keys.size} keys for {ids.size} ids; pass keys=None")
+    object.__setattr__(self, "images", images)
+    object.__setattr__(self, "labels", labels.astype(np.int32))
+    object.__setattr__(self, "ids", ids.astype(str))
+    object.__setattr__(self, "keys", keys)
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def take(self, rows: np.ndarray) -> "Dataset":
+    """Returns the data set of the given rows (integers or a mask), in that order."""
+    arrays = ("images", "labels", "ids", "keys")
+    return dataclasses.replace(self, **{field: getattr(self, field)[rows] for field in arrays})
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """SHA-256 of ids in order, labels and pixels, as hex; arrays must not change after it."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([self.images.shape, self.num_classes, self.ids.tolist()]).encode())
+    digest.update(self.labels.astype("<i4").tobytes())
+    digest.update(np.ascontiguousarray(self.images).data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Pure losses: arrays in, unreduced float32 arrays out."""

@@ -1,0 +1,169 @@
+"""Annealing-KD and Continuation-KD: regression to teacher logits whose scale grows as T falls."""
+
+import jax.numpy as jnp
+
+from kd_jax.losses._inputs import apply_mask, as_float32, check_temperature, static_value
+from kd_jax.losses.logits import logit_regression_loss
+from kd_jax.types import Array, ArrayLike
+
+
+def annealing_factor(temperature: ArrayLike, max_temperature: ArrayLike) -> Array:
+  r"""The scale of the teacher's logits at temperature T.
+
+  .. math:: \Phi(T) = 1 - (T - 1) / \tau_{max}
+
+  so that it runs 1/tau_max, 2/tau_max, ..., 1 as T runs tau_max, ..., 2, 1.
+
+  Args:
+    temperature: T in [1, tau_max], any shape; may be traced.
+    max_temperature: tau_max >= 1.
+
+  Returns:
+    float32 of temperature's shape.
+
+  Raises:
+    ValueError: T < 1, tau_max < 1 or T > tau_max.
+
+  References:
+    Jafari et al., Annealing Knowledge Distillation, EACL 2021, arXiv 2104.07163, equation 3.
+
+  Example:
+    >>> import kd_jax
+    >>> [round(float(kd_jax.annealing_factor(t, 4)), 2) for t in (4, 3, 2, 1)]
+    [0.25, 0.5, 0.75, 1.0]
+  """
+  check_temperature(temperature, max_temperature)
+  temperature = jnp.asarray(temperature, jnp.float32)
+  return 1.0 - (temperature - 1.0) / jnp.asarray(max_temperature, jnp.float32)
+
+
+def annealed_logits(
+  teacher_logits: ArrayLike, temperature: ArrayLike, max_temperature: ArrayLike
+) -> Array:
+  r"""The annealed teacher: its logits scaled by the annealing factor.
+
+  .. math:: \Phi(T) \, z_t
+
+  Args:
+    teacher_logits: [..., C].
+    temperature: T in [1, tau_max]: a scalar, or [...] for a temperature of each example.
+    max_temperature: tau_max >= 1.
+
+  Returns:
+    [..., C] float32.
+
+  Raises:
+    ValueError: as `annealing_factor`.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> kd_jax.annealed_logits(jnp.array([4.0, -8.0]), temperature=4, max_temperature=4).tolist()
+    [1.0, -2.0]
+  """
+  factor = annealing_factor(temperature, max_temperature)
+  return factor[..., None] * as_float32("teacher_logits", teacher_logits)
+
+
+def annealing_kd_loss(
+  student_logits: ArrayLike,
+  teacher_logits: ArrayLike,
+  temperature: ArrayLike,
+  max_temperature: ArrayLike,
+  *,
+  mask: ArrayLike | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  r"""Annealing-KD, phase I: squared distance to the annealed teacher's logits.
+
+  .. math:: \| z_s - \Phi(T) \, z_t \|_2^2
+
+  Summed over classes, as the paper writes it. The released code takes the mean over the classes too;
+  `kd_jax.recipes.annealing_kd` divides by C, because the published learning rates belong to that scale.
+
+  Args:
+    student_logits: [..., C]; no temperature is applied to them.
+    teacher_logits: [..., C].
+    temperature: T in [1, tau_max]; scalar or [...]; may be traced.
+    max_temperature: tau_max >= 1.
+    mask: broadcasts to [...]; masked positions give 0, whatever stands there.
+    stop_teacher_gradient: False where the teacher learns too.
+
+  Returns:
+    [...] float32.
+
+  Raises:
+    ValueError: for shapes that differ, integer logits, T < 1, tau_max < 1 or T > tau_max.
+
+  References:
+    Jafari et al., EACL 2021, arXiv 2104.07163, equations 2 and 3.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> loss = kd_jax.annealing_kd_loss(
+    ...   jnp.array([1.0, 0.0]), jnp.array([4.0, 4.0]), temperature=4, max_temperature=4
+    ... )
+    >>> float(loss)
+    1.0
+  """
+  annealed = annealed_logits(teacher_logits, temperature, max_temperature)
+  return logit_regression_loss(
+    student_logits, annealed, mask=mask, stop_teacher_gradient=stop_teacher_gradient
+  )
+
+
+def continuation_kd_loss(
+  student_logits: ArrayLike,
+  teacher_logits: ArrayLike,
+  temperature: ArrayLike,
+  max_temperature: ArrayLike,
+  *,
+  margin: ArrayLike,
+  mask: ArrayLike | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  r"""Continuation-KD's distillation term: the annealed regression, hinged at a margin.
+
+  .. math:: \max(0, \; \| z_s - \Phi(T) \, z_t \|_2^2 - m \, \Phi(T))
+
+  A student that is near enough is left alone; with m = 0 it is `annealing_kd_loss`. The paper's loss is
+  psi CE + (1 - psi) of this term, with psi rising from 0 to 1: see `kd_jax.recipes.continuation_kd`.
+
+  Args:
+    student_logits: [..., C].
+    teacher_logits: [..., C].
+    temperature: T in [1, tau_max]; scalar or [...]; may be traced.
+    max_temperature: tau_max >= 1.
+    margin: m >= 0, in squared logits.
+    mask: broadcasts to [...]; masked positions give 0, whatever stands there.
+    stop_teacher_gradient: False where the teacher learns too.
+
+  Returns:
+    [...] float32.
+
+  Raises:
+    ValueError: as `annealing_kd_loss`, and for a negative margin.
+
+  References:
+    Jafari et al., Continuation KD, Findings of EMNLP 2022, arXiv 2212.05998.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> z_s, z_t = jnp.array([2.0, 0.0]), jnp.array([4.0, 0.0])
+    >>> float(kd_jax.continuation_kd_loss(z_s, z_t, 1, 4, margin=1.0))
+    3.0
+    >>> float(kd_jax.continuation_kd_loss(z_s, z_t, 1, 4, margin=5.0))
+    0.0
+  """
+  value = static_value(margin)
+  if value is not None and not (value >= 0).all():
+    raise ValueError(f"margin must be at least 0, got {value}")
+  distance = annealing_kd_loss(
+    student_logits,
+    teacher_logits,
+    temperature,
+    max_temperature,
+    mask=mask,
+    stop_teacher_gradient=stop_teacher_gradient,
+  )
+  slack = margin * annealing_factor(temperature, max_temperature)
+  return apply_mask(jnp.maximum(distance - slack, 0.0), mask)

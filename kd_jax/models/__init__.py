@@ -1,0 +1,31 @@
+"""Networks: Linen modules that read pixels and return `kd_jax.types.Outputs`."""
+
+from kd_jax.models.mlp import MLP
+from kd_jax.models.plain_cnn import PlainCNN
+from kd_jax.models.resnet import CifarResNet
+from kd_jax.models.spec import (
+  FAMILIES,
+  ModelSpec,
+  build_model,
+  is_convolutional,
+  parameter_count,
+)
+from kd_jax.models.weights import (
+  load_torch_cifar_resnet,
+  save_torch_cifar_resnet,
+  torch_cifar_resnet_depth,
+)
+
+__all__ = [
+  "FAMILIES",
+  "MLP",
+  "CifarResNet",
+  "ModelSpec",
+  "PlainCNN",
+  "build_model",
+  "is_convolutional",
+  "load_torch_cifar_resnet",
+  "parameter_count",
+  "save_torch_cifar_resnet",
+  "torch_cifar_resnet_depth",
+]

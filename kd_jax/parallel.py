@@ -1,0 +1,191 @@
+"""Several devices, several hosts: the only file that says pmap.
+
+Every device of every process holds a replica of the parameters and of the (small) data set, and works on
+its share of each global batch. Gradients, metrics and BatchNorm statistics are reduced over one axis.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.jax_utils
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from kd_jax.types import PyTree
+
+AXIS = "batch"
+"""The name of the mapped axis, for BatchNorm's `axis_name` too."""
+
+
+def initialize(coordinator: str, num_processes: int, process_id: int) -> None:
+  """Joins this process to a group; before any other use of jax.
+
+  Args:
+    coordinator: HOST:PORT of process 0.
+    num_processes: how many there are.
+    process_id: the number of this one, from 0.
+  """
+  jax.distributed.initialize(
+    coordinator, num_processes, process_id, initialization_timeout=60, heartbeat_timeout_seconds=30
+  )
+
+
+def is_main() -> bool:
+  """True in the one process that writes reports."""
+  return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+  """Waits until all processes are here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def device_batch_size(global_batch_size: int) -> int:
+  """How many examples of a global batch one device takes.
+
+  Raises:
+    ValueError: unless the batch divides over all devices, naming the nearest that would.
+  """
+  devices = jax.device_count()
+  if global_batch_size < 1 or global_batch_size % devices:
+    lower = global_batch_size // devices * devices
+    choices = " or ".join(str(size) for size in (lower, lower + devices) if size > 0)
+    raise ValueError(
+      f"a global batch of {global_batch_size} does not divide over {devices} devices: "
+      f"{choices} would"
+    )
+  return global_batch_size // devices
+
+
+def replicate(tree: PyTree) -> PyTree:
+  """A copy of host arrays on every local device."""
+  return flax.jax_utils.replicate(tree)
+
+
+def fetch(tree: PyTree) -> PyTree:
+  """Replicated device arrays back as NumPy arrays of one replica."""
+  return jax.device_get(flax.jax_utils.unreplicate(tree))
+
+
+def shard(array: np.ndarray, axis: int) -> np.ndarray:
+  """The calling process's part of an array whose axis is divided over all devices.
+
+  Args:
+    array: [..., B, ...] with B = global batch size at `axis`.
+    axis: which axis is the batch.
+
+  Returns:
+    [local devices, ..., B / devices, ...].
+  """
+  devices, local = jax.device_count(), jax.local_device_count()
+  split = (*array.shape[:axis], devices, array.shape[axis] // devices, *array.shape[axis + 1 :])
+  parts = np.moveaxis(array.reshape(split), axis, 0)
+  first = jax.process_index() * local
+  return parts[first : first + local]
+
+
+def sum_over_devices(tree: PyTree) -> PyTree:
+  """Within a mapped function: the sum over all devices of all processes."""
+  return jax.lax.psum(tree, AXIS)
+
+
+def gather_batch(tree: PyTree, axis: int = 0) -> PyTree:
+  """Within a mapped function: the global batch, in order, from every device's part."""
+  return jax.lax.all_gather(tree, AXIS, axis=axis, tiled=True)
+
+
+def one_dispatch_an_epoch(convolutional: bool) -> bool:
+  """Whether an epoch is one program with the steps as a loop inside, or a dispatch for each step.
+
+  One program wherever possible. XLA's CPU backend runs convolutions inside a loop 15 to 20 times slower than
+  outside one, so convolutional models take a dispatch a step there.
+  """
+  return not (convolutional and jax.default_backend() == "cpu")
+
+
+def epoch_runner(
+  step: Callable[[Any, Any, Any], tuple[Any, Any]], *, one_dispatch: bool, donate: bool
+) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+  """Runs a step over many batches, on all devices.
+
+  Args:
+    step: (carry, constants, batch) -> (carry, outputs); outputs are equal on all devices.
+    one_dispatch: see `one_dispatch_an_epoch`.
+    donate: whether the carry's buffers may be reused.
+
+  Returns:
+    A function of (replicated carry, replicated constants, batches [local devices, steps, ...]) that gives the
+    carry, still replicated, and NumPy outputs stacked over steps, [steps, ...].
+  """
+  donated = (0,) if donate else ()
+  if one_dispatch:
+
+    def scan(carry, constants, batches):
+      return jax.lax.scan(lambda c, batch: step(c, constants, batch), carry, batches)
+
+    mapped = jax.pmap(scan, axis_name=AXIS, donate_argnums=donated)
+
+    def run(carry, constants, batches):
+      carry, outputs = mapped(carry, constants, batches)
+      return carry, fetch(outputs)
+
+    return run
+
+  mapped = jax.pmap(step, axis_name=AXIS, donate_argnums=donated)
+
+  def run(carry, constants, batches):
+    outputs = []
+    for index in range(jax.tree.leaves(batches)[0].shape[1]):
+      batch = jax.tree.map(lambda x, i=index: x[:, i], batches)
+      carry, output = mapped(carry, constants, batch)
+      outputs.append(fetch(output))
+    return carry, jax.tree.map(lambda *x: np.stack(x), *outputs)
+
+  return run
+
+
+def batches_of_rows(num_rows: int, global_batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+  """All rows in order, in equal batches; the last is filled up with row 0 and masked.
+
+  Returns:
+    (rows [steps, B] int32, mask [steps, B] float32).
+  """
+  steps = -(-num_rows // global_batch_size)
+  rows = np.zeros(steps * global_batch_size, np.int32)
+  rows[:num_rows] = np.arange(num_rows)
+  mask = (np.arange(rows.size) < num_rows).astype(np.float32)
+  return rows.reshape(steps, -1), mask.reshape(steps, -1)
+
+
+def shuffled_rows(
+  seeds: tuple[int, ...], epoch: int, num_rows: int, global_batch_size: int
+) -> np.ndarray:
+  """The order of one epoch for each seed: a pure function of (seed, epoch).
+
+  The rows that do not fill a batch are left out; they are others in each epoch.
+
+  Returns:
+    [steps, seeds, B] int32.
+
+  Raises:
+    ValueError: for fewer rows than a batch.
+  """
+  steps = num_rows // global_batch_size
+  if steps == 0:
+    raise ValueError(
+      f"{num_rows} training examples do not fill one batch of {global_batch_size}: "
+      f"use a batch of at most {num_rows}"
+    )
+  orders = [
+    _permutation(jax.random.fold_in(jax.random.key(seed), epoch), num_rows) for seed in seeds
+  ]
+  rows = np.stack([np.asarray(order) for order in orders])[:, : steps * global_batch_size]
+  return rows.reshape(len(seeds), steps, global_batch_size).transpose(1, 0, 2).astype(np.int32)
+
+
+_permutation = jax.jit(
+  lambda key, num_rows: jax.random.permutation(key, jnp.arange(num_rows)), static_argnums=1
+)

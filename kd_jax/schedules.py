@@ -1,0 +1,111 @@
+"""Schedules: pure, traceable functions from a step (or epoch, whole or fractional) to a value.
+
+They have the form of optax's schedules, so either kind serves where the other does. A temperature or a
+weight that follows one is a traced value: nothing recompiles as it changes.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.types import Schedule
+
+
+def constant_schedule(value: float) -> Schedule:
+  """The same value at every step.
+
+  >>> float(constant_schedule(0.5)(7))
+  0.5
+  """
+  return lambda step: jnp.full(jnp.shape(step), value, jnp.float32)
+
+
+def annealing_temperature(max_temperature: int, steps_per_temperature: float) -> Schedule:
+  r"""Annealing-KD's temperature: tau_max, ..., 2, 1, each for a number of steps, then 1 for ever.
+
+  .. math:: T(step) = \max(1, \; \tau_{max} - \lfloor step / steps\_per\_temperature \rfloor)
+
+  A phase whose length does not divide by tau_max holds T = 1 at its end. (The released code lets the
+  factor run past 1 there.)
+
+  Args:
+    max_temperature: tau_max, a whole number >= 1.
+    steps_per_temperature: steps spent at each temperature, >= 1; in epochs where the step is an epoch.
+
+  Raises:
+    ValueError: for a value below 1, or a tau_max that is not whole.
+
+  References:
+    Jafari et al., EACL 2021, arXiv 2104.07163, algorithm 1.
+
+  >>> schedule = annealing_temperature(3, steps_per_temperature=2)
+  >>> [int(schedule(step)) for step in range(8)]
+  [3, 3, 2, 2, 1, 1, 1, 1]
+  """
+  if max_temperature < 1 or int(max_temperature) != max_temperature:
+    raise ValueError(f"max_temperature must be a whole number of at least 1, got {max_temperature}")
+  if not steps_per_temperature >= 1:
+    raise ValueError(f"steps_per_temperature must be at least 1, got {steps_per_temperature}")
+
+  def schedule(step):
+    done = jnp.floor(jnp.asarray(step, jnp.float32) / steps_per_temperature)
+    return jnp.maximum(max_temperature - done, 1.0)
+
+  return schedule
+
+
+def _progress(step, steps: float, begin: float):
+  if not steps > 0:
+    raise ValueError(f"steps must be above 0, got {steps}")
+  return jnp.clip((jnp.asarray(step, jnp.float32) - begin) / steps, 0.0, 1.0)
+
+
+def linear_schedule(start: float, end: float, steps: float, begin: float = 0.0) -> Schedule:
+  """`start` until `begin`, then a straight line to `end` over `steps` steps, then `end`.
+
+  >>> schedule = linear_schedule(0.0, 1.0, steps=4)
+  >>> [float(schedule(step)) for step in (0, 1, 4, 9)]
+  [0.0, 0.25, 1.0, 1.0]
+  """
+  _progress(0, steps, begin)
+  return lambda step: start + (end - start) * _progress(step, steps, begin)
+
+
+def cosine_schedule(start: float, end: float, steps: float, begin: float = 0.0) -> Schedule:
+  """`start` until `begin`, then half a cosine to `end` over `steps` steps, then `end`.
+
+  >>> schedule = cosine_schedule(1.0, 0.0, steps=4)
+  >>> [round(float(schedule(step)), 4) for step in (0, 2, 4, 9)]
+  [1.0, 0.5, 0.0, 0.0]
+  """
+  _progress(0, steps, begin)
+  return lambda step: (
+    end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, steps, begin)))
+  )
+
+
+def step_schedule(values: Sequence[float], boundaries: Sequence[float]) -> Schedule:
+  """`values[0]` before `boundaries[0]`, `values[1]` from it on, and so forth.
+
+  Raises:
+    ValueError: unless there is one value more than boundaries, and these rise.
+
+  >>> schedule = step_schedule([0.1, 0.01], boundaries=[5])
+  >>> [round(float(schedule(step)), 2) for step in (0, 4, 5)]
+  [0.1, 0.1, 0.01]
+  """
+  if len(values) != len(boundaries) + 1:
+    raise ValueError(
+      f"{len(boundaries)} boundaries need {len(boundaries) + 1} values, got {len(values)}"
+    )
+  if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
+    raise ValueError(f"boundaries must rise, got {list(boundaries)}")
+  table, limits = np.asarray(values, np.float32), np.asarray(boundaries, np.float32)
+
+  def schedule(step):
+    passed = jnp.asarray(step, jnp.float32)[..., None] >= limits
+    return jnp.asarray(table)[jnp.sum(passed, axis=-1)]
+
+  return schedule

@@ -1,0 +1,373 @@
+"""Teacher outputs computed once: one row for each example and view, and a manifest that says of what.
+
+    CACHE/manifest.json      what the rows are: teacher, data, augmentation, dtype, ... and a digest per chunk
+    CACHE/chunks/            a `CheckpointStore`: chunk i holds the rows [i · chunk_rows, (i + 1) · chunk_rows)
+
+Precompute writes chunk after chunk and the manifest last; stopped at any moment and started again, it goes on
+after the last whole chunk and ends with the same bits. Opening compares every field of the manifest with
+what the run expects, before any training, and refuses what differs.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax import parallel
+from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_json, write_json
+from kd_jax.data import Dataset
+from kd_jax.data.augmentation import Augmentation, augment_batch, describe, num_distinct_views
+from kd_jax.losses.logits import top_k_targets
+from kd_jax.types import Outputs, PyTree, TopK
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class CacheError(ValueError):
+  """A cache is absent, broken, or of something else than the run needs."""
+
+
+class BrokenCacheError(CacheError):
+  """A chunk of the right cache cannot be read; precompute makes it anew."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheSpec:
+  """All that decides what the rows of a cache are.
+
+  Attributes:
+    teacher: digest of the teacher's checkpoint.
+    teacher_model: its architecture and pixel normalisation, as plain values.
+    dataset, version, split: of the examples.
+    fingerprint: of the examples' ids, labels and pixels, in order.
+    num_examples: N.
+    num_classes: C.
+    augmentation: as plain values.
+    views: V.
+    dtype: "float16" or "float32".
+    top_k: k, or None for all logits.
+    temperature: at which the top k were taken; 1 where all logits are kept.
+  """
+
+  teacher: str
+  teacher_model: dict[str, Any]
+  dataset: str
+  version: str
+  split: str
+  fingerprint: str
+  num_examples: int
+  num_classes: int
+  augmentation: dict[str, Any]
+  views: int
+  dtype: str = "float32"
+  top_k: int | None = None
+  temperature: float = 1.0
+
+  def __post_init__(self):
+    if self.dtype not in ("float16", "float32"):
+      raise ValueError(f"a cache holds float16 or float32, got {self.dtype}")
+    if self.top_k is not None and not 1 <= self.top_k < self.num_classes:
+      raise ValueError(f"top_k must be at least 1 and below {self.num_classes}, got {self.top_k}")
+    if self.top_k is None and self.temperature != 1:
+      raise ValueError("all logits are kept at temperature 1; only a top-k cache has a temperature")
+    if self.views < 1:
+      raise ValueError(f"views must be at least 1, got {self.views}")
+
+
+def make_spec(
+  teacher_digest: str,
+  teacher_model: dict[str, Any],
+  dataset: Dataset,
+  augmentation: Augmentation,
+  views: int,
+  **options: Any,
+) -> CacheSpec:
+  """The specification for a teacher, a data set and an augmentation.
+
+  Raises:
+    ValueError: for more views than the augmentation has.
+  """
+  distinct = num_distinct_views(augmentation)
+  if not 1 <= views <= distinct:
+    raise ValueError(
+      f"views must be between 1 and the augmentation's {distinct} distinct views, got {views}"
+    )
+  return CacheSpec(
+    teacher=teacher_digest,
+    teacher_model=json.loads(json.dumps(teacher_model)),
+    dataset=dataset.name,
+    version=dataset.version,
+    split=dataset.split,
+    fingerprint=dataset.fingerprint,
+    num_examples=len(dataset),
+    num_classes=dataset.num_classes,
+    augmentation=describe(augmentation),
+    views=views,
+    **options,
+  )
+
+
+class Cache(NamedTuple):
+  """An opened cache.
+
+  Attributes:
+    outputs: arrays [N, V, ...] on the host.
+    manifest: as on disk.
+    digest: of the manifest's content: specification and chunks.
+  """
+
+  outputs: Outputs
+  manifest: dict[str, Any]
+  digest: str
+
+
+class Progress(NamedTuple):
+  """How far a precompute has come, in rows."""
+
+  done: int
+  total: int
+
+
+def predictor(
+  model: nn.Module, variables: PyTree, dataset: Dataset, augmentation: Augmentation, spec: CacheSpec
+) -> Callable[[np.ndarray, int, int], dict[str, np.ndarray]]:
+  """Builds a function from (rows [M], view, global batch size) to the teacher's arrays [M, ...].
+
+  It runs on all devices of all processes; each computes its share and all receive the whole.
+  """
+  data = parallel.replicate((dataset.images, dataset.keys))
+  held = parallel.replicate(variables)
+
+  def step(variables, data, batch):
+    images, keys = data
+    rows, view = batch
+    inputs = augment_batch(augmentation, images[rows], keys[rows], view)
+    logits = model.apply(variables, inputs, train=False).logits.astype(jnp.float32)
+    if spec.top_k is None:
+      arrays = {"logits": logits}
+    else:
+      arrays = top_k_targets(logits, spec.top_k, temperature=spec.temperature)._asdict()
+    return variables, parallel.gather_batch(arrays)
+
+  # A dispatch a batch: precompute is long batches of convolutions, and its progress is shown.
+  run = parallel.epoch_runner(step, one_dispatch=False, donate=False)
+
+  def predict(rows: np.ndarray, view: int, batch_size: int) -> dict[str, np.ndarray]:
+    order, _ = parallel.batches_of_rows(len(rows), batch_size)
+    batches = rows.astype(np.int32)[order]
+    views = np.full(parallel.shard(batches, axis=1).shape[:2], view, np.int32)
+    _, arrays = run(held, data, (parallel.shard(batches, axis=1), views))
+    return {name: x.reshape(-1, *x.shape[2:])[: len(rows)] for name, x in arrays.items()}
+
+  return predict
+
+
+def precompute(
+  directory: str | os.PathLike,
+  spec: CacheSpec,
+  predict: Callable[[np.ndarray, int, int], dict[str, np.ndarray]],
+  *,
+  batch_size: int = 500,
+  chunk_rows: int = 8192,
+  lineage: dict[str, Any] | None = None,
+) -> Iterator[Progress]:
+  """Fills a cache, a chunk at a time; what an earlier run finished is kept.
+
+  Args:
+    directory: of the cache.
+    spec: what it is to hold.
+    predict: from `predictor`.
+    batch_size: of all devices together.
+    chunk_rows: examples in a chunk, with all their views; part of what is resumed, not of the result.
+    lineage: JSON about the teacher, kept in the manifest.
+
+  Yields:
+    Progress in rows (an example under a view), after each view of each chunk.
+
+  Raises:
+    CacheError: the folder holds a finished cache of something else; or outputs that are not finite.
+    ValueError: a batch that does not divide over the devices.
+  """
+  directory = pathlib.Path(directory)
+  parallel.device_batch_size(batch_size)
+  if (directory / MANIFEST).exists():
+    _compare(_read_manifest(directory), spec, directory)
+  store = CheckpointStore(directory / "chunks", keep=None)
+  spec_digest = digest_json(dataclasses.asdict(spec) | {"chunk_rows": chunk_rows})
+  total = spec.num_examples * spec.views
+  starts = range(0, spec.num_examples, chunk_rows)
+  digests, done = [], 0
+  for index, start in enumerate(starts):
+    rows = np.arange(start, min(start + chunk_rows, spec.num_examples))
+    digest = _finished_chunk(store, index, spec_digest)
+    if digest is None:
+      views = []
+      for view in range(spec.views):
+        arrays = predict(rows, view, batch_size)
+        views.append({name: _narrow(x, name, spec, rows, view) for name, x in arrays.items()})
+        yield Progress(done + len(rows) * (view + 1), total)
+      chunk = {name: np.stack([v[name] for v in views], axis=1) for name in views[0]}
+      digest = store.save(index, chunk, {"spec": spec_digest, "rows": len(rows)})
+    done += len(rows) * spec.views
+    digests.append(digest)
+    yield Progress(done, total)
+  content = {"spec": dataclasses.asdict(spec), "chunks": digests}
+  if parallel.is_main():
+    versions = {"jax": jax.__version__, "numpy": np.__version__}
+    write_json(
+      directory / MANIFEST,
+      content
+      | {
+        "format": FORMAT,
+        "digest": digest_json(content),
+        "teacher_lineage": lineage or {},
+        "versions": versions,
+      },
+    )
+  parallel.barrier(f"cache {directory}")
+
+
+def open_manifest(directory: str | os.PathLike, expected: CacheSpec) -> dict[str, Any]:
+  """Reads the manifest alone, compared with what the run expects; errors as of `open_cache`."""
+  directory = pathlib.Path(directory)
+  manifest = _read_manifest(directory)
+  _compare(manifest, expected, directory)
+  return manifest
+
+
+def open_cache(directory: str | os.PathLike, expected: CacheSpec) -> Cache:
+  """Reads a cache, after comparing all that it is with what the run expects.
+
+  Raises:
+    CacheError: no finished cache; a field that differs, with both values and the remedy; a broken file, named.
+  """
+  directory = pathlib.Path(directory)
+  manifest = open_manifest(directory, expected)
+  store = CheckpointStore(directory / "chunks", keep=None)
+  chunks = []
+  for index, digest in enumerate(manifest["chunks"]):
+    try:
+      chunk = store.restore(index)
+    except CheckpointError as error:
+      raise BrokenCacheError(
+        f"{error}; precompute again: only broken chunks are made anew"
+      ) from None
+    if chunk.digest != digest:
+      raise BrokenCacheError(
+        f"chunk {index} of {directory} has digest {chunk.digest[:12]}, the manifest says "
+        f"{digest[:12]}; precompute again"
+      )
+    chunks.append(chunk.state)
+  arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+  outputs = (
+    Outputs(logits=arrays["logits"]) if expected.top_k is None else Outputs(top_k=TopK(**arrays))
+  )
+  return Cache(outputs, manifest, manifest["digest"])
+
+
+class Verification(NamedTuple):
+  """The outcome of `verify`.
+
+  Attributes:
+    largest_error: of any recomputed value.
+    largest_value: of any recomputed value, for judging the error.
+    row, view: where the error is.
+    compared: how many rows were recomputed.
+  """
+
+  largest_error: float
+  largest_value: float
+  row: int
+  view: int
+  compared: int
+
+
+def verify(
+  cache: Cache,
+  predict: Callable[[np.ndarray, int, int], dict[str, np.ndarray]],
+  *,
+  sample: int = 64,
+  batch_size: int = 64,
+  seed: int = 0,
+) -> Verification:
+  """Recomputes a sample of rows under each view with the live teacher and compares.
+
+  A float16 cache differs by its rounding, up to 2^-11 of a value; other errors mean another teacher.
+  """
+  arrays = cache.outputs.top_k or cache.outputs
+  kept = {name: x for name, x in arrays._asdict().items() if x is not None and len(x)}
+  num_rows, num_views = next(iter(kept.values())).shape[:2]
+  rows = np.random.default_rng(seed).choice(num_rows, size=min(sample, num_rows), replace=False)
+  worst = Verification(0.0, 0.0, int(rows[0]), 0, len(rows) * num_views)
+  for view in range(num_views):
+    for name, live in predict(rows, view, batch_size).items():
+      error = np.abs(live.astype(np.float64) - kept[name][rows, view].astype(np.float64))
+      error = np.nan_to_num(error.reshape(len(rows), -1).max(axis=1), nan=np.inf)
+      worst = worst._replace(largest_value=max(worst.largest_value, float(np.abs(live).max())))
+      if error.max() > worst.largest_error:
+        worst = worst._replace(
+          largest_error=float(error.max()), row=int(rows[error.argmax()]), view=view
+        )
+  return worst
+
+
+def _narrow(x: np.ndarray, name: str, spec: CacheSpec, rows: np.ndarray, view: int) -> np.ndarray:
+  """Checks and casts one array of outputs; indices stay whole numbers."""
+  if not np.isfinite(x).all():
+    bad = rows[np.argwhere(~np.isfinite(x))[0][0]]
+    raise CacheError(f"the teacher's {name} of row {bad}, view {view}, are not finite")
+  if name == "indices":
+    return x
+  narrow = x.astype(spec.dtype)
+  if not np.isfinite(narrow).all():
+    raise CacheError(
+      f"the teacher's {name} reach {np.abs(x).max():.6g}, beyond {spec.dtype}: cache float32"
+    )
+  return narrow
+
+
+def _finished_chunk(store: CheckpointStore, index: int, spec_digest: str) -> str | None:
+  """The digest of a chunk that an earlier run finished, intact and of this very specification."""
+  try:
+    digest = store.check(index)
+    return digest if store.meta(index)["spec"] == spec_digest else None
+  except (CheckpointError, KeyError):
+    return None
+
+
+def _read_manifest(directory: pathlib.Path) -> dict[str, Any]:
+  path = directory / MANIFEST
+  if not path.exists():
+    raise CacheError(f"there is no finished cache in {directory}: run precompute first")
+  try:
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    content = {"spec": manifest["spec"], "chunks": manifest["chunks"]}
+    digest, found = manifest["digest"], manifest["format"]
+  except (OSError, ValueError, KeyError, TypeError):
+    raise CacheError(f"{path} cannot be read; delete {directory} and precompute again") from None
+  if found != FORMAT:
+    raise CacheError(f"{path} is of format {found}, this version reads {FORMAT}: precompute again")
+  if digest_json(content) != digest:
+    raise CacheError(f"{path} was changed; delete {directory} and precompute again")
+  return manifest
+
+
+def _compare(manifest: dict[str, Any], expected: CacheSpec, directory: pathlib.Path) -> None:
+  differences = [
+    f"{name} of the cache is {manifest['spec'].get(name)!r}, this run has {value!r}"
+    for name, value in dataclasses.asdict(expected).items()
+    if manifest["spec"].get(name) != value
+  ]
+  if differences:
+    raise CacheError(
+      f"the cache in {directory} is not this run's: {'; '.join(differences)}. Use another folder, or "
+      "delete this one to precompute again"
+    )

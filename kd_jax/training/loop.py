@@ -1,0 +1,216 @@
+"""The loop over the epochs of a phase. It neither reads nor writes files: the caller does, between epochs."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from kd_jax import metrics, parallel
+from kd_jax.data import Dataset
+from kd_jax.data.augmentation import Augmentation
+from kd_jax.recipes import Phase
+from kd_jax.training import step as steps
+from kd_jax.training.state import LoopState, track_best
+from kd_jax.types import PyTree
+
+
+class NonFiniteError(FloatingPointError):
+  """A loss, a gradient or a weight became NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What all phases of all methods share.
+
+  Attributes:
+    model: the student, built with `axis_name=parallel.AXIS`.
+    train: training examples.
+    validation: held-out examples, for choosing the best epoch.
+    augmentation: of the training examples.
+    views: how many views of each example training goes through, one an epoch.
+    batch_size: of all devices together.
+    seeds: trained together as one program.
+    one_dispatch: see `parallel.one_dispatch_an_epoch`.
+  """
+
+  model: nn.Module
+  train: Dataset
+  validation: Dataset
+  augmentation: Augmentation
+  views: int
+  batch_size: int
+  seeds: tuple[int, ...]
+  one_dispatch: bool
+
+  @property
+  def steps_per_epoch(self) -> int:
+    return len(self.train) // self.batch_size
+
+
+class EpochReport(NamedTuple):
+  """What an epoch leaves.
+
+  Attributes:
+    epoch: its number within the phase, from 1.
+    state: to be saved, and to go on from.
+    record: plain values for logs; a list with a value for each seed where seeds differ.
+    seconds: of training, without evaluation.
+  """
+
+  epoch: int
+  state: LoopState
+  record: dict[str, Any]
+  seconds: float
+
+
+def train_phase(
+  task: Task,
+  phase: Phase,
+  state: LoopState,
+  teacher: steps.Teacher = steps.NO_TEACHER,
+  *,
+  label: str = "",
+  epochs_before: int = 0,
+) -> Iterator[EpochReport]:
+  """Trains from a state to the end of a phase, an epoch at a time.
+
+  The result is a function of the arguments alone: stopped after any epoch and started again from the state of
+  that report, it ends with the same bits.
+
+  Args:
+    task: network, data, seeds.
+    phase: objective, optimiser, epochs.
+    state: from `start_phase`, or of an earlier report.
+    teacher: `cached_teacher` or `live_teacher`; none is needed where no term needs one.
+    label: what error messages call the method.
+    epochs_before: epochs of earlier phases, so that the order of examples goes on instead of repeating.
+
+  Yields:
+    A report after each epoch.
+
+  Raises:
+    NonFiniteError: naming method, phase, epoch and steps; the last report's state is good.
+    ValueError: a batch that does not divide over the devices or exceeds the data; a missing teacher.
+  """
+  if phase.needs_teacher and teacher is steps.NO_TEACHER:
+    raise ValueError(f"phase {phase.name!r} of {label!r} needs a teacher, got none")
+  parallel.device_batch_size(task.batch_size)
+  per_epoch = task.steps_per_epoch
+  total_steps = phase.epochs * per_epoch
+  run_epoch = parallel.epoch_runner(
+    steps.make_train_step(
+      task.model,
+      phase.objective,
+      phase.optimizer.build(total_steps),
+      teacher.outputs,
+      task.augmentation,
+      steps_per_epoch=per_epoch,
+      views=task.views,
+    ),
+    one_dispatch=task.one_dispatch,
+    donate=True,
+  )
+  evaluate = make_evaluator(
+    task.model, task.validation, task.batch_size, one_dispatch=task.one_dispatch
+  )
+  data = parallel.replicate(device_data(task.train, teacher.arrays if phase.needs_teacher else ()))
+  rate = phase.optimizer.schedule(total_steps)
+  train = parallel.replicate(state.train)
+  for done in range(int(state.train.step[0]) // per_epoch if per_epoch else 0, phase.epochs):
+    rows = parallel.shuffled_rows(
+      task.seeds, epochs_before + done, len(task.train), task.batch_size
+    )
+    started = time.perf_counter()
+    train, results = run_epoch(train, data, parallel.shard(rows, axis=2))
+    seconds = time.perf_counter() - started
+    host = parallel.fetch(train)
+    _refuse_non_finite(results, host.variables, task, phase, done, label)
+    accuracy = evaluate(train.variables)["accuracy"]
+    state = track_best(state, host, accuracy, done + 1)
+    record = {
+      "epoch": done + 1,
+      "train_loss": _means(results["loss"]),
+      "terms": {name: _means(values) for name, values in results["terms"].items()},
+      "train_accuracy": _means(results["accuracy"]),
+      "gradient_norm": _means(results["gradient_norm"]),
+      "validation_accuracy": [float(a) for a in accuracy],
+      "schedules": schedule_values(phase, done),
+      "learning_rate": float(rate(done * per_epoch)),
+    }
+    yield EpochReport(done + 1, state, record, seconds)
+
+
+def make_evaluator(
+  model: nn.Module,
+  dataset: Dataset,
+  batch_size: int,
+  *,
+  one_dispatch: bool,
+  teacher_logits: np.ndarray | None = None,
+) -> Callable[[PyTree], dict[str, np.ndarray]]:
+  """Builds a function from replicated variables [devices, K, ...] to metrics {name: [K] float64}.
+
+  Args:
+    model: the network.
+    dataset: evaluated whole, without augmentation.
+    batch_size: of all devices together.
+    one_dispatch: see `parallel.one_dispatch_an_epoch`.
+    teacher_logits: [N, C], for agreement with the teacher and the divergence from it.
+  """
+  parallel.device_batch_size(batch_size)
+  run = parallel.epoch_runner(
+    steps.make_evaluation_step(model), one_dispatch=one_dispatch, donate=False
+  )
+  data = parallel.replicate(device_data(dataset, () if teacher_logits is None else teacher_logits))
+  batches = tuple(
+    parallel.shard(array, axis=1) for array in parallel.batches_of_rows(len(dataset), batch_size)
+  )
+
+  def evaluate(variables: PyTree) -> dict[str, np.ndarray]:
+    _, pairs = run(variables, data, batches)
+    sums = jax.tree.map(lambda x: x.astype(np.float64).sum(axis=0), pairs)
+    return {name: metrics.compute(*pair) for name, pair in sums.items()}
+
+  return evaluate
+
+
+def device_data(dataset: Dataset, teacher: PyTree) -> steps.DeviceData:
+  """A data set, and what the teacher keeps beside it, as the arrays that a step reads."""
+  return steps.DeviceData(dataset.images, dataset.labels, dataset.keys, teacher)
+
+
+def schedule_values(phase: Phase, epoch: float) -> dict[str, float]:
+  """Everything scheduled in a phase at one epoch, for logs: weights and losses' keyword arguments."""
+  values = {}
+  for term in phase.objective:
+    if callable(term.weight):
+      values[f"{term.name}_weight"] = float(term.weight(epoch))
+    for name, schedule in term.schedules.items():
+      values[name] = float(schedule(epoch))
+  return values
+
+
+def _means(values: np.ndarray) -> list[float]:
+  return [float(v) for v in values.astype(np.float64).mean(axis=0)]
+
+
+def _refuse_non_finite(results, variables, task: Task, phase: Phase, done: int, label: str) -> None:
+  finite = np.isfinite(results["loss"]) & np.isfinite(results["gradient_norm"])
+  first = done * task.steps_per_epoch
+  where = f"{label or 'training'}, phase {phase.name}, epoch {done + 1}"
+  if not finite.all():
+    step, seed = np.argwhere(~finite)[0]
+    raise NonFiniteError(
+      f"{where}, steps {first + 1}-{first + len(finite)}: loss {results['loss'][step, seed]} and "
+      f"gradient norm {results['gradient_norm'][step, seed]} at step {first + step + 1} of seed "
+      f"{task.seeds[seed]}; the checkpoint of the epoch before is good"
+    )
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+    raise NonFiniteError(
+      f"{where}, steps {first + 1}-{first + len(finite)}: a weight is not finite after the last "
+      "update; the checkpoint of the epoch before is good"
+    )

@@ -1,0 +1,29 @@
+"""Eight fake devices for every test, set before jax is imported."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+# The runtime's thread pool must be larger than the number of devices, or queued collectives deadlock.
+os.environ.setdefault("NPROC", "32")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CACHE = pathlib.Path(os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")))
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+  """Real data and teacher weights beside the checkout, where there are any."""
+  folder = ROOT.parent / "shared" / "data"
+  if not folder.is_dir():
+    pytest.skip("no ../shared/data beside the checkout: real data and teacher weights are absent")
+  return folder

@@ -1,0 +1,269 @@
+"""Losses on the logits of teacher and student."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import kd_jax
+from tests import contract, oracles
+
+
+def pair(*shape, seed=0):
+  return np.random.default_rng(seed).standard_normal((2, *shape)).astype(np.float32)
+
+
+class TestSoftTargetKD(contract.DivergenceContract, contract.PerExampleContract):
+  loss = staticmethod(kd_jax.soft_target_kd_loss)
+  oracle = staticmethod(oracles.soft_target_kd_loss)
+  options = contract.options(temperature=4.0)
+
+  def test_temperature_has_no_default(self):
+    with pytest.raises(TypeError):
+      self.loss(*pair(4, 3))
+
+  def test_classes_are_summed_not_averaged(self):
+    student, teacher = pair(6, 4)
+    split = [np.concatenate([logits, logits], -1) for logits in (student, teacher)]
+    expected = self.loss(student, teacher, temperature=2.0)
+    np.testing.assert_allclose(self.loss(*split, temperature=2.0), expected, rtol=1e-5)
+
+  def test_gradient_at_high_temperature_is_that_of_centred_logit_regression(self):
+    """T² keeps the scale: the gradient tends to (z_s - z_t)/C, both centred over classes."""
+    student, teacher = pair(4, 6)
+
+    def total(student, temperature):
+      return jnp.sum(self.loss(student, teacher, temperature=temperature))
+
+    difference = (student - student.mean(-1, keepdims=True)) - (
+      teacher - teacher.mean(-1, keepdims=True)
+    )
+    np.testing.assert_allclose(jax.grad(total)(student, 300.0), difference / 6, atol=3e-3)
+
+
+class TestLogitRegression(contract.PerExampleContract):
+  loss = staticmethod(kd_jax.logit_regression_loss)
+  oracle = staticmethod(oracles.logit_regression_loss)
+  infinite_where_ruled_out = True
+
+  def draw_options(self, draw, classes):
+    return {}
+
+  def test_classes_are_summed_not_averaged(self):
+    assert self.loss(np.float32([3, 0, 1]), np.float32([1, 1, 1])) == 5
+
+
+class TestDecoupledKD(contract.DivergenceContract, contract.PerExampleContract):
+  loss = staticmethod(kd_jax.decoupled_kd_loss)
+  oracle = staticmethod(oracles.decoupled_kd_loss)
+  options = contract.options(temperature=4.0)
+
+  def extras(self, rng, leading, classes):
+    return {"labels": np.asarray(rng.integers(0, classes, leading), np.int32)}
+
+  def draw_options(self, draw, classes):
+    weight = st.floats(0, 10)
+    return {
+      "temperature": draw(st.floats(1, 20)),
+      "target_weight": draw(weight),
+      "non_target_weight": draw(weight),
+    }
+
+  def test_the_two_parts_make_up_ordinary_kd(self):
+    """KL = KL(b_t || b_s) + (1 - p_t(target)) KL(p̂_t || p̂_s), equation 5 of the paper."""
+    student, teacher = pair(6, seed=4)
+    rest = 1 - oracles.softmax(teacher, 2.0)[1]
+    decoupled = self.loss(
+      student, teacher, np.int32(1), temperature=2.0, non_target_weight=np.float32(rest)
+    )
+    coupled = kd_jax.soft_target_kd_loss(student, teacher, temperature=2.0)
+    np.testing.assert_allclose(decoupled, coupled, rtol=1e-5)
+
+  def test_the_paper_s_weights_are_the_default(self):
+    case = self.case()
+    expected = self.oracle(case.student, case.teacher, **case.extras)
+    np.testing.assert_allclose(
+      self.loss(case.student, case.teacher, **case.extras), expected, rtol=1e-4
+    )
+
+  def test_labels_are_checked(self):
+    student, teacher = pair(4, 3)
+    with pytest.raises(ValueError, match=r"\(5,\)"):
+      self.loss(student, teacher, np.zeros(5, np.int32))
+    with pytest.raises(ValueError, match="float32"):
+      self.loss(student, teacher, np.zeros(4, np.float32))
+
+
+class TestDistInter(contract.TemperatureContract, contract.PerExampleContract):
+  loss = staticmethod(kd_jax.dist_inter_loss)
+  oracle = staticmethod(oracles.dist_inter_loss)
+  options = contract.options(temperature=2.0)
+  # A correlation divides by the spread of the probabilities, which is small at high temperatures.
+  tolerance = 1e-4
+
+  def test_ignores_scale_and_shift_of_the_probabilities(self):
+    probabilities = np.float32([0.5, 0.3, 0.2])
+    student = np.log(0.5 * probabilities + 0.5 / 3)
+    np.testing.assert_allclose(self.loss(student, np.log(probabilities)), 0, atol=1e-5)
+    opposite = np.log(np.float32(2 / 3) - probabilities)
+    np.testing.assert_allclose(self.loss(opposite, np.log(probabilities)), 2, atol=1e-5)
+
+
+class TestDistIntra(contract.TemperatureContract, contract.LossContract):
+  loss = staticmethod(kd_jax.dist_intra_loss)
+  oracle = staticmethod(oracles.dist_intra_loss)
+  options = contract.options(temperature=2.0)
+  leading_axes = st.sampled_from([(4,), (7,), (16,)])
+  tolerance = 1e-4
+
+  def test_padding_has_no_effect(self):
+    case, mask = self.case(), np.arange(contract.BATCH) % 3 != 0
+    expected = self.oracle(case.student, case.teacher, temperature=2.0, mask=mask)
+    plain = contract.Case(case.student[mask], case.teacher[mask], {})
+    for garbage in (np.nan, np.inf):
+      padded = [np.where(mask[:, None], a, np.float32(garbage)) for a in case[:2]]
+      padded = contract.Case(*padded, {})
+      self.assert_close(self.call(padded, mask=mask), expected)
+      self.assert_close(self.call(padded, mask=mask.astype(np.float32)), expected)
+      gradients = self.gradients(padded, mask=mask, stop_teacher_gradient=False)
+      for gradient, exact in zip(
+        gradients, self.gradients(plain, stop_teacher_gradient=False), strict=True
+      ):
+        np.testing.assert_array_equal(gradient[~mask], 0)
+        self.assert_close(gradient[mask], exact)
+
+  def test_a_class_ruled_out_by_the_teacher(self):
+    """Its probability does not vary, so its correlation is undefined; the others are untouched."""
+    case = self.case()
+    ruled_out = np.arange(contract.CLASSES) == contract.CLASSES - 1
+    without, nearly = (np.where(ruled_out, np.float32(z), case.teacher) for z in (-np.inf, -80))
+    expected = self.oracle(case.student, nearly, **self.options)
+    self.assert_close(self.call(case._replace(teacher=without))[:-1], expected[:-1])
+    assert np.all(np.isfinite(self.call(case._replace(teacher=without))))
+    assert np.all(np.isfinite(self.gradients(case._replace(teacher=without))[0]))
+
+  def test_classes_absent_from_the_batch_correlate_like_any_other(self):
+    """Their probabilities are tiny, and a correlation does not depend on scale."""
+    case = self.case(scale=1.0)
+    case.student[:, 0] -= 15
+    case.teacher[:, 0] -= 15
+    expected = self.oracle(case.student, case.teacher, temperature=1.0)
+    np.testing.assert_allclose(self.call(case, temperature=1.0), expected, atol=1e-3)
+
+  def test_nothing_left_to_correlate_is_finite(self):
+    case = self.case()
+    for kept in (0, 1):
+      mask = np.arange(contract.BATCH) < kept
+      assert np.all(np.isfinite(self.call(case, mask=mask)))
+      assert np.all(np.isfinite(self.gradients(case, mask=mask)[0]))
+
+  def test_order_of_the_batch_does_not_matter(self):
+    case = self.case()
+    turned = case._replace(student=case.student[::-1], teacher=case.teacher[::-1])
+    self.assert_close(self.call(turned), self.call(case))
+    # But pairing does.
+    assert not np.allclose(self.call(case._replace(student=turned.student)), self.call(case))
+
+
+class TestTopKKD(contract.DivergenceContract, contract.PerExampleContract):
+  options = contract.options(temperature=2.0, k=2)
+  oracle = staticmethod(oracles.top_k_kd_loss)
+
+  def loss(self, student, teacher, *, k, temperature, **keywords):
+    top_k = kd_jax.top_k_targets(teacher, k, temperature=temperature)
+    return kd_jax.top_k_kd_loss(student, top_k, temperature=temperature, **keywords)
+
+  def draw_options(self, draw, classes):
+    return {"temperature": draw(st.floats(1, 20)), "k": draw(st.integers(1, classes - 1))}
+
+  @pytest.mark.parametrize("garbage", [np.nan, np.inf])
+  def test_padding_has_no_effect(self, garbage):
+    """Garbage in the stored targets, as a padded cache row would have it."""
+    case, mask = self.case(), np.arange(contract.BATCH) % 3 != 0
+    top_k = kd_jax.top_k_targets(case.teacher, 2)
+    spoilt = kd_jax.TopK(
+      np.where(mask[:, None], top_k.indices, -1),
+      np.where(mask[:, None], top_k.log_probs, np.float32(garbage)),
+      np.where(mask, top_k.tail_log_prob, np.float32(garbage)),
+    )
+    student = np.where(mask[:, None], case.student, np.float32(garbage))
+    value = kd_jax.top_k_kd_loss(student, spoilt, mask=mask)
+    np.testing.assert_array_equal(value[~mask], 0)
+    self.assert_close(value[mask], kd_jax.top_k_kd_loss(case.student, top_k)[mask])
+
+    def total(student, log_probs, tail):
+      targets = spoilt._replace(log_probs=log_probs, tail_log_prob=tail)
+      loss = kd_jax.top_k_kd_loss(student, targets, mask=mask, stop_teacher_gradient=False)
+      return jnp.sum(loss)
+
+    gradients = jax.grad(total, (0, 1, 2))(student, spoilt.log_probs, spoilt.tail_log_prob)
+    for gradient in gradients:
+      np.testing.assert_array_equal(gradient[~mask], 0)
+      assert np.all(np.isfinite(gradient))
+      assert np.any(gradient != 0)
+
+  def test_shapes_and_types_are_checked(self):
+    student, teacher = pair(4, 5)
+    top_k = kd_jax.top_k_targets(teacher, 2)
+    with pytest.raises(ValueError, match=r"(?s)\(3, 5\).*\(4, 2\)|\(4, 2\).*\(3, 5\)"):
+      kd_jax.top_k_kd_loss(student[:3], top_k)
+    with pytest.raises(ValueError, match="2"):
+      kd_jax.top_k_kd_loss(student[:, :2], top_k)  # k classes leave no tail
+    with pytest.raises(ValueError, match="int32"):
+      kd_jax.top_k_kd_loss(np.ones((4, 5), np.int32), top_k)
+    with pytest.raises(ValueError, match="int32"):
+      kd_jax.top_k_targets(np.ones((4, 5), np.int32), 2)
+
+  @pytest.mark.parametrize("k", [0, 5, 6, -1])
+  def test_k_must_leave_a_tail(self, k):
+    with pytest.raises(ValueError, match=rf"{k}"):
+      kd_jax.top_k_targets(pair(4, 5)[0], k)
+
+  def test_targets(self):
+    _, teacher = pair(2, 3, 6)
+    actual = kd_jax.top_k_targets(teacher, 2, temperature=3.0)
+    indices, log_probs, tail = oracles.top_k(teacher, 2, temperature=3.0)
+    np.testing.assert_array_equal(actual.indices, indices)
+    np.testing.assert_allclose(actual.log_probs, log_probs, rtol=1e-5)
+    np.testing.assert_allclose(actual.tail_log_prob, tail, rtol=1e-5)
+    assert actual.indices.dtype == jnp.int32
+    assert actual.log_probs.dtype == jnp.float32
+
+  def test_a_tiny_tail_is_not_lost_to_rounding(self):
+    """1 - sum of the top k is 0 in float32 here; the tail is 3 e^-50 and the loss is large."""
+    confident = np.float32([50, 0, 0, 0])
+    top_k = kd_jax.top_k_targets(confident, 1)
+    np.testing.assert_allclose(top_k.tail_log_prob, np.log(3) - 50, rtol=1e-6)
+    flat = kd_jax.top_k_targets(np.zeros(4, np.float32), 1)
+    expected = oracles.top_k_kd_loss(confident, np.zeros(4), 1)
+    np.testing.assert_allclose(kd_jax.top_k_kd_loss(confident, flat), expected, rtol=1e-5)
+
+  def test_approaches_full_kd_from_below_as_k_grows(self):
+    case = self.case()
+    full = kd_jax.soft_target_kd_loss(case.student, case.teacher, temperature=2.0)
+    parts = [self.call(case, k=k) for k in range(1, contract.CLASSES)]
+    for fewer, more in itertools.pairwise(parts):
+      assert np.all(fewer <= more + 1e-5)
+    assert np.all(parts[0] < full)
+    np.testing.assert_allclose(parts[-1], full, rtol=1e-4, atol=1e-5)
+
+  def test_top_one_still_tells_students_apart(self):
+    """Renormalising the top class alone would give 0 whatever the student says."""
+    teacher = np.float32([2, 0, 0, 0])
+    top_k = kd_jax.top_k_targets(teacher, 1)
+    assert kd_jax.top_k_kd_loss(teacher, top_k) == pytest.approx(0, abs=1e-6)
+    assert kd_jax.top_k_kd_loss(np.zeros(4, np.float32), top_k) > 0.1
+
+  def test_targets_stored_in_half_precision_serve(self):
+    student, teacher = pair(4, 6)
+    top_k = kd_jax.top_k_targets(teacher, 3)
+    stored = kd_jax.TopK(
+      np.asarray(top_k.indices, np.int64),
+      *(np.asarray(a, np.float16) for a in top_k[1:]),
+    )
+    loss = kd_jax.top_k_kd_loss(student, stored)
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, kd_jax.top_k_kd_loss(student, top_k), atol=5e-3)

@@ -1,0 +1,265 @@
+"""Independent references for the losses, reductions and schedules, in float64 NumPy.
+
+Each function follows the printed definition, one example and one class at a time, in probability
+space: slow, short and easy to check by eye. Nothing here imports kd_jax or jax.
+"""
+
+import math
+
+import numpy as np
+
+
+def softmax(logits, temperature=1.0):
+  """Probabilities of one row: exp(z_c / T) / sum_j exp(z_j / T)."""
+  scaled = np.asarray(logits, np.float64) / temperature
+  weights = [math.exp(value - max(scaled)) for value in scaled]
+  return [weight / sum(weights) for weight in weights]
+
+
+def kl(p, q):
+  """KL(p || q) = sum_c p_c log(p_c / q_c), where 0 log 0 = 0."""
+  total = 0.0
+  for p_c, q_c in zip(p, q, strict=True):
+    if p_c > 0:
+      total += p_c * (math.log(p_c) - math.log(q_c))
+  return total
+
+
+def _each_row(row_loss, student_logits, *others):
+  """Calls row_loss(student[i], other[i], ...) for every index i of the leading axes."""
+  student_logits = np.asarray(student_logits, np.float64)
+  others = [np.asarray(other) for other in others]
+  result = np.zeros(student_logits.shape[:-1])
+  for index in np.ndindex(result.shape):
+    result[index] = row_loss(student_logits[index], *(other[index] for other in others))
+  return result
+
+
+# Divergences.
+
+
+def forward_kl(student_logits, teacher_logits, temperature=1.0):
+  """KL(teacher || student)."""
+
+  def row(student, teacher):
+    return kl(softmax(teacher, temperature), softmax(student, temperature))
+
+  return _each_row(row, student_logits, teacher_logits)
+
+
+def reverse_kl(student_logits, teacher_logits, temperature=1.0):
+  """KL(student || teacher)."""
+
+  def row(student, teacher):
+    return kl(softmax(student, temperature), softmax(teacher, temperature))
+
+  return _each_row(row, student_logits, teacher_logits)
+
+
+def jensen_shannon(student_logits, teacher_logits, temperature=1.0):
+  """1/2 KL(teacher || m) + 1/2 KL(student || m), m the mean of the two."""
+
+  def row(student, teacher):
+    p_s, p_t = softmax(student, temperature), softmax(teacher, temperature)
+    mixture = [(s + t) / 2 for s, t in zip(p_s, p_t, strict=True)]
+    return 0.5 * kl(p_t, mixture) + 0.5 * kl(p_s, mixture)
+
+  return _each_row(row, student_logits, teacher_logits)
+
+
+def soft_cross_entropy(student_logits, teacher_logits, temperature=1.0):
+  """-sum_c p_t(c) log p_s(c)."""
+
+  def row(student, teacher):
+    p_s, p_t = softmax(student, temperature), softmax(teacher, temperature)
+    return -sum(t * math.log(s) for s, t in zip(p_s, p_t, strict=True) if t > 0)
+
+  return _each_row(row, student_logits, teacher_logits)
+
+
+# Losses on logits.
+
+
+def soft_target_kd_loss(student_logits, teacher_logits, temperature):
+  """T² KL(teacher || student), Hinton et al. 2015."""
+  return temperature**2 * forward_kl(student_logits, teacher_logits, temperature)
+
+
+def logit_regression_loss(student_logits, teacher_logits):
+  """sum_c (z_s - z_t)²."""
+
+  def row(student, teacher):
+    return sum((s - t) ** 2 for s, t in zip(student, teacher, strict=True))
+
+  return _each_row(row, student_logits, np.asarray(teacher_logits, np.float64))
+
+
+def decoupled_kd_loss(
+  student_logits,
+  teacher_logits,
+  labels,
+  temperature=1.0,
+  target_weight=1.0,
+  non_target_weight=8.0,
+):
+  """T² [w KL(b_t || b_s) + v KL(p̂_t || p̂_s)], Zhao et al. 2022."""
+
+  def split(logits, label):
+    p = softmax(logits, temperature)
+    rest = sum(p[c] for c in range(len(p)) if c != label)
+    others = softmax([z for c, z in enumerate(logits) if c != label], temperature)
+    return [p[label], rest], others
+
+  def row(student, teacher, label):
+    binary_s, others_s = split(student, label)
+    binary_t, others_t = split(teacher, label)
+    return temperature**2 * (
+      target_weight * kl(binary_t, binary_s) + non_target_weight * kl(others_t, others_s)
+    )
+
+  return _each_row(row, student_logits, teacher_logits, labels)
+
+
+def pearson(x, y):
+  """cov(x, y) / (std(x) std(y))."""
+  mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+  covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+  variance_x = sum((a - mean_x) ** 2 for a in x)
+  variance_y = sum((b - mean_y) ** 2 for b in y)
+  return covariance / math.sqrt(variance_x * variance_y)
+
+
+def dist_inter_loss(student_logits, teacher_logits, temperature=1.0):
+  """1 - Pearson correlation over the classes of each example, Huang et al. 2022."""
+
+  def row(student, teacher):
+    return 1 - pearson(softmax(student, temperature), softmax(teacher, temperature))
+
+  return _each_row(row, student_logits, teacher_logits)
+
+
+def dist_intra_loss(student_logits, teacher_logits, temperature=1.0, mask=None):
+  """1 - Pearson correlation over the batch for each class; masked examples left out."""
+  kept = [b for b in range(len(student_logits)) if mask is None or mask[b]]
+  p_s = [softmax(student_logits[b], temperature) for b in kept]
+  p_t = [softmax(teacher_logits[b], temperature) for b in kept]
+  classes = range(np.shape(student_logits)[1])
+  columns = [([row[c] for row in p_s], [row[c] for row in p_t]) for c in classes]
+  return np.array([1 - pearson(s, t) for s, t in columns])
+
+
+def top_k(teacher_logits, k, temperature=1.0):
+  """(indices, log-probabilities, log of the mass of all other classes), likeliest first."""
+  teacher_logits = np.asarray(teacher_logits, np.float64)
+  leading = teacher_logits.shape[:-1]
+  indices, log_probs = np.zeros((*leading, k), np.int64), np.zeros((*leading, k))
+  tail = np.zeros(leading)
+  for index in np.ndindex(leading):
+    p = softmax(teacher_logits[index], temperature)
+    order = sorted(range(len(p)), key=lambda c: -p[c])
+    indices[index] = order[:k]
+    log_probs[index] = [math.log(p[c]) for c in order[:k]]
+    tail[index] = math.log(sum(p[c] for c in order[k:]))
+  return indices, log_probs, tail
+
+
+def top_k_kd_loss(student_logits, teacher_logits, k, temperature=1.0):
+  """T² KL over k + 1 outcomes: the teacher's k likeliest classes, and all others as one."""
+
+  def row(student, teacher):
+    p_s, p_t = softmax(student, temperature), softmax(teacher, temperature)
+    order = sorted(range(len(p_t)), key=lambda c: -p_t[c])
+    merged_s = [p_s[c] for c in order[:k]] + [sum(p_s[c] for c in order[k:])]
+    merged_t = [p_t[c] for c in order[:k]] + [sum(p_t[c] for c in order[k:])]
+    return temperature**2 * kl(merged_t, merged_s)
+
+  return _each_row(row, student_logits, teacher_logits)
+
+
+# Annealing.
+
+
+def annealing_factor(temperature, max_temperature):
+  """Phi(T) = 1 - (T - 1) / tau_max, Jafari et al. 2021."""
+  return 1 - (temperature - 1) / max_temperature
+
+
+def annealing_kd_loss(student_logits, teacher_logits, temperature, max_temperature):
+  """|| z_s - Phi(T) z_t ||²."""
+  factor = annealing_factor(temperature, max_temperature)
+  return logit_regression_loss(student_logits, factor * np.asarray(teacher_logits, np.float64))
+
+
+def continuation_kd_loss(student_logits, teacher_logits, temperature, max_temperature, margin):
+  """max(0, || z_s - Phi z_t ||² - m Phi), Jafari et al. 2022."""
+  distance = annealing_kd_loss(student_logits, teacher_logits, temperature, max_temperature)
+  return np.maximum(0, distance - margin * annealing_factor(temperature, max_temperature))
+
+
+# Reductions.
+
+
+def masked_sum_and_count(values, mask=None):
+  """Sum and number of the elements whose leading indices the mask keeps."""
+  values = np.asarray(values, np.float64)
+  total, count = 0.0, 0
+  for index in np.ndindex(values.shape):
+    if mask is None or np.asarray(mask)[index[: np.ndim(mask)]]:
+      total += values[index]
+      count += 1
+  return total, count
+
+
+def masked_mean(values, mask=None):
+  """Mean of the kept elements, 0 where none is kept."""
+  total, count = masked_sum_and_count(values, mask)
+  return total / count if count else 0.0
+
+
+# Schedules: the value at one step.
+
+
+def annealing_temperature(step, max_temperature, steps_per_temperature):
+  """Counts down from tau_max, steps_per_temperature steps each, and stays at 1."""
+  temperature = max_temperature
+  for _ in range(step // steps_per_temperature):
+    if temperature > 1:
+      temperature -= 1
+  return temperature
+
+
+def _progress(step, steps, begin):
+  return min(max(step - begin, 0), steps) / steps
+
+
+def linear_schedule(step, start, end, steps, begin=0):
+  """Stays at start up to `begin`, a straight line to end at begin + steps, then end."""
+  return start + (end - start) * _progress(step, steps, begin)
+
+
+def cosine_schedule(step, start, end, steps, begin=0):
+  """As linear_schedule, along half a period of a cosine."""
+  return end + (start - end) * (1 + math.cos(math.pi * _progress(step, steps, begin))) / 2
+
+
+def step_schedule(step, values, boundaries):
+  """values[i] for the steps before boundaries[i], the last value after all of them."""
+  for value, boundary in zip(values, boundaries, strict=False):
+    if step < boundary:
+      return value
+  return values[-1]
+
+
+# Gradients.
+
+
+def central_differences(function, x, step=1e-5):
+  """Derivatives d function / d x of a scalar function of one array."""
+  x = np.asarray(x, np.float64)
+  gradient = np.zeros_like(x)
+  for index in np.ndindex(x.shape):
+    above, below = x.copy(), x.copy()
+    above[index] += step
+    below[index] -= step
+    gradient[index] = (function(above) - function(below)) / (2 * step)
+  return gradient

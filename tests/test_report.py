@@ -1,0 +1,339 @@
+"""The study's report: statistics, tables, sentences, both renderings, and bad input."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import plots, report
+from experiments.statistics import estimate, excludes_zero, paired_difference, pick
+
+# Test accuracies by seed: `strong` beats scratch at every seed, `weak` only wavers around it.
+ACCURACIES = {
+  "scratch": [0.880, 0.884, 0.882, 0.886, 0.881],
+  "kd": [0.881, 0.883, 0.883, 0.885, 0.882],
+  "strong": [0.890, 0.893, 0.892, 0.897, 0.891],
+  "weak": [0.876, 0.889, 0.880, 0.888, 0.879],
+}
+TITLES = {"scratch": "Scratch", "kd": "KD", "strong": "Strong-KD", "weak": "Weak-KD"}
+
+
+def make_results(seeds=5, **changes):
+  """Results of four methods; Strong-KD has two phases, with a temperature in the first."""
+  rows, curves, methods = [], [], {}
+  for name, values in ACCURACIES.items():
+    phases = ["anneal", "finetune"] if name == "strong" else ["train"]
+    methods[name] = {
+      "title": TITLES[name],
+      "equation": "L = || z_s - Phi(T) z_t ||²",
+      "reference": "arXiv 2104.07163",
+      "settings": {"max_temperature": 4},
+      "phases": [{"name": phase, "epochs": 8 // len(phases)} for phase in phases],
+    }
+    for seed, value in enumerate(values[:seeds]):
+      for index, phase in enumerate(phases):
+        final = index == len(phases) - 1
+        measured = {"accuracy": value if final else 0.5, "agreement": 0.9, "ece": 0.02}
+        measured["kl_to_teacher"] = 0.25
+        row = {"method": name, "seed": seed, "phase": phase, "epochs": 8 // len(phases)}
+        row |= {"final": final, "best_epoch": 3, "validation": {"best": 0.9, "last": 0.89}}
+        row |= {"test": {"best": measured, "last": {**measured, "accuracy": 0.871}}}
+        row["timing"] = {"seconds": 30.0, "examples_per_second": 1000.0, "device": "cpu"}
+        rows.append(row)
+        for epoch in range(1, 1 + 8 // len(phases)):
+          point = {"method": name, "seed": seed, "phase": phase, "epoch": epoch}
+          point["validation_accuracy"] = 0.5 + 0.04 * epoch
+          point["schedules"] = {"temperature": 5.0 - epoch} if phase == "anneal" else {}
+          curves.append(point)
+  results = {
+    "schema_version": 1,
+    "study": "synthetic",
+    "complete": True,
+    "config": {"batch_size": 128, "optimiser": {"name": "sgd"}},
+    "command": "python -m experiments.study synthetic",
+    "device": {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1},
+    "versions": {"jax": "0.10.2"},
+    "dataset": {"name": "digits", "train": 1200, "validation": 237, "test": 360},
+    "teacher": {"model": "resnet-56", "parameters": 800, "test_accuracy": 0.93},
+    "student": {"model": "resnet-8", "parameters": 80},
+    "methods": methods,
+    "paper": {"source": "A paper", "test_accuracy": {"scratch": 0.88, "kd": 0.881, "strong": 0.95}},
+    "rows": rows,
+    "curves": curves,
+  }
+  return report.check_results(results | changes)
+
+
+def row_of(table, title):
+  return next(row for row in table.rows if row[0].split("\n")[0] == title)
+
+
+def column(table, start):
+  return next(i for i, cell in enumerate(table.header) if cell.replace("\n", " ").startswith(start))
+
+
+def test_estimate_agrees_with_scipy():
+  values = [0.91, 0.88, 0.905, 0.93, 0.87]
+  found = estimate(values, level=0.9)
+  low, high = stats.t.interval(0.9, 4, loc=np.mean(values), scale=stats.sem(values))
+  np.testing.assert_allclose(found, [5, np.mean(values), np.std(values, ddof=1), low, high])
+
+
+def test_estimate_by_hand():
+  # Two values 0 and 2: sd = sqrt 2, half-width = t(0.975; 1) = tan(0.475 pi) times 1.
+  found = estimate([0.0, 2.0])
+  np.testing.assert_allclose(found[1:3], [1, np.sqrt(2)])
+  np.testing.assert_allclose(found.high - 1, np.tan(0.475 * np.pi))
+  assert estimate([3.0]) == (1, 3.0, None, None, None)
+
+
+def test_estimate_of_equal_values_has_no_width():
+  assert estimate([0.25] * 4) == (4, 0.25, 0.0, 0.25, 0.25)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_estimate_refuses_what_has_no_mean(values):
+  with pytest.raises(ValueError, match="finite"):
+    estimate(values)
+
+
+def test_pairing_uses_shared_seeds_and_removes_their_common_part():
+  values, baseline = {0: 1.1, 1: 5.2, 2: 9.3, 7: 100.0}, {2: 9.0, 1: 5.0, 0: 1.0, 5: -100.0}
+  found = paired_difference(values, baseline)
+  expected = stats.ttest_rel([1.1, 5.2, 9.3], [1.0, 5.0, 9.0]).confidence_interval(0.95)
+  assert found.count == 3
+  np.testing.assert_allclose((found.low, found.high), expected)
+  assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_excludes_zero():
+  assert excludes_zero(estimate([1.0, 1.1, 1.2])) is True
+  assert excludes_zero(estimate([-1.0, -1.1, -1.2])) is True
+  assert excludes_zero(estimate([-1.0, 1.0, 0.5])) is False
+  assert excludes_zero(estimate([1.0])) is None
+
+
+def test_pick_refuses_percentages_and_text():
+  with pytest.raises(ValueError, match=r"88\.4: accuracies are fractions"):
+    pick({"test": {"best": {"accuracy": 88.4}}}, "test", "best", "accuracy")
+  with pytest.raises(ValueError, match="'high'"):
+    pick({"ece": "high"}, "ece")
+
+
+def test_main_table_of_five_seeds():
+  table = report.main_table(make_results())
+  strong = row_of(table, "Strong-KD")
+  # 89.0, 89.3, 89.2, 89.7, 89.1: mean 89.26, squared deviations 0.292, sd 0.2702.
+  assert strong[1] == "5"
+  assert strong[column(table, "Test accuracy")].startswith("89.26 ± 0.27\n[88.92, 89.60]")
+  assert strong[column(table, "Last epoch")] == "87.10 ± 0.00"
+  # Differences 1.0, 0.9, 1.0, 1.1, 1.0: mean 1, sd sqrt(0.005), half-width 2.776 · sd / sqrt 5.
+  assert strong[column(table, "Gain over scratch")] == "+1.00\n[+0.91, +1.09]\nexcludes 0"
+  assert row_of(table, "Weak-KD")[column(table, "Gain over scratch")].endswith("includes 0")
+  assert row_of(table, "Scratch")[column(table, "Gain over scratch")] == "–"
+  assert strong[column(table, "Time")] == "60 s"
+  assert strong[column(table, "Paper")] == "95.00\n(+7.00)"
+  assert all(len(row) == len(table.header) for row in table.rows)
+
+
+def test_main_table_leaves_out_earlier_phases_and_phase_table_keeps_them():
+  results = make_results()
+  assert [row[0].split("\n")[0] for row in report.main_table(results).rows] == [
+    "Teacher",
+    *TITLES.values(),
+  ]
+  phases = report.phase_table(results)
+  anneal = row_of(phases, "Strong-KD: anneal")
+  assert anneal[column(phases, "Test, best")] == "50.00 ± 0.00"
+  assert [row[0] for row in phases.rows][2:4] == ["Strong-KD: anneal", "Strong-KD: finetune"]
+
+
+def test_one_seed_has_no_deviation_and_no_verdict():
+  results = make_results(1)
+  table = report.main_table(results)
+  assert row_of(table, "KD")[column(table, "Test accuracy")] == "88.10 ± –\n–"
+  assert row_of(table, "KD")[column(table, "Gain over scratch")] == "+0.10\n–"
+  said = " ".join(report.reading(results))
+  assert "too few for a verdict" in said
+  assert "fewer than 3 seeds" in said
+  assert "beats" not in said
+
+
+def test_two_seeds_have_an_interval_but_no_verdict():
+  results = make_results(2)
+  table = report.main_table(results)
+  # Differences +1.0 and +0.9: 0.95 ± 12.706 · 0.05.
+  gain = row_of(table, "Strong-KD")[column(table, "Gain over scratch")]
+  assert gain == "+0.95\n[+0.31, +1.59]\nexcludes 0"
+  assert "beats" not in " ".join(report.reading(results))
+
+
+def test_reading_names_winners_and_those_that_do_not_win():
+  said = report.reading(make_results())
+  assert "Beyond the 95 % interval, Strong-KD beats Scratch; KD and Weak-KD do not." in said
+  assert any(line.startswith("Weak-KD: no difference from Scratch") for line in said)
+  assert any(re.match(r"Strong-KD over Scratch: \+7\.00 .* outside our interval", x) for x in said)
+  assert any("One of the 360 test examples is 0.28 points" in line for line in said)
+
+
+def test_reading_says_when_a_method_is_worse():
+  results = make_results()
+  for row in results["rows"]:
+    if row["method"] == "kd":
+      row["test"]["best"]["accuracy"] -= 0.05
+  said = report.reading(results)
+  assert said[0] == "Beyond the 95 % interval, Strong-KD beats Scratch; KD and Weak-KD do not."
+  assert any(line.startswith("KD: is worse than Scratch (-4.98 points") for line in said)
+
+
+def test_unequal_training_lengths_are_said():
+  results = make_results()
+  assert not any("equally long" in line for line in report.reading(results))
+  results["methods"]["strong"]["phases"][1]["epochs"] = 40
+  assert any("Strong-KD 44" in line for line in report.reading(results) if "equally long" in line)
+
+
+def test_gap_closed():
+  table = report.capacity_table(make_results())
+  # Scratch 88.26, Strong-KD 89.26, teacher 93: 1.00 of 4.74 points.
+  assert row_of(table, "resnet-8, Strong-KD")[1:] == ["80", "10.0×", "89.26", "21.1 %"]
+  worse = {"model": "resnet-56", "parameters": 800, "test_accuracy": 0.85}
+  results = make_results(teacher=worse)
+  assert row_of(report.capacity_table(results), "resnet-8, Strong-KD")[-1] == "–"
+  assert any("no gap to close" in line for line in report.reading(results))
+
+
+def test_missing_test_results_are_dashes_and_said():
+  results = make_results()
+  for row in results["rows"]:
+    row["test"] = None
+  table = report.main_table(results)
+  assert row_of(table, "KD")[column(table, "Test accuracy")] == "–"
+  assert row_of(table, "KD")[column(table, "Validation")] == "90.00 ± 0.00"
+  assert "Without a test result so far: Scratch, KD, Strong-KD and Weak-KD." in report.reading(
+    results
+  )
+  assert plots.accuracy(results) is None
+
+
+def test_an_empty_study_still_gives_a_report():
+  results = report.check_results({"schema_version": 1})
+  document = report.blocks(results)
+  assert "Incomplete" in report.to_markdown(document)
+  assert "Nothing to draw yet" in report.to_html(document, "t")
+
+
+def test_final_phase_is_found_where_rows_do_not_say():
+  results = make_results()
+  rows = [{k: v for k, v in row.items() if k != "final"} for row in results["rows"]]
+  assert make_results(rows=rows)["rows"] == results["rows"]
+
+
+def test_local_epochs_of_a_second_phase_are_counted_on():
+  points = plots._points(make_results())["strong"]
+  assert sorted({point["at"] for point in points}) == list(range(1, 9))
+
+
+class Page(html.parser.HTMLParser):
+  """Checks that tags close in order, and collects tags and addresses."""
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.tags, self.addresses = [], [], []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.addresses += [value for key, value in attrs if key in ("src", "srcset", "href", "action")]
+    if tag not in ("meta", "img", "source", "br"):
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def test_report_on_disk(tmp_path, capsys):
+  """One real run: hostile names, an incomplete study, all files, nothing loaded from elsewhere."""
+  results = make_results(3, complete=False)
+  results["methods"]["strong"]["title"] = "<script>alert('x')</script> | _a_ $[b](http://x.invalid)"
+  results["methods"]["weak"]["title"] = r"_\frac{$"
+  results["paper"]["source"] = 'see <img src="https://x.invalid/a.png">'
+  (tmp_path / "results.json").write_text(json.dumps(results))
+  assert report.main([str(tmp_path)]) == 0
+  written = capsys.readouterr().out.split()
+  names = ["learning_curves", "accuracy", "size"]
+  expected = ["report.md", "report.html", *(f"figures/{name}.png" for name in names)]
+  assert written == [str(tmp_path / name) for name in expected]
+  assert not list(tmp_path.rglob("*.part"))
+
+  page = (tmp_path / "report.html").read_text("utf-8")
+  parser = Page()
+  parser.feed(page)
+  assert parser.open == []
+  assert not {"script", "link", "iframe", "object"} & set(parser.tags)
+  assert len(parser.addresses) == 6
+  assert all(address.startswith("data:image/png;base64,") for address in parser.addresses)
+  assert "url(" not in page
+  assert "@import" not in page
+  assert "&lt;script&gt;alert" in page
+  assert "Incomplete: this study has not finished" in page
+  assert "prefers-color-scheme: dark" in page
+
+  text = (tmp_path / "report.md").read_text("utf-8")
+  assert "<script" not in text
+  assert not re.search(r"(?<!\\)\]\(http", text)
+  assert r"\| \_a\_" in text
+  assert "> **Incomplete" in text
+  for name in names:
+    assert f"](figures/{name}.png)" in text
+    assert (tmp_path / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+  # Every line of a table has as many cells as its header.
+  for table in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_learning_curves_show_the_temperature_beneath_and_the_phase_boundary():
+  figure = plots.learning_curves(make_results(2))
+  top, beneath = figure.axes
+  assert beneath.get_ylabel() == "temperature"
+  assert [line.get_label() for line in top.get_lines()][:4] == list(TITLES.values())
+  np.testing.assert_array_equal(beneath.get_lines()[0].get_ydata(), [4, 3, 2, 1])
+  assert [text.get_text() for text in top.texts] == ["Strong-KD: anneal → finetune"]
+  np.testing.assert_allclose(top.get_lines()[-1].get_xdata(), 4.5)
+
+
+def test_spread_apart_keeps_order_gap_and_centre():
+  places = plots.spread_apart([1.0, 1.1, 1.2, 9.0], 1.0)
+  np.testing.assert_allclose(places, [0.1, 1.1, 2.1, 9.0])
+
+
+@pytest.mark.parametrize(
+  ("content", "expected"),
+  [
+    (None, "does not exist"),
+    ('{"schema_version": 1, "rows": [', "not valid JSON"),
+    ("[1]", "expected an object"),
+    ('{"schema_version": 2}', "schema_version is 2"),
+    ("{}", "schema_version is None"),
+    ('{"schema_version": 1, "rows": 5}', "rows is 5"),
+    ('{"schema_version": 1, "rows": [{"method": "kd"}]}', "needs method, seed and phase"),
+    ('{"schema_version": 1, "teacher": {"test_accuracy": 93.8}}', "fractions from 0 to 1"),
+    (
+      '{"schema_version": 1, "rows": [{"method": "a", "seed": 0, "phase": "t"},'
+      ' {"method": "a", "seed": 0, "phase": "t"}]}',
+      "two rows for method a, seed 0, phase t",
+    ),
+  ],
+)
+def test_bad_results_give_one_readable_line(tmp_path, capsys, content, expected):
+  if content is not None:
+    (tmp_path / "results.json").write_text(content)
+  assert report.main([str(tmp_path)]) == 1
+  captured = capsys.readouterr()
+  assert captured.out == ""
+  assert captured.err.count("\n") == 1
+  assert "results.json" in captured.err
+  assert expected in captured.err
+  assert not (tmp_path / "report.md").exists()
