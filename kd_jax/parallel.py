@@ -106,6 +106,18 @@ def one_dispatch_an_epoch(convolutional: bool) -> bool:
   return not (convolutional and jax.default_backend() == "cpu")
 
 
+def map_over_devices(function: Callable, *, donate_argnums: tuple[int, ...] = ()) -> Callable:
+  """Maps a function over the leading axis of its arguments, one entry for each local device: `pmap`.
+
+  The function may use collectives over `AXIS`. On a single CPU device the map is a `vmap` over one entry: the
+  same program without pmap's execution path, which runs the convolutions of a ResNet-8 step in twice the
+  processor time there, on one thread (0.62 s against 0.33 s).
+  """
+  if jax.default_backend() == "cpu" and jax.device_count() == 1:
+    return jax.jit(jax.vmap(function, axis_name=AXIS), donate_argnums=donate_argnums)
+  return jax.pmap(function, axis_name=AXIS, donate_argnums=donate_argnums)
+
+
 def epoch_runner(
   step: Callable[[Any, Any, Any], tuple[Any, Any]], *, one_dispatch: bool, donate: bool
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
@@ -126,7 +138,7 @@ def epoch_runner(
     def scan(carry, constants, batches):
       return jax.lax.scan(lambda c, batch: step(c, constants, batch), carry, batches)
 
-    mapped = jax.pmap(scan, axis_name=AXIS, donate_argnums=donated)
+    mapped = map_over_devices(scan, donate_argnums=donated)
 
     def run(carry, constants, batches):
       carry, outputs = mapped(carry, constants, batches)
@@ -134,7 +146,7 @@ def epoch_runner(
 
     return run
 
-  mapped = jax.pmap(step, axis_name=AXIS, donate_argnums=donated)
+  mapped = map_over_devices(step, donate_argnums=donated)
 
   def run(carry, constants, batches):
     outputs = []

@@ -130,17 +130,18 @@ class LossContract:
       case = self.case()._replace(student=self.matching_student(teacher), teacher=teacher)
       np.testing.assert_allclose(self.call(case), 0, atol=2e-5)
 
-  @pytest.mark.parametrize("wrt", ["student", "teacher"])
-  def test_gradient_equals_central_differences_of_the_reference(self, wrt):
-    case = self.case(seed=1, scale=1.0)
+  def test_gradients_equal_central_differences_of_the_reference(self):
+    case = self.case((4,), seed=1, scale=1.0)
     options = {**self.options, **case.extras}
+    gradients = jax.jit(lambda case: self.gradients(case, stop_teacher_gradient=False))(case)
+    for side, gradient in zip(("student", "teacher"), gradients, strict=True):
 
-    def reference(logits):
-      changed = case._replace(**{wrt: logits})
-      return np.sum(self.oracle(changed.student, changed.teacher, **options))
+      def reference(logits, side=side):
+        changed = case._replace(**{side: logits})
+        return np.sum(self.oracle(changed.student, changed.teacher, **options))
 
-    gradient = self.gradients(case, stop_teacher_gradient=False)[wrt == "teacher"]
-    self.assert_close(gradient, oracles.central_differences(reference, getattr(case, wrt)), 5)
+      expected = oracles.central_differences(reference, getattr(case, side))
+      self.assert_close(gradient, expected, 5)
 
   def test_teacher_gets_no_gradient_unless_asked(self):
     student, teacher = self.gradients(self.case())
@@ -292,7 +293,9 @@ class PerExampleContract(LossContract):
     case = self.case()
     mask = np.arange(BATCH) % 4 != 0
     expected = self.call(case, mask=mask)
-    self.assert_close(jax.vmap(lambda case, mask: self.call(case, mask=mask))(case, mask), expected)
+    self.assert_close(
+      jax.jit(jax.vmap(lambda case, mask: self.call(case, mask=mask)))(case, mask), expected
+    )
     devices = jax.local_device_count()
     shards = jax.tree.map(
       lambda values: values.reshape(devices, -1, *values.shape[1:]), (case, mask)
