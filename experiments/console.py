@@ -77,6 +77,7 @@ class Progress:
     self._console = rich.console.Console()
     self._bar: rich.progress.Progress | None = None
     self._done = self._first = 0
+    self._spoken_of = False
     self._begun = self._spoken = time.monotonic()
 
   def __enter__(self) -> "Progress":
@@ -93,26 +94,29 @@ class Progress:
       )
       self._task = self._bar.add_task(self._title, total=self._total)
       self._bar.start()
-    else:
-      say(f"{self._title}: {self._total} {self._unit}")
     return self
 
   def __exit__(self, *_) -> None:
     if self._bar is not None:
       self._bar.stop()
-    elif self._done:
+    elif self._done > self._first:
       say(f"{self._title}: {self._done} {self._unit} after {time.monotonic() - self._begun:.0f} s")
+    else:
+      say(f"{self._title}: found finished")
 
   def skip(self, units: int) -> None:
     """Counts units that an earlier run did; they do not enter the estimate."""
     self._first += units
-    self.to(self._done + units)
+    self.to(self._done + units, "(resumed)")
 
   def advance(self, units: int = 1, detail: str = "") -> None:
     self.to(self._done + units, detail)
 
   def to(self, done: int, detail: str = "") -> None:
     """Sets how many units are done."""
+    if self._bar is None and not self._spoken_of and done > self._first:
+      self._spoken_of = True
+      say(f"{self._title}: {self._total} {self._unit}")
     self._done = done
     now = time.monotonic()
     if self._bar is not None:

@@ -17,13 +17,16 @@ import flax.linen as nn
 from experiments import console, runs
 from experiments.config import Study, Where, plain
 from kd_jax import data, parallel, recipes, teacher_cache
-from kd_jax.checkpoints import CheckpointStore, digest_file
+from kd_jax.checkpoints import CheckpointStore, digest_file, write_json
 from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, parameter_count
 from kd_jax.training.loop import Task
 from kd_jax.training.state import one_seed
 from kd_jax.training.step import Teacher, cached_teacher, live_teacher
 from kd_jax.types import PyTree
+
+MARKER = "study.json"
+"""At the top of a study's folder: its configuration, as it was last run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Pipeline:
     self.recipes = {m: study.recipe(m, self.num_classes) for m in study.methods}
     for spec in (study.teacher, study.assistant, study.student):
       build_model(spec, self.num_classes)
+    if parallel.is_main():
+      write_json(self.root / MARKER, {"study": plain(study)})
     self._networks: dict[str, Network] = {}
     self._caches: dict[Path, teacher_cache.Cache] = {}
 

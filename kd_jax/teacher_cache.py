@@ -273,6 +273,25 @@ def open_cache(directory: str | os.PathLike, expected: CacheSpec) -> Cache:
   return Cache(outputs, manifest, manifest["digest"])
 
 
+def check_cache(directory: str | os.PathLike) -> dict[str, Any]:
+  """Compares every file of a cache with its checksum, whatever it is a cache of; gives the manifest.
+
+  Raises:
+    CacheError: no finished cache, or a broken file, named.
+  """
+  directory = pathlib.Path(directory)
+  manifest = _read_manifest(directory)
+  store = CheckpointStore(directory / "chunks", keep=None)
+  for index, digest in enumerate(manifest["chunks"]):
+    try:
+      found = store.check(index)
+    except CheckpointError as error:
+      raise BrokenCacheError(str(error)) from None
+    if found != digest:
+      raise BrokenCacheError(f"chunk {index} of {directory} is not the one of the manifest")
+  return manifest
+
+
 class Verification(NamedTuple):
   """The outcome of `verify`.
 

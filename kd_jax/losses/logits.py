@@ -155,9 +155,11 @@ def _pearson_distance(x: Array, y: Array, weights: Array, axis: int) -> Array:
   count = jnp.maximum(jnp.sum(weights, axis=axis, keepdims=True), 1.0)
   x = (x - jnp.sum(weights * x, axis=axis, keepdims=True) / count) * weights
   y = (y - jnp.sum(weights * y, axis=axis, keepdims=True) / count) * weights
-  # The constant keeps the gradient finite where a side does not vary, and is far below real variances.
-  norms = jnp.sqrt(jnp.sum(x * x, axis=axis) * jnp.sum(y * y, axis=axis) + 1e-16)
-  return 1.0 - jnp.sum(x * y, axis=axis) / norms
+  x_square, y_square = jnp.sum(x * x, axis=axis), jnp.sum(y * y, axis=axis)
+  # A class that is absent from a batch still varies a little, and counts; a constant in the root would hide it.
+  varies = (x_square > 1e-30) & (y_square > 1e-30)
+  norms = jnp.sqrt(jnp.where(varies, x_square, 1.0)) * jnp.sqrt(jnp.where(varies, y_square, 1.0))
+  return 1.0 - jnp.where(varies, jnp.sum(x * y, axis=axis) / norms, 0.0)
 
 
 def dist_inter_loss(
@@ -267,6 +269,7 @@ def top_k_kd_loss(
   *,
   temperature: ArrayLike = 1.0,
   mask: ArrayLike | None = None,
+  stop_teacher_gradient: bool = True,
 ) -> Array:
   r"""Soft-target KD over the teacher's k likeliest classes and the tail as one class more.
 
@@ -280,12 +283,13 @@ def top_k_kd_loss(
     top_k: targets from `top_k_targets` at the same temperature.
     temperature: T >= 1.
     mask: broadcasts to [...].
+    stop_teacher_gradient: False where the teacher learns too.
 
   Returns:
     [...] float32.
 
   Raises:
-    ValueError: for leading axes that differ, integer logits or a temperature below 1.
+    ValueError: for leading axes that differ, a k of all classes, integer logits or a temperature below 1.
   """
   check_temperature(temperature)
   student = blank(as_float32("student_logits", student_logits), mask)
@@ -293,6 +297,11 @@ def top_k_kd_loss(
   if indices.shape[:-1] != student.shape[:-1]:
     raise ValueError(
       f"student_logits {student.shape} and top_k.indices {indices.shape} differ in leading axes"
+    )
+  if not 1 <= indices.shape[-1] < student.shape[-1]:
+    raise ValueError(
+      f"top_k must keep at least 1 and fewer than all {student.shape[-1]} classes, it keeps "
+      f"{indices.shape[-1]}"
     )
   if mask is not None:
     indices = jnp.where(broadcast_mask(mask, student.shape[:-1])[..., None], indices, 0)
@@ -303,6 +312,8 @@ def top_k_kd_loss(
   )
   tail = jnp.asarray(top_k.tail_log_prob, jnp.float32)[..., None]
   teacher_outcomes = jnp.concatenate([jnp.asarray(top_k.log_probs, jnp.float32), tail], axis=-1)
-  teacher_outcomes = jax.lax.stop_gradient(blank(teacher_outcomes, mask))
+  teacher_outcomes = blank(teacher_outcomes, mask)
+  if stop_teacher_gradient:
+    teacher_outcomes = jax.lax.stop_gradient(teacher_outcomes)
   divergence = kl_from_log_probs(teacher_outcomes, student_outcomes)
   return apply_mask(_times_squared_temperature(divergence, temperature), mask)

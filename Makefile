@@ -1,0 +1,39 @@
+# make demo    the main job on the embedded data: trains, compares, prints the table, writes the report
+# make test    the tests
+# make lint    ruff
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python -m
+# A worker of the tests for each processor.
+WORKERS ?= auto
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.installed
+	$(RUN) experiments.study digits --workdir runs/digits --data-dir runs/data
+	@echo "the report: runs/digits/report.html"
+
+test: $(VENV)/.installed-dev
+	$(RUN) pytest -n $(WORKERS)
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info

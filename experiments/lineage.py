@@ -1,0 +1,163 @@
+"""Prints what a checkpoint came from, and whether every link still matches.
+
+    python -m experiments.lineage PATH [--data-dir DIR]
+
+PATH is a study's folder (all its students), a run, a phase, a checkpoint or a cache.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments import console
+from experiments.pipeline import MARKER
+from kd_jax import data, teacher_cache
+from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a checkpoint came from, and whether every link still matches."""
+
+  path: tyro.conf.Positional[Path]
+  """A study's folder, a run, a phase, a checkpoint or a cache."""
+  data_dir: Path | None = None
+  """Prepared TFDS data, to compare the data too; by default as in the study's own commands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+  """Something on disk with a digest and parents.
+
+  Attributes:
+    kind: what it is.
+    path: where, relative to the study.
+    digest: as it is now; None where it is broken.
+    parents: links as recorded: {"kind", "digest"} and "path" or "name".
+    problem: what is wrong with it, or "".
+  """
+
+  kind: str
+  path: str
+  digest: str | None
+  parents: list[dict[str, Any]]
+  problem: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  options = tyro.cli(Options, args=argv, prog="python -m experiments.lineage")
+  root = _root(options.path)
+  starts = list(_starts(options.path.absolute()))
+  if not starts:
+    raise ValueError(f"there is no checkpoint or cache in {options.path}")
+  good = True
+  for start in starts:
+    node = _node(root, start)
+    console.say(f"{node.kind}  {_short(node.digest)}  {node.path}  {node.problem or 'intact'}")
+    good &= _print_parents(root, node, "", options.data_dir) and not node.problem
+  console.say("every link matches" if good else "NOT every link matches")
+  return 0 if good else 1
+
+
+def _print_parents(root: Path, node: Node, indent: str, data_dir: Path | None) -> bool:
+  good = True
+  for index, link in enumerate(node.parents):
+    last = index == len(node.parents) - 1
+    note = f" ({link['start']})" if "start" in link else ""
+    if "path" in link:
+      parent = _node(root, root / link["path"])
+      verdict = parent.problem
+      if not verdict:
+        matches = parent.digest == link["digest"]
+        verdict = "matches" if matches else f"DIFFERS: it is now {_short(parent.digest)}"
+    else:
+      parent, verdict = None, _leaf_verdict(root, link, data_dir)
+    good &= verdict == "matches" or verdict.startswith("not checked")
+    where = link.get("path", link.get("name", ""))
+    console.say(
+      f"{indent}{'└─ ' if last else '├─ '}{link['kind']}{note}  {_short(link['digest'])}  {where}  "
+      f"{verdict}"
+    )
+    if parent is not None:
+      good &= _print_parents(root, parent, indent + ("   " if last else "│  "), data_dir)
+  return good
+
+
+def _node(root: Path, path: Path) -> Node:
+  shown = str(path.relative_to(root))
+  try:
+    if (path / teacher_cache.MANIFEST).exists():
+      manifest = teacher_cache.check_cache(path)
+      return Node("cache", shown, manifest["digest"], manifest["teacher_lineage"]["parents"])
+    if path.parent.name == "steps":
+      restored = CheckpointStore(path.parent.parent).restore(int(path.name))
+    else:
+      restored = CheckpointStore(path).restore()
+      shown = f"{shown}/steps/{restored.step}"
+  except (CheckpointError, teacher_cache.CacheError) as error:
+    return Node("?", shown, None, [], problem=f"BROKEN: {error}")
+  problem = f"BROKEN newer steps: {'; '.join(restored.problems)}" if restored.problems else ""
+  return Node(restored.meta["kind"], shown, restored.digest, restored.meta["parents"], problem)
+
+
+def _leaf_verdict(root: Path, link: dict[str, Any], data_dir: Path | None) -> str:
+  """Data and imported files lie outside the study; they are compared where they can be found."""
+  study = json.loads((root / MARKER).read_text(encoding="utf-8"))["study"]
+  if link["kind"] == "weights file":
+    path = Path(study["teacher_weights"] or "")
+    if not path.is_file():
+      return "not checked: the file is not here"
+    return "matches" if digest_file(path) == link["digest"] else "DIFFERS: the file has changed"
+  try:
+    splits = data.load(
+      study["dataset"],
+      data_dir=data_dir,
+      validation_examples=study["validation_examples"],
+      limit=study["train_limit"],
+    )
+  except data.DatasetNotPrepared:
+    return "not checked: the data are not prepared here; see --data-dir"
+  same = splits.train.fingerprint == link["digest"]
+  return "matches" if same else f"DIFFERS: the data are now {_short(splits.train.fingerprint)}"
+
+
+def _starts(path: Path) -> Iterator[Path]:
+  """The checkpoints or caches that a path stands for: the last phase of each run below it."""
+  if (path / teacher_cache.MANIFEST).exists() or path.parent.name == "steps" or (path / "seals").is_dir():
+    yield path
+  elif (path / "checkpoints").is_dir():
+    yield path / "checkpoints"
+  elif (path / MARKER).exists():
+    for run in sorted((path / "students").glob("*/*")):
+      yield from _starts(run)
+  elif path.is_dir():
+    phases = [phase for phase in path.iterdir() if (phase / "checkpoints" / "seals").is_dir()]
+    # The last phase is the one that no other phase of the run came from.
+    parents = {
+      Path(link["path"]).parts[-4]
+      for phase in phases
+      for link in _node(_root(phase), phase / "checkpoints").parents
+      if link["kind"].startswith("phase ")
+    }
+    yield from (phase / "checkpoints" for phase in phases if phase.name not in parents)
+
+
+def _root(path: Path) -> Path:
+  """The study that a path belongs to."""
+  for folder in (path.absolute(), *path.absolute().parents):
+    if (folder / MARKER).exists():
+      return folder
+  raise ValueError(f"{path} is not within a study: no folder above it has a {MARKER}")
+
+
+def _short(digest: str | None) -> str:
+  return "?" * 12 if digest is None else digest[:12]
+
+
+if __name__ == "__main__":
+  sys.exit(console.run(main))
