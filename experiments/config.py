@@ -131,6 +131,32 @@ class NoOptions:
   """For commands that have no options of their own."""
 
 
+def shrink(study: Study) -> Study:
+  """The same study in a form that runs in seconds: the smallest networks, few epochs, one seed."""
+
+  def small(spec: ModelSpec) -> ModelSpec:
+    smallest = {"resnet": 8, "plain_cnn": 2}.get(spec.family, spec.depth)
+    return dataclasses.replace(spec, depth=smallest, hidden=(8,))
+
+  return dataclasses.replace(
+    study,
+    validation_examples=16,
+    train_limit=48,
+    views=min(study.views, 2),
+    batch_size=16,
+    teacher=small(study.teacher),
+    teacher_epochs=1,
+    assistant=small(study.assistant),
+    student=small(study.student),
+    epochs=4,
+    seeds=1,
+    settings=dataclasses.replace(
+      study.settings,
+      annealing_kd=dataclasses.replace(study.settings.annealing_kd, max_temperature=2),
+    ),
+  )
+
+
 def configs() -> dict[str, Study]:
   """Every study in `experiments.configs`, by name."""
   package = importlib.import_module("experiments.configs")

@@ -10,6 +10,7 @@ import rich.box
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 
 from experiments.config import Where
 from kd_jax import parallel
@@ -39,14 +40,17 @@ def say(message: str) -> None:
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-  """A table for the eye: the first column to the left, the others to the right."""
-  table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+  """A table for the eye: the first column to the left, the others to the right; 120 columns off a terminal."""
+  table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
   for index, title in enumerate(header):
-    table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
+    # Text, not markup: a method may be called "[a]".
+    table.add_column(
+      rich.text.Text(title), justify="left" if index == 0 else "right", overflow="fold"
+    )
   for row in rows:
-    table.add_row(*row)
+    table.add_row(*map(rich.text.Text, row))
   console = rich.console.Console()
-  console = console if console.is_terminal else rich.console.Console(width=200)
+  console = console if console.is_terminal else rich.console.Console(width=120)
   if parallel.is_main():
     console.print(table)
 
@@ -96,12 +100,12 @@ class Progress:
       self._bar.start()
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, kind, *_) -> None:
     if self._bar is not None:
       self._bar.stop()
     elif self._done > self._first:
       say(f"{self._title}: {self._done} {self._unit} after {time.monotonic() - self._begun:.0f} s")
-    else:
+    elif kind is None:
       say(f"{self._title}: found finished")
 
   def skip(self, units: int) -> None:

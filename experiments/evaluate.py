@@ -6,6 +6,7 @@ Writes WORKDIR/results.json: a row for each method, seed and phase, and the lear
 """
 
 import datetime
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import optax
 from experiments import config, console, runs
 from experiments.pipeline import Network, Pipeline
 from kd_jax import parallel, recipes, teacher_cache
-from kd_jax.checkpoints import write_json
+from kd_jax.checkpoints import write_text
 from kd_jax.data import Augmentation, Dataset
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, parameter_count
 from kd_jax.training.loop import make_evaluator
@@ -62,8 +63,20 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
   rows.sort(key=lambda row: (order[row["method"]], row["seed"]))
   results = _header(pipeline, teacher) | {"rows": rows, "curves": curves}
   if parallel.is_main():
-    write_json(pipeline.root / "results.json", results)
+    write_text(pipeline.root / "results.json", to_json(results))
   return results
+
+
+def to_json(results: dict[str, Any]) -> str:
+  """JSON with a line for each field, and for each row and point of a curve."""
+  fields = []
+  for name, value in results.items():
+    if isinstance(value, list):
+      lines = ",\n  ".join(json.dumps(item) for item in value)
+      fields.append(f'"{name}": [\n  {lines}\n ]')
+    else:
+      fields.append(f'"{name}": {json.dumps(value)}')
+  return "{\n " + ",\n ".join(fields) + "\n}\n"
 
 
 def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, test, last: bool):

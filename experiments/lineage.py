@@ -6,6 +6,7 @@ PATH is a study's folder (all its students), a run, a phase, a checkpoint or a c
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -113,22 +114,29 @@ def _leaf_verdict(root: Path, link: dict[str, Any], data_dir: Path | None) -> st
     if not path.is_file():
       return "not checked: the file is not here"
     return "matches" if digest_file(path) == link["digest"] else "DIFFERS: the file has changed"
-  try:
-    splits = data.load(
-      study["dataset"],
-      data_dir=data_dir,
-      validation_examples=study["validation_examples"],
-      limit=study["train_limit"],
-    )
-  except data.DatasetNotPrepared:
+  now = _fingerprint(study["dataset"], data_dir, study["validation_examples"], study["train_limit"])
+  if now is None:
     return "not checked: the data are not prepared here; see --data-dir"
-  same = splits.train.fingerprint == link["digest"]
-  return "matches" if same else f"DIFFERS: the data are now {_short(splits.train.fingerprint)}"
+  return "matches" if now == link["digest"] else f"DIFFERS: the data are now {_short(now)}"
+
+
+@functools.cache
+def _fingerprint(name: str, data_dir: Path | None, validation: int, limit: int | None):
+  """Of the training examples as they are on disk now, or None where they are not."""
+  try:
+    splits = data.load(name, data_dir=data_dir, validation_examples=validation, limit=limit)
+  except data.DatasetNotPrepared:
+    return None
+  return splits.train.fingerprint
 
 
 def _starts(path: Path) -> Iterator[Path]:
   """The checkpoints or caches that a path stands for: the last phase of each run below it."""
-  if (path / teacher_cache.MANIFEST).exists() or path.parent.name == "steps" or (path / "seals").is_dir():
+  if (
+    (path / teacher_cache.MANIFEST).exists()
+    or path.parent.name == "steps"
+    or (path / "seals").is_dir()
+  ):
     yield path
   elif (path / "checkpoints").is_dir():
     yield path / "checkpoints"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from experiments import console, runs
 from experiments.config import Study, Where, plain
@@ -83,10 +84,26 @@ class Pipeline:
     self.recipes = {m: study.recipe(m, self.num_classes) for m in study.methods}
     for spec in (study.teacher, study.assistant, study.student):
       build_model(spec, self.num_classes)
+    self._refuse_what_later_stages_would()
     if parallel.is_main():
       write_json(self.root / MARKER, {"study": plain(study)})
     self._networks: dict[str, Network] = {}
     self._caches: dict[Path, teacher_cache.Cache] = {}
+
+  def _refuse_what_later_stages_would(self) -> None:
+    study, train = self.study, self.splits.train
+    if not len(self.splits.validation):
+      raise ValueError("validation_examples must be at least 1: they choose the best epoch")
+    if study.batch_size > len(train):
+      raise ValueError(
+        f"a batch of {study.batch_size} exceeds the {len(train)} training examples: use a smaller "
+        "batch_size"
+      )
+    if study.seeds_together is not None and study.seeds_together < 1:
+      raise ValueError(f"seeds_together must be at least 1, got {study.seeds_together}")
+    self._cache_spec("", {})
+    model = build_model(study.student, self.num_classes)
+    jax.eval_shape(lambda key: model.init(key, train.images[:1], train=False), jax.random.key(0))
 
   # Teacher and assistants.
 
@@ -193,10 +210,13 @@ class Pipeline:
 
   def cache_spec(self, network: Network) -> teacher_cache.CacheSpec:
     """What a cache of this network's outputs must be."""
+    return self._cache_spec(network.digest, plain(network.spec))
+
+  def _cache_spec(self, digest: str, model: dict[str, Any]) -> teacher_cache.CacheSpec:
     top_k = self.study.cache_top_k
     return teacher_cache.make_spec(
-      network.digest,
-      plain(network.spec),
+      digest,
+      model,
       self.splits.train,
       self.study.augmentation,
       self.study.views,
@@ -221,7 +241,9 @@ class Pipeline:
     spec, directory = self.cache_spec(network), self.cache_dir(network)
     if directory in self._caches:
       return self._caches[directory]
-    if not (directory / teacher_cache.MANIFEST).exists():
+    finished = (directory / teacher_cache.MANIFEST).exists()
+    parallel.barrier(f"looked at {directory}")  # before any process can write it
+    if not finished:
       self._fill_cache(network, spec, directory)
     try:
       return self.open_cache(network)

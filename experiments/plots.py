@@ -1,66 +1,37 @@
-"""The report's three figures, drawn with matplotlib's objects (no pyplot, so no global state)."""
+"""The report's three figures."""
 
-import io
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from experiments import drawing
+from experiments.drawing import LIGHT, Theme
 from experiments.statistics import MIN_SEEDS, estimate, method_titles, pick, test_accuracies
 
 Results = Mapping[str, Any]
+Line = tuple[str, str, list[float], list[float]]
+"""(method, term or "", epochs, values) of a line in a panel of schedules."""
 
-
-class Theme(NamedTuple):
-  """Colours of a figure; the palettes follow Okabe and Ito, safe for the colour-blind."""
-
-  paper: str
-  ink: str
-  faint: str
-  palette: tuple[str, ...]
-
-
-LIGHT = Theme(
-  "#ffffff",
-  "#1f2328",
-  "#d9dde2",
-  ("#5f6670", "#0072b2", "#d55e00", "#009e73", "#b4558b", "#b58900", "#2f9fd8"),
-)
-DARK = Theme(
-  "#16181c",
-  "#e6e8eb",
-  "#3a3f47",
-  ("#a9b0ba", "#4ea8de", "#f4874b", "#35c69b", "#e39ac5", "#e0b84c", "#9bd5f3"),
-)
-# A second cue beside the colour, for print and for the colour-blind.
-LINES = ("-", "--", "-", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (7, 2)))
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-
-
-def to_png(figure: Figure, *, dpi: int = 150) -> bytes:
-  """The figure as a PNG file; the same figure gives the same bytes."""
-  buffer = io.BytesIO()
-  FigureCanvasAgg(figure)
-  figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-  return buffer.getvalue()
+MAX_BANDS = 3
+"""Bands of more methods than these cover one another."""
 
 
 def learning_curves(results: Results, theme: Theme = LIGHT) -> Figure | None:
   """Validation accuracy against epoch, and the schedules that vary beneath it.
 
-  A line is the mean over the seeds that have reached the epoch, a band their minimum to
-  maximum. Constant schedules are settings, not curves, and are left to the tables.
+  A line is the mean over the seeds that have reached the epoch, a band (of a few methods only) their
+  minimum to maximum. Constant schedules are settings, not curves, and are left to the tables.
 
   Returns:
     The figure; None where no curve has been recorded.
   """
-  titles, points = _titles(results), _points(results)
+  titles, points = drawing.titles(results), _points(results)
   curves = {name: _by_epoch(points[name], "validation_accuracy") for name in titles}
   curves = {name: curve for name, curve in curves.items() if curve}
   if not curves:
@@ -68,8 +39,8 @@ def learning_curves(results: Results, theme: Theme = LIGHT) -> Figure | None:
   panels = _schedules(points, titles)
   boundaries = _boundaries(results, titles, points)
   heights = [3.6] + [1.25] * len(panels)
-  figure, axes = _figure(theme, 9, sum(heights) + 0.7 + 0.17 * len(boundaries), heights)
-  top, styles, means = axes[0], _styles(titles, theme), []
+  figure, axes = drawing.figure(theme, 9, sum(heights) + 0.7 + 0.17 * len(boundaries), heights)
+  top, styles, means = axes[0], drawing.styles(titles, theme), []
   for name, curve in curves.items():
     epochs = sorted(curve)
     mean = [100 * np.mean(curve[epoch]) for epoch in epochs]
@@ -78,20 +49,16 @@ def learning_curves(results: Results, theme: Theme = LIGHT) -> Figure | None:
     single = marker if len(epochs) == 1 else None
     line_style = {"color": color, "ls": line, "lw": 1.7, "marker": single}
     top.plot(epochs, mean, label=titles[name], **line_style)
-    top.fill_between(epochs, low, high, color=color, alpha=0.16, lw=0)
+    if len(curves) <= MAX_BANDS:
+      top.fill_between(epochs, low, high, color=color, alpha=0.16, lw=0)
     means += mean
   # The first epochs climb from chance; letting them set the scale would flatten the rest.
   bottom, highest = np.percentile(means, 12), max(means)
   pad = max(0.06 * (highest - bottom), 0.5)
   top.set_ylim(max(bottom - pad, 0), min(highest + pad, 100.5))
   top.set_ylabel("validation accuracy, %")
-  for panel, (schedule, series) in zip(axes[1:], panels.items(), strict=True):
-    for name, (epochs, values) in series.items():
-      color, line, _ = styles[name]
-      panel.plot(epochs, values, ls=line, color=color, lw=1.7, drawstyle="steps-mid")
-    panel.set_ylabel(schedule.replace("_", "\n"), fontsize=9)
-    panel.margins(y=0.12)
-    panel.yaxis.set_major_locator(MaxNLocator(4))
+  for panel, (schedule, lines) in zip(axes[1:], panels.items(), strict=True):
+    _draw_schedule(panel, schedule, lines, styles)
   for level, (epoch, text) in enumerate(boundaries):
     for panel in axes:
       panel.axvline(epoch + 0.5, color=theme.ink, lw=1, ls=":", zorder=1)
@@ -109,8 +76,27 @@ def learning_curves(results: Results, theme: Theme = LIGHT) -> Figure | None:
   axes[-1].margins(x=0.015)
   figure.align_ylabels(axes)
   axes[-1].xaxis.set_major_locator(MaxNLocator(9, integer=True))
-  _legend(figure, axes[:1], theme)
+  drawing.legend(figure, axes[:1], theme)
   return figure
+
+
+def _draw_schedule(panel: Axes, schedule: str, lines: list[Line], styles: dict[str, tuple]) -> None:
+  labels = {"left": 0, "right": 0}
+  for name, term, epochs, values in lines:
+    color, line, _ = styles[name]
+    panel.plot(epochs, values, ls=line, color=color, lw=1.7, drawstyle="steps-mid")
+    if term:
+      # Above the line's highest end, over those that stand there already.
+      end, side = (0, "left") if values[0] >= values[-1] else (-1, "right")
+      offset = (0, 4 + 11 * labels[side])
+      labels[side] += 1
+      drawing.label(panel, term, (epochs[end], values[end]), offset, color, ha=side)
+  panel.set_ylabel(schedule.replace("_", "\n"), fontsize=9)
+  panel.margins(y=0.12)
+  panel.yaxis.set_major_locator(MaxNLocator(4))
+  if any(labels.values()):
+    panel.set_ylim(top=1.1 + 0.25 * max(labels.values()))
+    panel.set_yticks([0, 0.5, 1])
 
 
 def accuracy(results: Results, theme: Theme = LIGHT) -> Figure | None:
@@ -121,7 +107,7 @@ def accuracy(results: Results, theme: Theme = LIGHT) -> Figure | None:
   Returns:
     The figure; None where no test accuracy is known.
   """
-  titles, styles = _titles(results), _styles(method_titles(results), theme)
+  titles, styles = drawing.titles(results), drawing.styles(method_titles(results), theme)
   values = {name: test_accuracies(results, name) for name in titles}
   names = [name for name in titles if values[name]]
   if not names:
@@ -129,8 +115,12 @@ def accuracy(results: Results, theme: Theme = LIGHT) -> Figure | None:
   paper = results.get("paper")
   published = {name: pick(paper, "test_accuracy", name) for name in (*names, "teacher")}
   teacher = pick(results.get("teacher"), "test_accuracy")
-  wide = teacher is not None or any(value is not None for value in published.values())
-  figure, axes = _figure(theme, 9, 1.5 + 0.55 * len(names), [1] if not wide else None)
+  numbers = {
+    "teacher": teacher is not None,
+    "paper": any(v is not None for v in published.values()),
+  }
+  wide = any(numbers.values())
+  figure, axes = drawing.figure(theme, 9, 1.5 + 0.55 * len(names), [1] if not wide else None)
   left = axes[0]
   for place, name in enumerate(names):
     color, _, marker = styles[name]
@@ -148,19 +138,21 @@ def accuracy(results: Results, theme: Theme = LIGHT) -> Figure | None:
   mean_label, line = ("mean, 95 % interval", "o-") if judged else ("mean", "o")
   left.plot([], [], line, ms=8, lw=2.2, color=theme.ink, label=mean_label)
   if wide:
-    axes[1].plot([], [], "|", ms=12, mew=2, ls="", color=theme.ink, label="paper's number")
+    if numbers["paper"]:
+      axes[1].plot([], [], "|", ms=12, mew=2, ls="", color=theme.ink, label="paper's number")
     levels = (teacher, "teacher", "--"), (published["teacher"], "paper's teacher", ":")
     for value, label, line in levels:
       if value is not None:
         axes[1].axvline(100 * value, color=theme.ink, lw=1.3, ls=line, label=label)
-    axes[1].set_xlabel("test accuracy, %: with teacher and paper")
+    known = " and ".join(name for name, given in numbers.items() if given)
+    axes[1].set_xlabel(f"test accuracy, %: with {known}")
     axes[1].margins(x=0.1)
   left.set_xlabel("test accuracy, %: students")
   left.set_yticks(range(len(names)), [titles[name] for name in names])
   left.set_ylim(len(names) - 0.5, -0.5)
   for panel in axes:
     panel.xaxis.set_major_locator(MaxNLocator(6))
-  _legend(figure, axes, theme)
+  drawing.legend(figure, axes, theme)
   return figure
 
 
@@ -170,7 +162,7 @@ def size(results: Results, theme: Theme = LIGHT) -> Figure | None:
   Returns:
     The figure; None where neither a model's size nor its accuracy is known.
   """
-  titles, styles = _titles(results), _styles(method_titles(results), theme)
+  titles, styles = drawing.titles(results), drawing.styles(method_titles(results), theme)
   parameters = pick(results.get("student"), "parameters")
   students = {name: test_accuracies(results, name) for name in titles} if parameters else {}
   means = {name: 100 * estimate(seeds.values()).mean for name, seeds in students.items() if seeds}
@@ -182,7 +174,7 @@ def size(results: Results, theme: Theme = LIGHT) -> Figure | None:
       larger.append((role, results[role].get("model") or "", count, 100 * value))
   if not means and not larger:
     return None
-  figure, (axis,) = _figure(theme, 8, 4.2, [1])
+  figure, (axis,) = drawing.figure(theme, 8, 4.2, [1])
   axis.set_xscale("log")
   heights = [*means.values(), *(value for *_, value in larger)]
   span = max(max(heights) - min(heights), 1.0)
@@ -192,17 +184,17 @@ def size(results: Results, theme: Theme = LIGHT) -> Figure | None:
   axis.set_ylim(min(heights) - 0.12 * span, max(heights) + 0.2 * span)
   for role, model, count, value in larger:
     axis.plot(count, value, "*" if role == "teacher" else "h", ms=13, color=theme.ink, zorder=3)
-    _label(axis, f"{role} {model}", (count, value), (0, 10), theme.ink, ha="center")
+    drawing.label(axis, f"{role} {model}", (count, value), (0, 10), theme.ink, ha="center")
   # Students share one x: their names stand to the left, pushed apart, each with a thin leader.
   order = sorted(means, key=means.get)
-  places = spread_apart([means[name] for name in order], 0.075 * 1.32 * span)
+  places = drawing.spread_apart([means[name] for name in order], 0.075 * 1.32 * span)
   for name, place in zip(order, places, strict=True):
     color, _, marker = styles[name]
     axis.plot(parameters, means[name], marker, ms=8, color=color, mec=theme.paper, zorder=4)
     text = f"{titles[name]}  {means[name]:.2f}"
     left = parameters / stretch**0.05
     axis.plot([left, parameters], [place, means[name]], lw=0.7, color=color)
-    _label(axis, text, (left, place), (-3, 0), color, ha="right", va="center")
+    drawing.label(axis, text, (left, place), (-3, 0), color, ha="right", va="center")
   bottom, top = axis.get_ylim()
   axis.set_ylim(min([bottom, *(place - 0.08 * span for place in places)]), top)
   axis.set_xlabel("parameters")
@@ -211,34 +203,6 @@ def size(results: Results, theme: Theme = LIGHT) -> Figure | None:
   axis.xaxis.set_major_formatter(EngFormatter(sep=""))
   axis.xaxis.set_minor_formatter(NullFormatter())
   return figure
-
-
-def spread_apart(values: list[float], gap: float) -> list[float]:
-  """Positions at least `gap` apart for ascending values, each cluster centred on its values.
-
-  >>> spread_apart([1.0, 1.0, 5.0], 2.0)
-  [0.0, 2.0, 5.0]
-  """
-  clusters: list[list[float]] = []
-  for value in values:
-    clusters.append([value])
-    while len(clusters) > 1 and _low(clusters[-1], gap) < _high(clusters[-2], gap) + gap:
-      clusters[-2:] = [clusters[-2] + clusters[-1]]
-  return [_low(cluster, gap) + gap * i for cluster in clusters for i in range(len(cluster))]
-
-
-def _low(cluster: list[float], gap: float) -> float:
-  return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
-
-
-def _high(cluster: list[float], gap: float) -> float:
-  return _low(cluster, gap) + gap * (len(cluster) - 1)
-
-
-def _titles(results: Results) -> dict[str, str]:
-  """Titles that matplotlib draws as they are: no mathematics, none hidden from the legend."""
-  titles = {name: title.replace("$", r"\$") for name, title in method_titles(results).items()}
-  return {name: f" {t}" if t.startswith("_") else t for name, t in titles.items()}
 
 
 def _points(results: Results) -> dict[str, list[dict[str, Any]]]:
@@ -276,17 +240,27 @@ def _by_epoch(points: Iterable[Mapping[str, Any]], *path: str) -> dict[float, li
   return values
 
 
-def _schedules(points: Mapping[str, list], titles: Mapping[str, str]) -> dict[str, dict]:
-  """Schedule -> method -> (epochs, values) for schedules that vary; the temperature first."""
+def _schedules(points: Mapping[str, list], titles: Mapping[str, str]) -> dict[str, list[Line]]:
+  """Panel -> lines of the schedules that vary; the temperature first, all terms' weights in one panel."""
   names = {key for group in points.values() for p in group for key in p.get("schedules") or ()}
-  panels: dict[str, dict] = {}
+  panels: dict[str, list[Line]] = defaultdict(list)
   for schedule in sorted(names, key=lambda name: (name != "temperature", name)):
     for method in titles:
       values = _by_epoch(points.get(method, ()), "schedules", schedule)
       series = {epoch: float(np.mean(values[epoch])) for epoch in sorted(values)}
       if len(set(series.values())) > 1:
-        panels.setdefault(schedule, {})[method] = (list(series), list(series.values()))
-  return panels
+        panels[schedule].append((method, "", list(series), list(series.values())))
+  weights = [name for name in panels if name.endswith("_weight")]
+  if len(weights) > 1:
+    # One rises as another falls, on scales that differ: as shares of their maxima they fit one panel.
+    for name in weights:
+      for method, _, epochs, values in panels.pop(name):
+        top = max(map(abs, values))
+        term = f"{name.removesuffix('_weight').replace('_', ' ')} (max {top:.3g})"
+        panels["share of_max weight"].append(
+          (method, term, epochs, [value / top for value in values])
+        )
+  return dict(panels)
 
 
 def _boundaries(results: Results, titles: Mapping[str, str], points: Mapping[str, list]) -> list:
@@ -299,61 +273,3 @@ def _boundaries(results: Results, titles: Mapping[str, str], points: Mapping[str
       if at and points.get(method):
         found[at, f"{before.get('name')} → {after.get('name')}"].append(title)
   return [(at, f"{', '.join(names)}: {change}") for (at, change), names in sorted(found.items())]
-
-
-def _styles(titles: Mapping[str, str], theme: Theme) -> dict[str, tuple]:
-  """Method -> (colour, line, marker); the same in all figures."""
-  size = len(theme.palette)
-  return {
-    name: (theme.palette[i % size], LINES[(i + i // size) % size], MARKERS[(i + i // size) % size])
-    for i, name in enumerate(titles)
-  }
-
-
-def _figure(
-  theme: Theme, width: float, height: float, heights: list[float] | None
-) -> tuple[Figure, list[Axes]]:
-  """A themed figure with panels of these heights over one x-axis, or with two side by side."""
-  figure = Figure((width, height), facecolor=theme.paper, layout="constrained")
-  if heights is None:
-    grid = figure.subplots(1, 2, sharey=True, squeeze=False)
-  else:
-    ratios = {"height_ratios": heights}
-    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw=ratios)
-  for axis in grid.flat:
-    axis.set_facecolor(theme.paper)
-    axis.grid(color=theme.faint, lw=0.6)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=theme.ink, labelsize=9, length=3)
-    axis.xaxis.label.set_color(theme.ink)
-    axis.yaxis.label.set_color(theme.ink)
-    for side, spine in axis.spines.items():
-      spine.set_color(theme.ink)
-      spine.set_visible(side in ("left", "bottom"))
-  return figure, list(grid.flat)
-
-
-def _legend(figure: Figure, axes: Iterable[Axes], theme: Theme) -> None:
-  """One legend above all panels, where it cannot cover a curve."""
-  handles, labels = [], []
-  for axis in axes:
-    found = axis.get_legend_handles_labels()
-    handles += found[0]
-    labels += found[1]
-  rows = -(-sum(len(label) + 9 for label in labels) // 115)
-  figure.legend(
-    handles,
-    labels,
-    loc="outside upper center",
-    ncols=-(-len(labels) // rows),
-    frameon=False,
-    fontsize=9,
-    labelcolor=theme.ink,
-  )
-
-
-def _label(axis: Axes, text: str, at: tuple, offset: tuple, color: str, **options: str) -> None:
-  """Text some points away from a place in data coordinates."""
-  axis.annotate(
-    text, at, xytext=offset, textcoords="offset points", fontsize=9, color=color, **options
-  )

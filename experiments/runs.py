@@ -144,6 +144,9 @@ def _train_phase(
         digest = store.save(report.epoch, state, meta | {"history": history})
         log.write(record)
         progress(1, f"{run.recipe.name} {phase.name} {max(record['validation_accuracy']):.1%}")
+  elif not _is_logged(folder, history):
+    with _Log(folder, history):  # stopped between the last checkpoint and its line
+      pass
   path = (folder / "checkpoints" / "steps" / str(phase.epochs)).relative_to(run.root)
   return PhaseResult(phase, state, history, digest, str(path))
 
@@ -173,13 +176,23 @@ def _refuse_other_settings(restored: Restored, meta, store: CheckpointStore) -> 
   differences = []
   for name, value in (meta["settings"] | {"parents": meta["parents"]}).items():
     found = restored.meta["parents"] if name == "parents" else restored.meta["settings"].get(name)
-    if found != value:
-      differences.append(f"{name} was {_short(found)}, now {_short(value)}")
+    differences += _differences(name, found, value)
   if differences:
     raise CheckpointError(
       f"{store.directory} was trained with other settings: {'; '.join(differences)}. Use another "
       "--workdir, or delete that folder"
     )
+
+
+def _differences(name: str, old: Any, new: Any) -> list[str]:
+  """What differs between two JSON values, down to the single setting."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    keys = [*new, *(key for key in old if key not in new)]
+    return [d for key in keys for d in _differences(f"{name}.{key}", old.get(key), new.get(key))]
+  if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    pairs = enumerate(zip(old, new, strict=True))
+    return [d for i, (a, b) in pairs for d in _differences(f"{name}[{i}]", a, b)]
+  return [] if old == new else [f"{name} was {_short(old)}, now {_short(new)}"]
 
 
 def _short(value: Any, length: int = 300) -> str:
@@ -218,6 +231,14 @@ class _Log:
     if self._file is not None:
       self._file.close()
       self._events.close()
+
+
+def _is_logged(folder: Path, history: list[dict[str, Any]]) -> bool:
+  """Whether metrics.jsonl holds every epoch."""
+  try:
+    return len((folder / "metrics.jsonl").read_bytes().splitlines()) == len(history)
+  except OSError:
+    return False
 
 
 def _scalars(record: dict[str, Any], prefix: str = ""):

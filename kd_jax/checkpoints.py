@@ -113,18 +113,23 @@ def digest_file(path: str | os.PathLike) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes JSON so that the file is either the old one or the whole new one."""
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a file so that it is either the old one or the whole new one."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.NamedTemporaryFile(
     "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
   ) as file:
-    json.dump(value, file, indent=1)
+    file.write(text)
     file.flush()
     os.fsync(file.fileno())
   os.chmod(file.name, 0o644)
   os.replace(file.name, path)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes plain values as JSON, as `write_text` does."""
+  write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 class CheckpointStore:
@@ -199,13 +204,17 @@ class CheckpointStore:
     steps = self.steps() if step is None else [step]
     if not steps or (step is not None and not self._seal_path(step).exists()):
       which = "no checkpoint" if step is None else f"no step {step}"
-      raise CheckpointError(f"there is {which} in {self.directory}")
+      unsealed = f"; {'; '.join(self._unsealed())}" if step is None and self._unsealed() else ""
+      raise CheckpointError(f"there is {which} in {self.directory}{unsealed}")
     problems = []
     for candidate in reversed(steps):
       try:
-        return self._read(candidate)._replace(problems=tuple(problems))
+        restored = self._read(candidate)
       except CheckpointError as error:
         problems.append(str(error))
+      else:
+        problems += self._unsealed(above=candidate) if step is None else []
+        return restored._replace(problems=tuple(problems))
     raise CheckpointError(
       f"no intact checkpoint is left in {self.directory}: {'; '.join(problems)}"
     )
@@ -225,7 +234,7 @@ class CheckpointStore:
       The digest of its arrays, as sealed.
 
     Raises:
-      CheckpointError: naming the file that is missing, changed or left over.
+      CheckpointError: naming the file that is missing or changed.
     """
     return self._checked_seal(step)["digest"]
 
@@ -277,6 +286,17 @@ class CheckpointStore:
     if digest_arrays(state) != seal["digest"]:
       raise CheckpointError(f"{self._path(step)} holds other arrays than were saved")
     return Restored(step, state, restored["meta"], seal["digest"])
+
+  def _unsealed(self, above: int = -1) -> list[str]:
+    """What to say of later steps that were never finished, or whose seal is gone."""
+    names = [path.name for path in (self.directory / "steps").glob("*") if path.name.isdigit()]
+    found = sorted((int(name) for name in names), reverse=True)
+    sealed = self.steps()
+    return [
+      f"{self._path(step)} is not sealed: {self._seal_path(step)} is missing"
+      for step in found
+      if step > above and step not in sealed
+    ]
 
   def _path(self, step: int) -> pathlib.Path:
     return self.directory / "steps" / str(step)

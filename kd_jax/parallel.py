@@ -51,7 +51,7 @@ def device_batch_size(global_batch_size: int) -> int:
   """
   devices = jax.device_count()
   if global_batch_size < 1 or global_batch_size % devices:
-    lower = global_batch_size // devices * devices
+    lower = max(global_batch_size, 0) // devices * devices
     choices = " or ".join(str(size) for size in (lower, lower + devices) if size > 0)
     raise ValueError(
       f"a global batch of {global_batch_size} does not divide over {devices} devices: "

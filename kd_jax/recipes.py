@@ -79,6 +79,10 @@ class Phase:
     names = [term.name for term in self.objective]
     if not names or len(set(names)) != len(names):
       raise ValueError(f"phase {self.name!r} needs terms with distinct names, got {names}")
+    if self.start not in ("fresh", "best", "last"):
+      raise ValueError(
+        f"phase {self.name!r} starts from {self.start!r}: must be 'fresh', 'best' or 'last'"
+      )
 
   @property
   def needs_teacher(self) -> bool:
@@ -274,6 +278,8 @@ def annealing_by_epoch(max_temperature: int, epochs: int) -> Schedule:
   >>> [int(annealing_by_epoch(3, epochs=8)(epoch)) for epoch in range(8)]
   [3, 3, 2, 2, 1, 1, 1, 1]
   """
+  if max_temperature < 1:
+    raise ValueError(f"max_temperature must be at least 1, got {max_temperature}")
   if max_temperature > epochs:
     raise ValueError(
       f"max_temperature {max_temperature} needs as many epochs to come down to 1, got {epochs}: "
@@ -392,7 +398,9 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
     if not callable(schedule):
       return float(schedule)
     # Halves too, so that schedules which move within an epoch are told apart.
-    return [round(float(v), 8) for v in np.asarray(schedule(np.arange(2 * phase.epochs + 1) / 2))]
+    epochs = np.arange(2 * phase.epochs + 1) / 2
+    # Constant schedules of optax give one number whatever they are asked.
+    return [round(float(v), 8) for v in np.broadcast_to(schedule(epochs), epochs.shape)]
 
   def function(loss):
     options = {}

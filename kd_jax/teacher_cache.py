@@ -345,7 +345,8 @@ def _narrow(x: np.ndarray, name: str, spec: CacheSpec, rows: np.ndarray, view: i
     raise CacheError(f"the teacher's {name} of row {bad}, view {view}, are not finite")
   if name == "indices":
     return x
-  narrow = x.astype(spec.dtype)
+  with np.errstate(over="ignore"):
+    narrow = x.astype(spec.dtype)
   if not np.isfinite(narrow).all():
     raise CacheError(
       f"the teacher's {name} reach {np.abs(x).max():.6g}, beyond {spec.dtype}: cache float32"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import plots, report
+from experiments import console, documents, drawing, findings, plots, report, tables
 from experiments.statistics import estimate, excludes_zero, paired_difference, pick
 
 # Test accuracies by seed: `strong` beats scratch at every seed, `weak` only wavers around it.
@@ -124,28 +124,49 @@ def test_pick_refuses_percentages_and_text():
 
 
 def test_main_table_of_five_seeds():
-  table = report.main_table(make_results())
+  table = tables.main_table(make_results())
   strong = row_of(table, "Strong-KD")
   # 89.0, 89.3, 89.2, 89.7, 89.1: mean 89.26, squared deviations 0.292, sd 0.2702.
   assert strong[1] == "5"
-  assert strong[column(table, "Test accuracy")].startswith("89.26 ± 0.27\n[88.92, 89.60]")
+  assert strong[column(table, "Test, %")].startswith("89.26 ± 0.27\n[88.92, 89.60]")
   assert strong[column(table, "Last epoch")] == "87.10 ± 0.00"
   # Differences 1.0, 0.9, 1.0, 1.1, 1.0: mean 1, sd sqrt(0.005), half-width 2.776 · sd / sqrt 5.
   assert strong[column(table, "Gain over scratch")] == "+1.00\n[+0.91, +1.09]\nexcludes 0"
   assert row_of(table, "Weak-KD")[column(table, "Gain over scratch")].endswith("includes 0")
   assert row_of(table, "Scratch")[column(table, "Gain over scratch")] == "–"
-  assert strong[column(table, "Time")] == "60 s"
   assert strong[column(table, "Paper")] == "95.00\n(+7.00)"
-  assert all(len(row) == len(table.header) for row in table.rows)
+  details = tables.detail_table(make_results())
+  assert row_of(details, "Strong-KD")[1:] == [
+    "90.00 ± 0.00",
+    "0.250 ± 0.000",
+    "0.020 ± 0.000",
+    "60 s",
+  ]
+  assert all(len(row) == len(t.header) for t in (table, details) for row in t.rows)
+
+
+def test_main_table_fits_a_terminal(capsys):
+  results = make_results()
+  for row in results["rows"]:
+    # The widest that numbers get: a spread of tens of points.
+    row["test"]["best"]["accuracy"] = row["test"]["last"]["accuracy"] = 0.2 * row["seed"]
+  results["methods"]["strong"]["title"] = "Continuation-KD [b]"
+  console.show_table(*tables.main_table(results))
+  printed = capsys.readouterr().out
+  assert max(map(len, printed.splitlines())) <= 120
+  # No cell is broken over lines.
+  assert "Continuation-KD [b]" in printed
+  assert "[0.74, 79.26]" in printed
+  assert "40.00 ± 31.62" in printed
 
 
 def test_main_table_leaves_out_earlier_phases_and_phase_table_keeps_them():
   results = make_results()
-  assert [row[0].split("\n")[0] for row in report.main_table(results).rows] == [
+  assert [row[0].split("\n")[0] for row in tables.main_table(results).rows] == [
     "Teacher",
     *TITLES.values(),
   ]
-  phases = report.phase_table(results)
+  phases = tables.phase_table(results)
   anneal = row_of(phases, "Strong-KD: anneal")
   assert anneal[column(phases, "Test, best")] == "50.00 ± 0.00"
   assert [row[0] for row in phases.rows][2:4] == ["Strong-KD: anneal", "Strong-KD: finetune"]
@@ -153,10 +174,10 @@ def test_main_table_leaves_out_earlier_phases_and_phase_table_keeps_them():
 
 def test_one_seed_has_no_deviation_and_no_verdict():
   results = make_results(1)
-  table = report.main_table(results)
-  assert row_of(table, "KD")[column(table, "Test accuracy")] == "88.10 ± –\n–"
+  table = tables.main_table(results)
+  assert row_of(table, "KD")[column(table, "Test, %")] == "88.10 ± –\n–"
   assert row_of(table, "KD")[column(table, "Gain over scratch")] == "+0.10\n–"
-  said = " ".join(report.reading(results))
+  said = " ".join(findings.reading(results))
   assert "too few for a verdict" in said
   assert "fewer than 3 seeds" in said
   assert "beats" not in said
@@ -164,18 +185,24 @@ def test_one_seed_has_no_deviation_and_no_verdict():
 
 def test_two_seeds_have_an_interval_but_no_verdict():
   results = make_results(2)
-  table = report.main_table(results)
+  table = tables.main_table(results)
   # Differences +1.0 and +0.9: 0.95 ± 12.706 · 0.05.
   gain = row_of(table, "Strong-KD")[column(table, "Gain over scratch")]
   assert gain == "+0.95\n[+0.31, +1.59]\nexcludes 0"
-  assert "beats" not in " ".join(report.reading(results))
+  assert "beats" not in " ".join(findings.reading(results))
 
 
 def test_reading_names_winners_and_those_that_do_not_win():
-  said = report.reading(make_results())
-  assert "Beyond the 95 % interval, Strong-KD beats Scratch; KD and Weak-KD do not." in said
-  assert any(line.startswith("Weak-KD: no difference from Scratch") for line in said)
-  assert any(re.match(r"Strong-KD over Scratch: \+7\.00 .* outside our interval", x) for x in said)
+  said = findings.reading(make_results())
+  assert (
+    "Beyond the 95 % interval, Strong-KD beats training from scratch; KD and Weak-KD do not."
+    in said
+  )
+  assert any(line.startswith("Weak-KD: no difference from training from scratch") for line in said)
+  assert any(
+    re.match(r"Strong-KD over training from scratch: \+7\.00 .* outside our interval", x)
+    for x in said
+  )
   assert any("One of the 360 test examples is 0.28 points" in line for line in said)
 
 
@@ -184,37 +211,43 @@ def test_reading_says_when_a_method_is_worse():
   for row in results["rows"]:
     if row["method"] == "kd":
       row["test"]["best"]["accuracy"] -= 0.05
-  said = report.reading(results)
-  assert said[0] == "Beyond the 95 % interval, Strong-KD beats Scratch; KD and Weak-KD do not."
-  assert any(line.startswith("KD: is worse than Scratch (-4.98 points") for line in said)
+  said = findings.reading(results)
+  assert (
+    said[0]
+    == "Beyond the 95 % interval, Strong-KD beats training from scratch; KD and Weak-KD do not."
+  )
+  assert any(
+    line.startswith("KD: is worse than training from scratch (-4.98 points") for line in said
+  )
 
 
 def test_unequal_training_lengths_are_said():
   results = make_results()
-  assert not any("equally long" in line for line in report.reading(results))
+  assert not any("equally long" in line for line in findings.reading(results))
   results["methods"]["strong"]["phases"][1]["epochs"] = 40
-  assert any("Strong-KD 44" in line for line in report.reading(results) if "equally long" in line)
+  assert any("Strong-KD 44" in line for line in findings.reading(results) if "equally long" in line)
 
 
 def test_gap_closed():
-  table = report.capacity_table(make_results())
+  table = tables.capacity_table(make_results())
   # Scratch 88.26, Strong-KD 89.26, teacher 93: 1.00 of 4.74 points.
   assert row_of(table, "resnet-8, Strong-KD")[1:] == ["80", "10.0×", "89.26", "21.1 %"]
   worse = {"model": "resnet-56", "parameters": 800, "test_accuracy": 0.85}
   results = make_results(teacher=worse)
-  assert row_of(report.capacity_table(results), "resnet-8, Strong-KD")[-1] == "–"
-  assert any("no gap to close" in line for line in report.reading(results))
+  assert row_of(tables.capacity_table(results), "resnet-8, Strong-KD")[-1] == "–"
+  assert any("no gap to close" in line for line in findings.reading(results))
 
 
 def test_missing_test_results_are_dashes_and_said():
   results = make_results()
   for row in results["rows"]:
     row["test"] = None
-  table = report.main_table(results)
-  assert row_of(table, "KD")[column(table, "Test accuracy")] == "–"
+  table = tables.main_table(results)
+  assert row_of(table, "KD")[column(table, "Test, %")] == "–"
   assert row_of(table, "KD")[column(table, "Validation")] == "90.00 ± 0.00"
-  assert "Without a test result so far: Scratch, KD, Strong-KD and Weak-KD." in report.reading(
-    results
+  assert (
+    "Without a test result so far: training from scratch, KD, Strong-KD and Weak-KD."
+    in findings.reading(results)
   )
   assert plots.accuracy(results) is None
 
@@ -222,8 +255,8 @@ def test_missing_test_results_are_dashes_and_said():
 def test_an_empty_study_still_gives_a_report():
   results = report.check_results({"schema_version": 1})
   document = report.blocks(results)
-  assert "Incomplete" in report.to_markdown(document)
-  assert "Nothing to draw yet" in report.to_html(document, "t")
+  assert "Incomplete" in documents.to_markdown(document)
+  assert "Nothing to draw yet" in documents.to_html(document, "t")
 
 
 def test_final_phase_is_found_where_rows_do_not_say():
@@ -304,8 +337,30 @@ def test_learning_curves_show_the_temperature_beneath_and_the_phase_boundary():
   np.testing.assert_allclose(top.get_lines()[-1].get_xdata(), 4.5)
 
 
+def test_weights_that_mirror_each_other_share_a_panel():
+  results = make_results(2)
+  for point in results["curves"]:
+    if point["method"] == "weak":
+      ramp = point["epoch"] / 8
+      point["schedules"] = {"label_weight": ramp, "soft_weight": 0.1 * (1 - ramp)}
+  *_, panel = plots.learning_curves(results).axes
+  label, soft = (line.get_ydata() for line in panel.get_lines()[:2])
+  np.testing.assert_allclose(label, np.arange(1, 9) / 8)
+  np.testing.assert_allclose(soft, (7 - np.arange(8)) / 7)
+  assert [text.get_text() for text in panel.texts] == ["label (max 1)", "soft (max 0.0875)"]
+
+
+def test_bands_are_left_out_where_they_would_cover_one_another():
+  results = make_results(2)
+  assert not plots.learning_curves(results).axes[0].collections
+  results["methods"].pop("weak")
+  for part in ("rows", "curves"):
+    results[part] = [row for row in results[part] if row["method"] != "weak"]
+  assert len(plots.learning_curves(results).axes[0].collections) == plots.MAX_BANDS
+
+
 def test_spread_apart_keeps_order_gap_and_centre():
-  places = plots.spread_apart([1.0, 1.1, 1.2, 9.0], 1.0)
+  places = drawing.spread_apart([1.0, 1.1, 1.2, 9.0], 1.0)
   np.testing.assert_allclose(places, [0.1, 1.1, 2.1, 9.0])
 
 

@@ -96,7 +96,9 @@ def train_phase(
     NonFiniteError: naming method, phase, epoch and steps; the last report's state is good.
     ValueError: a batch that does not divide over the devices or exceeds the data; a missing teacher.
   """
-  if phase.needs_teacher and teacher is steps.NO_TEACHER:
+  if not phase.needs_teacher:
+    teacher = steps.NO_TEACHER
+  elif teacher is steps.NO_TEACHER:
     raise ValueError(f"phase {phase.name!r} of {label!r} needs a teacher, got none")
   parallel.device_batch_size(task.batch_size)
   per_epoch = task.steps_per_epoch
@@ -117,7 +119,7 @@ def train_phase(
   evaluate = make_evaluator(
     task.model, task.validation, task.batch_size, one_dispatch=task.one_dispatch
   )
-  data = parallel.replicate(device_data(task.train, teacher.arrays if phase.needs_teacher else ()))
+  data = parallel.replicate(device_data(task.train, teacher.arrays))
   rate = phase.optimizer.schedule(total_steps)
   train = parallel.replicate(state.train)
   for done in range(int(state.train.step[0]) // per_epoch if per_epoch else 0, phase.epochs):

@@ -134,7 +134,7 @@ def make_train_step(
       "loss": loss,
       "terms": shares,
       "accuracy": right / count,
-      "gradient_norm": optax.global_norm(gradient),
+      "gradient_norm": optax.tree.norm(gradient),
     }
     return TrainState(state.step + 1, variables, opt_state), results
 

@@ -1,0 +1,184 @@
+"""What a study found, in sentences that are drawn from its numbers alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.statistics import (
+  KD,
+  MIN_SEEDS,
+  SCRATCH,
+  Estimate,
+  estimate,
+  excludes_zero,
+  gain,
+  method_titles,
+  pick,
+  test_accuracies,
+)
+from experiments.tables import duration, flatten, interval, percent, plain
+
+Results = Mapping[str, Any]
+
+
+def verdict(name: str, difference: Estimate) -> str:
+  """What one paired difference shows, in words."""
+  size = f"{percent(difference.mean, sign='+')} points"
+  if difference.count < MIN_SEEDS:
+    seeds = "1 seed" if difference.count == 1 else f"{difference.count} seeds"
+    return f"{size} against {name} ({seeds}: too few for a verdict)"
+  size += f", {interval(difference, sign='+')}"
+  if not excludes_zero(difference):
+    return f"no difference from {name} beyond the interval ({size})"
+  return f"{'beats' if difference.mean > 0 else 'is worse than'} {name} ({size})"
+
+
+def reading(results: Results) -> list[str]:
+  """The findings in plain sentences, each drawn from the numbers alone."""
+  titles = _spoken(results)
+  gains = {
+    name: {base: gain(results, name, base) for base in (SCRATCH, KD)}
+    for name in titles
+    if name != SCRATCH
+  }
+  lines: list[str] = []
+  counts: list[int] = []
+  comparisons = 0
+  for base in (SCRATCH, KD):
+    found = {name: both[base] for name, both in gains.items() if both[base] is not None}
+    judged = {name: value for name, value in found.items() if value.count >= MIN_SEEDS}
+    comparisons += len(judged)
+    counts += [value.count for value in found.values()]
+    if judged:
+      winners = [titles[name] for name, value in judged.items() if value.low > 0]
+      others = [titles[name] for name, value in judged.items() if value.low <= 0]
+      verb, rest = ("beat" if len(winners) > 1 else "beats"), ("do" if len(others) > 1 else "does")
+      line = f"Beyond the 95 % interval, {_and(winners) or 'no method'} {verb} {titles[base]}"
+      lines.append(line + (f"; {_and(others)} {rest} not." if winners and others else "."))
+  for name, both in gains.items():
+    said = [verdict(titles[base], value) for base, value in both.items() if value is not None]
+    if said:
+      lines.append(f"{titles[name]}: {'; '.join(said)}.")
+  if counts and min(counts) < MIN_SEEDS:
+    lines.append(
+      f"Some comparisons rest on fewer than {MIN_SEEDS} seeds: an interval from so few says next "
+      "to nothing, and no winner is named from them."
+    )
+  missing = [title for name, title in titles.items() if not test_accuracies(results, name)]
+  if missing:
+    lines.append(f"Without a test result so far: {_and(missing)}.")
+  return lines + _limits(results, comparisons) + _against_paper(results, titles, gains)
+
+
+def _spoken(results: Results) -> dict[str, str]:
+  """Method titles that a sentence can take in."""
+  titles = method_titles(results)
+  return titles | ({SCRATCH: "training from scratch"} if SCRATCH in titles else {})
+
+
+def _and(names: list[str]) -> str:
+  return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _limits(results: Results, comparisons: int) -> list[str]:
+  """What the intervals leave out, and a teacher that is no better than the student."""
+  lines = []
+  scratch = test_accuracies(results, SCRATCH)
+  examples, ceiling = pick(results["dataset"], "test"), pick(results["teacher"], "test_accuracy")
+  if comparisons > 1:
+    lines.append(
+      f"The {comparisons} intervals are not corrected for one another: where nothing differs, "
+      "about one in 20 still excludes 0."
+    )
+  lengths = {
+    name: sum(pick(phase, "epochs") or 0 for phase in spec["phases"])
+    for name, spec in results["methods"].items()
+    if spec.get("phases")
+  }
+  if len(set(lengths.values())) > 1:
+    titles = method_titles(results)
+    said = [f"{titles[name]} {plain(length)}" for name, length in lengths.items()]
+    lines.append(
+      f"The methods do not train equally long (epochs: {', '.join(said)}): "
+      "a gain over a shorter method may come from the length alone."
+    )
+  if scratch:
+    mean = estimate(scratch.values()).mean
+    if examples:
+      error = 100 * (mean * (1 - mean) / examples) ** 0.5
+      lines.append(
+        f"The intervals cover the spread over seeds only. One of the {examples:,.0f} test "
+        f"examples is {100 / examples:.2g} points, and an accuracy of {percent(mean)} % "
+        f"measured on so many has a sampling error of about ±{error:.2g} points of its own."
+      )
+    if ceiling is not None and ceiling <= mean:
+      lines.append(
+        f"The teacher ({percent(ceiling)} %) is no better than the student trained from "
+        f"scratch ({percent(mean)} %): there is no gap to close here."
+      )
+  return lines
+
+
+def _against_paper(results: Results, titles: dict[str, str], gains: dict) -> list[str]:
+  """The paper's gain over scratch beside ours."""
+  lines, floor = [], pick(results["paper"], "test_accuracy", SCRATCH)
+  for name, both in gains.items():
+    value, ours = pick(results["paper"], "test_accuracy", name), both[SCRATCH]
+    if None in (floor, value, ours):
+      continue
+    theirs = value - floor
+    line = (
+      f"{titles[name]} over {titles[SCRATCH]}: {percent(theirs, sign='+')} points in the paper, "
+      f"{percent(ours.mean, sign='+')} here"
+    )
+    if ours.count >= MIN_SEEDS:
+      inside = ours.low <= theirs <= ours.high
+      line += f" (the paper's is {'inside' if inside else 'outside'} our interval)"
+    lines.append(line + ".")
+  return lines
+
+
+def summary(results: Results) -> str:
+  """What was run, in one paragraph."""
+  data, teacher, student = results["dataset"], results["teacher"], results["student"]
+  parts = []
+  if data:
+    splits = {key: pick(data, key) for key in ("train", "validation", "test")}
+    counts = ", ".join(f"{count:,.0f} {key}" for key, count in splits.items() if count)
+    name = f"{data.get('name') or 'unnamed'} {data.get('version') or ''}".strip()
+    parts.append(f"Data: {name}" + (f" ({counts} examples)." if counts else "."))
+  source = f" ({teacher['source']})" if teacher.get("source") else ""
+  models = [f"{teacher.get('model') or 'teacher'}{source}"]
+  if results["assistant"]:
+    models.append(f"{results['assistant'].get('model') or ''} (assistant)".strip())
+  models.append(str(student.get("model") or "student"))
+  parts.append(f"Teacher → student: {' → '.join(models)}.")
+  epochs = [
+    f"{method_titles(results)[name]} {' + '.join(plain(pick(p, 'epochs')) for p in spec['phases'])}"
+    for name, spec in results["methods"].items()
+    if spec.get("phases")
+  ]
+  seeds = len({row["seed"] for row in results["rows"]})
+  settings = flatten(results["config"]).items()
+  batches = {value for key, value in settings if key.split(".")[-1] == "batch_size"}
+  facts = [f"{seeds} seed{'' if seeds == 1 else 's'}"]
+  facts += [f"epochs: {', '.join(epochs)}"] if epochs else []
+  facts += [f"batch size {', '.join(sorted(batches))}"] if batches else []
+  parts.append("; ".join(facts) + ".")
+  return " ".join([*parts, *_where(results)])
+
+
+def _where(results: Results) -> list[str]:
+  """The device and the time taken."""
+  parts, device = [], results["device"]
+  if device:
+    count, hosts = pick(device, "count") or 1, pick(device, "processes") or 1
+    kind = device.get("kind") or device.get("platform") or "unknown"
+    parts.append(f"Device: {count:g} × {kind}, {hosts:g} process{'' if hosts == 1 else 'es'}.")
+  used = {str((row.get("timing") or {}).get("device") or "") for row in results["rows"]} - {""}
+  if len(used) > 1:
+    parts.append(f"Timings come from several devices ({', '.join(sorted(used))}).")
+  times = [pick(row, "timing", "seconds") for row in results["rows"]]
+  times += [pick(results[role], "seconds") for role in ("teacher", "assistant")]
+  if any(times):
+    parts.append(f"Training took {duration(sum(filter(None, times)))} over all models and seeds.")
+  return parts

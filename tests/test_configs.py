@@ -1,0 +1,101 @@
+"""Every configuration builds and takes its steps in a shrunk form; the command line follows the types."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import config
+from experiments.evaluate import evaluate
+from experiments.pipeline import Pipeline
+from kd_jax import recipes
+from tests.fake_tfds import write_fake
+
+CONFIGS = config.configs()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
+  study = config.shrink(CONFIGS[name])
+  if study.dataset != "digits":
+    # Dense networks take all methods; a convolutional one compiles for long, so it takes the two-phase method.
+    study = dataclasses.replace(study, methods=("annealing_kd",))
+    write_fake(study.dataset, tmp_path / "data", train=200, test=100)
+  pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run", data_dir=tmp_path / "data"))
+  pipeline.train_students(pipeline.teacher(), study.methods)
+  results = evaluate(pipeline)
+  phases = sum(len(pipeline.recipes[method].phases) for method in study.methods)
+  assert len(results["rows"]) == phases
+  for row in results["rows"]:
+    assert 0 <= row["test"]["best"]["accuracy"] <= 1
+    assert np.isfinite(row["test"]["last"]["kl_to_teacher"])
+  assert json.loads((tmp_path / "run" / "results.json").read_text())["rows"] == results["rows"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_recipes_of_a_config_use_the_whole_budget(name):
+  study = CONFIGS[name]
+  for method in study.methods:
+    recipe = study.recipe(method, num_classes=10)
+    assert sum(phase.epochs for phase in recipe.phases) == study.epochs
+
+
+def test_paper_settings_of_the_vision_study():
+  study = CONFIGS["cifar10_resnet8"]
+  assert (study.teacher.depth, study.student.depth, study.batch_size) == (110, 8, 128)
+  optimizer = study.optimizer
+  assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay) == (0.1, 0.9, 1e-4)
+  rate = optimizer.schedule(160)
+  assert [round(float(rate(step)), 4) for step in (79, 80, 119, 120)] == [0.1, 0.01, 0.01, 0.001]
+  anneal, finetune = study.recipe("annealing_kd", 10).phases
+  assert (anneal.epochs, finetune.epochs, finetune.start) == (160, 160, "best")
+  temperature = anneal.objective[0].schedules["temperature"]
+  assert [int(temperature(epoch)) for epoch in (0, 15, 16, 159)] == [10, 10, 9, 1]
+
+
+def test_overrides_reach_the_study():
+  study, where, _ = config.parse(
+    "study",
+    [
+      "digits",
+      *("--methods", "kd", "--kd.temperature", "8", "--optimizer.learning-rate", "0.2"),
+      *("--seeds", "3", "--workdir", "somewhere"),
+    ],
+  )
+  assert study.methods == ("kd",)
+  assert study.seeds == 3
+  assert study.settings.kd.temperature == 8
+  assert study.optimizer.learning_rate == 0.2
+  assert str(where.workdir) == "somewhere"
+
+
+def test_every_recipe_argument_has_an_option():
+  for name in recipes.RECIPES:
+    settings = getattr(config.MethodSettings(), name, None)
+    study = CONFIGS["digits"]
+    made = recipes.make_recipe(
+      name,
+      recipes.Budget(20, study.optimizer, 10),
+      dataclasses.asdict(settings) if settings else {},
+    )
+    assert made == study_recipe_alike(study, name, made)
+
+
+def study_recipe_alike(study, name, made):
+  """The recipe through the study, if it describes alike; schedules are functions and never equal."""
+  other = dataclasses.replace(study, epochs=20).recipe(name, 10)
+  return made if recipes.describe(other) == recipes.describe(made) else other
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["nonsense"], "unknown config 'nonsense'"),
+    (["digits", "--methods", "kd", "magic"], "magic"),
+    (["digits", "--seeds", "0"], "seeds"),
+  ],
+)
+def test_bad_command_lines_name_what_is_wrong(argv, message):
+  with pytest.raises(ValueError, match=message):
+    config.parse("study", argv)

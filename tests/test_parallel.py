@@ -1,0 +1,275 @@
+"""Batches over devices, the order of examples, and training on one, two and eight devices."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from kd_jax import parallel, recipes
+from kd_jax.data import Augmentation, Dataset
+from kd_jax.models.spec import ModelSpec, build_model
+from kd_jax.recipes import Budget
+from kd_jax.training.loop import Task
+from kd_jax.training.step import cached_teacher
+from kd_jax.types import Outputs
+from tests import contract, training
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+# Training on several numbers of devices, each in a process of its own.
+
+
+def coloured(size, split, side):
+  rng = np.random.default_rng((size, side))
+  return Dataset(
+    name="fake",
+    version="1.0.0",
+    split=split,
+    images=rng.integers(0, 256, (size, side, side, 3)).astype(np.uint8),
+    labels=rng.integers(0, 3, size),
+    keys=None,
+    ids=np.array([f"{split}_{row}" for row in range(size)]),
+    num_classes=3,
+  )
+
+
+def train_briefly(spec, side, *, seeds, one_dispatch, batch_size):
+  """Two epochs of phase I: {name: array} of all weights and statistics, and of what was logged."""
+  task = Task(
+    model=build_model(spec, 3, parallel.AXIS),
+    train=coloured(16, "train", side),
+    validation=coloured(5, "validation", side),
+    augmentation=Augmentation("pad_crop_flip", pad=1),
+    views=2,
+    batch_size=batch_size,
+    seeds=seeds,
+    one_dispatch=one_dispatch,
+  )
+  teacher_logits = np.random.default_rng(1).standard_normal((16, 2, 3)).astype(np.float32)
+  budget = Budget(4, training.OPTIMIZER, 3)
+  anneal = recipes.annealing_kd(budget, max_temperature=2).phases[0]
+  reports = training.train(task, anneal, cached_teacher(Outputs(teacher_logits)))
+  leaves = jax.tree_util.tree_leaves_with_path(reports[-1].state.train.variables)
+  arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+  for name in ("train_loss", "gradient_norm", "train_accuracy", "validation_accuracy"):
+    arrays[name] = np.array([report.record[name] for report in reports])
+  return arrays
+
+
+SMALL_CNN = {"spec": ModelSpec(family="plain_cnn", depth=2), "side": 8, "batch_size": 8}
+
+
+def worker(path):
+  """Trains on the devices that the process has, and saves the results."""
+  results = {
+    "mlp": train_briefly(
+      ModelSpec(hidden=(8,)), 4, seeds=(0, 1, 2), one_dispatch=True, batch_size=8
+    ),
+    "resnet": train_briefly(
+      ModelSpec(family="resnet", depth=8), 32, seeds=(0,), one_dispatch=False, batch_size=16
+    ),
+  }
+  if jax.device_count() == 1:
+    results["cnn"] = train_briefly(**SMALL_CNN, seeds=(0, 1), one_dispatch=False)
+    parallel.map_over_devices = lambda function, *, donate_argnums=(): jax.pmap(
+      function, axis_name=parallel.AXIS, donate_argnums=donate_argnums
+    )
+    results["cnn by pmap"] = train_briefly(**SMALL_CNN, seeds=(0, 1), one_dispatch=False)
+  flat = {f"{run}:{name}": x for run, arrays in results.items() for name, x in arrays.items()}
+  np.savez(path, devices=jax.device_count(), **flat)
+
+
+@pytest.fixture(scope="module")
+def on_devices(tmp_path_factory):
+  """{number of devices: {run: {name: array}}}."""
+  folder, processes = tmp_path_factory.mktemp("devices"), {}
+  for count in (1, 2, 8):
+    environment = os.environ | {
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    code = f"from tests.test_parallel import worker; worker({str(folder / str(count))!r})"
+    processes[count] = subprocess.Popen(
+      [sys.executable, "-c", code],
+      cwd=ROOT,
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+  results = {}
+  for count, process in processes.items():
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    with np.load(folder / f"{count}.npz") as arrays:
+      assert arrays["devices"] == count
+      runs = results[count] = {}
+      for key in set(arrays) - {"devices"}:
+        run, name = key.split(":")
+        runs.setdefault(run, {})[name] = arrays[key]
+  return results
+
+
+@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize(("run", "tolerance"), [("mlp", 1e-5), ("resnet", 2e-4)])
+def test_training_is_the_same_on_any_number_of_devices(on_devices, run, count, tolerance):
+  """Weights, BatchNorm statistics and metrics; sums over devices round in another order."""
+  expected, found = on_devices[1][run], on_devices[count][run]
+  assert found.keys() == expected.keys()
+  assert any("batch_stats" in name for name in found) == (run == "resnet")
+  for name, values in expected.items():
+    np.testing.assert_allclose(
+      found[name], values, rtol=tolerance, atol=tolerance, err_msg=f"{name} on {count} devices"
+    )
+
+
+def test_the_map_over_a_single_device_equals_pmap(on_devices):
+  plain, by_pmap = on_devices[1]["cnn"], on_devices[1]["cnn by pmap"]
+  assert plain.keys() == by_pmap.keys()
+  for name, values in plain.items():
+    np.testing.assert_allclose(by_pmap[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("size", [8, 16, 800])
+def test_batches_that_divide(size):
+  assert parallel.device_batch_size(size) == size // 8
+
+
+@pytest.mark.parametrize(
+  ("size", "message"),
+  [
+    (12, "batch of 12 does not divide over 8 devices: 8 or 16 would"),
+    (129, "batch of 129 does not divide over 8 devices: 128 or 136 would"),
+    (7, "batch of 7 does not divide over 8 devices: 8 would"),
+    (0, "batch of 0 does not divide over 8 devices: 8 would"),
+    (-8, "batch of -8 does not divide over 8 devices: 8 would"),
+  ],
+)
+def test_batches_that_do_not_divide_name_those_that_would(size, message):
+  with pytest.raises(ValueError, match=message):
+    parallel.device_batch_size(size)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_device_gets_its_contiguous_part(axis):
+  array = np.arange(16 * 16 * 16).reshape(16, 16, 16)
+  parts = parallel.shard(array, axis)
+  assert len(parts) == 8
+  np.testing.assert_array_equal(np.concatenate(parts, axis=axis), array)
+  first = [slice(None)] * 3
+  first[axis] = slice(0, 2)
+  np.testing.assert_array_equal(parts[0], array[tuple(first)])
+
+
+def test_replicas_come_back_as_they_went():
+  tree = {"a": np.arange(3.0, dtype=np.float32), "b": (np.int32(4),)}
+  copies = parallel.replicate(tree)
+  assert copies["a"].shape == (8, 3)
+  assert len(copies["a"].devices()) == 8
+  back = parallel.fetch(copies)
+  assert isinstance(back["a"], np.ndarray)
+  training.assert_same_bits(back, tree)
+
+
+def test_sums_and_gathering_over_devices():
+  values = np.arange(16.0, dtype=np.float32).reshape(8, 2)
+  total, gathered = parallel.map_over_devices(
+    lambda x: (parallel.sum_over_devices(x), parallel.gather_batch(x))
+  )(values)
+  np.testing.assert_array_equal(total, np.broadcast_to(values.sum(axis=0), (8, 2)))
+  np.testing.assert_array_equal(gathered, np.broadcast_to(values.reshape(-1), (8, 16)))
+
+
+@pytest.mark.parametrize("one_dispatch", [True, False])
+def test_an_epoch_runs_the_steps_in_order(one_dispatch):
+  """carry <- 2 carry + the sum of the batch over devices; outputs are stacked over steps."""
+
+  def step(carry, constant, batch):
+    carry = 2 * carry + parallel.sum_over_devices(batch.sum()) + constant
+    return carry, {"carry": carry, "twice": 2 * carry}
+
+  batches = np.random.default_rng(0).integers(0, 9, (8, 5, 3)).astype(np.int32)
+  run = parallel.epoch_runner(step, one_dispatch=one_dispatch, donate=False)
+  carry, outputs = run(jnp.ones(8, jnp.int32), jnp.full(8, 7, jnp.int32), batches)
+  value, expected = 1, []
+  for index in range(5):
+    value = 2 * value + batches[:, index].sum() + 7
+    expected.append(value)
+  assert carry.tolist() == [value] * 8
+  assert outputs["carry"].tolist() == expected
+  assert outputs["twice"].tolist() == [2 * v for v in expected]
+  assert isinstance(outputs["carry"], np.ndarray)
+
+
+def test_convolutions_on_cpu_take_a_dispatch_a_step(monkeypatch):
+  assert not parallel.one_dispatch_an_epoch(convolutional=True)
+  assert parallel.one_dispatch_an_epoch(convolutional=False)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert parallel.one_dispatch_an_epoch(convolutional=True)
+
+
+@contract.sampled
+@hypothesis.given(num_rows=st.integers(1, 100), batch_size=st.integers(1, 30))
+def test_rows_in_order_are_whole_and_padding_is_masked(num_rows, batch_size):
+  rows, mask = parallel.batches_of_rows(num_rows, batch_size)
+  assert rows.shape == mask.shape == (int(np.ceil(num_rows / batch_size)), batch_size)
+  assert rows[mask == 1].tolist() == list(range(num_rows))
+  assert np.all(rows[mask == 0] == 0)
+  assert set(np.unique(mask)) <= {0.0, 1.0}
+
+
+@contract.sampled
+@hypothesis.given(
+  num_rows=st.sampled_from([20, 64]),
+  batch_size=st.integers(1, 20),
+  seeds=st.lists(st.integers(0, 2**31), min_size=1, max_size=4),
+  epoch=st.integers(0, 500),
+)
+def test_every_row_comes_at_most_once_an_epoch(num_rows, batch_size, seeds, epoch):
+  rows = parallel.shuffled_rows(tuple(seeds), epoch, num_rows, batch_size)
+  steps = num_rows // batch_size
+  assert rows.shape == (steps, len(seeds), batch_size)
+  assert rows.dtype == np.int32
+  for index, seed in enumerate(seeds):
+    used = rows[:, index].reshape(-1)
+    assert len(set(used.tolist())) == steps * batch_size
+    assert used.min() >= 0
+    assert used.max() < num_rows
+    # The seed's own order, whatever stands beside it.
+    alone = parallel.shuffled_rows((seed,), epoch, num_rows, batch_size)
+    np.testing.assert_array_equal(alone[:, 0], rows[:, index])
+
+
+def test_orders_differ_between_epochs_and_seeds():
+  orders = {
+    (seed, epoch): tuple(parallel.shuffled_rows((seed,), epoch, 30, 10).reshape(-1).tolist())
+    for seed in range(3)
+    for epoch in range(4)
+  }
+  assert len(set(orders.values())) == 12
+  assert orders[1, 2] == tuple(parallel.shuffled_rows((1,), 2, 30, 10).reshape(-1).tolist())
+
+
+def test_rows_that_fill_no_batch_are_left_out_and_change_from_epoch_to_epoch():
+  left = [
+    frozenset(range(23)) - set(parallel.shuffled_rows((0,), epoch, 23, 10).reshape(-1).tolist())
+    for epoch in range(6)
+  ]
+  assert all(len(rows) == 3 for rows in left)
+  assert len(set(left)) > 1
+
+
+def test_fewer_rows_than_a_batch_are_refused():
+  with pytest.raises(ValueError, match="5 training examples do not fill one batch of 8"):
+    parallel.shuffled_rows((0,), 0, 5, 8)

@@ -1,0 +1,331 @@
+"""Recipes as data, against hand-worked numbers."""
+
+import copy
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from kd_jax import recipes
+from kd_jax.optimizers import Optimizer
+from kd_jax.recipes import Budget, Phase, Recipe, Term, describe, make_recipe
+from kd_jax.types import Batch, Outputs, TopK
+from tests import oracles
+
+BUDGET = Budget(epochs=12, optimizer=Optimizer(learning_rate=0.2), num_classes=4)
+EPOCHS = np.arange(0, 12, 0.25)
+
+
+def shape_of(recipe):
+  return [
+    (
+      phase.name,
+      phase.epochs,
+      phase.start,
+      phase.needs_teacher,
+      [(term.name, term.needs_teacher) for term in phase.objective],
+    )
+    for phase in recipe.phases
+  ]
+
+
+def outputs_and_batch(size=5, classes=4):
+  rng = np.random.default_rng(0)
+  student, teacher = 2 * rng.standard_normal((2, size, classes)).astype(np.float32)
+  labels = rng.integers(0, classes, size)
+  return Outputs(student), Outputs(teacher), Batch(np.zeros((size, 1)), labels)
+
+
+def loss_of(phase, epoch):
+  """The objective by hand: the sum of weight × mean over the batch, at one epoch."""
+  student, teacher, batch = outputs_and_batch()
+  total = 0.0
+  for term in phase.objective:
+    values = np.asarray(term.loss_at(student, teacher, batch, epoch), np.float64)
+    assert values.shape == (5,)
+    total += float(term.weight_at(epoch)) * values.mean()
+  return total
+
+
+def label_loss():
+  student, _, batch = outputs_and_batch()
+  return np.mean(
+    [-np.log(oracles.softmax(z)[y]) for z, y in zip(student.logits, batch.labels, strict=True)]
+  )
+
+
+def test_the_methods_that_exist():
+  assert {"scratch", "kd", "takd", "annealing_kd", "continuation_kd"} <= set(recipes.RECIPES)
+  for name in recipes.RECIPES:
+    recipe = make_recipe(name, dataclasses.replace(BUDGET, epochs=20))
+    assert recipe.name == name
+    assert recipe.title
+    assert recipe.equation
+    # No method of a comparison trains longer than another.
+    assert sum(phase.epochs for phase in recipe.phases) == 20
+
+
+def test_scratch_is_cross_entropy():
+  recipe = recipes.scratch(BUDGET)
+  assert shape_of(recipe) == [("train", 12, "fresh", False, [("cross_entropy", False)])]
+  assert not recipe.needs_teacher
+  assert recipe.phases[0].optimizer == BUDGET.optimizer
+  np.testing.assert_allclose(loss_of(recipe.phases[0], 3.5), label_loss(), rtol=1e-6)
+
+
+def test_kd_is_the_weighted_sum_of_its_two_terms():
+  recipe = recipes.kd(BUDGET, temperature=3.0, soft_weight=0.7)
+  terms = [("cross_entropy", False), ("soft_targets", True)]
+  assert shape_of(recipe) == [("distil", 12, "fresh", True, terms)]
+  student, teacher, _ = outputs_and_batch()
+  soft = oracles.soft_target_kd_loss(student.logits, teacher.logits, 3.0).mean()
+  for epoch in (0, 11.9):
+    expected = 0.3 * label_loss() + 0.7 * soft
+    np.testing.assert_allclose(loss_of(recipe.phases[0], epoch), expected, rtol=1e-5)
+  for soft_weight in (0.0, 0.25, 1.0):
+    weights = [t.weight for t in recipes.kd(BUDGET, soft_weight=soft_weight).phases[0].objective]
+    assert weights == [1 - soft_weight, soft_weight]
+
+
+def test_kd_reads_top_k_outputs_where_the_cache_has_only_those():
+  student, teacher, batch = outputs_and_batch()
+  term = recipes.kd(BUDGET, temperature=1.0).phases[0].objective[1]
+  indices, log_probs, tail = oracles.top_k(teacher.logits, 2, 1.0)
+  cut = Outputs(top_k=TopK(indices, log_probs.astype(np.float32), tail.astype(np.float32)))
+  np.testing.assert_allclose(
+    term.loss_at(student, cut, batch, 0),
+    oracles.top_k_kd_loss(student.logits, teacher.logits, 2),
+    rtol=1e-4,
+    atol=1e-6,
+  )
+  anneal = recipes.annealing_kd(BUDGET, max_temperature=3).phases[0].objective[0]
+  with pytest.raises(ValueError, match="top-k"):
+    anneal.loss_at(student, cut, batch, 0)
+
+
+def test_takd_trains_its_assistant_by_kd():
+  recipe = recipes.takd(BUDGET, temperature=2.0, soft_weight=0.5)
+  plain = recipes.kd(BUDGET, temperature=2.0, soft_weight=0.5)
+  assert recipe.assistant.name == "assistant"
+  assert recipe.assistant.assistant is None
+  for one in (recipe, recipe.assistant):
+    assert describe(one)["phases"] == describe(plain)["phases"]
+  assert plain.assistant is None
+
+
+def test_annealing_kd_has_two_phases():
+  recipe = recipes.annealing_kd(BUDGET, max_temperature=3)
+  assert shape_of(recipe) == [
+    ("anneal", 6, "fresh", True, [("annealed_regression", True)]),
+    ("finetune", 6, "best", False, [("cross_entropy", False)]),
+  ]
+  temperature = recipe.phases[0].objective[0].schedules["temperature"]
+  assert [int(temperature(e)) for e in (0, 1.75, 2, 3.75, 4, 5.75)] == [3, 3, 2, 2, 1, 1]
+  lengths = [
+    phase.epochs
+    for phase in recipes.annealing_kd(BUDGET, max_temperature=2, anneal_epochs=9).phases
+  ]
+  assert lengths == [9, 3]
+
+
+def test_annealing_kd_has_the_scale_of_the_released_code():
+  """nn.MSELoss: the mean over the batch and the classes of (z_s - Phi(T) z_t)²."""
+  phase = recipes.annealing_kd(BUDGET, max_temperature=3).phases[0]
+  student, teacher, _ = outputs_and_batch()
+  for epoch, factor in [(0, 1 / 3), (1.75, 1 / 3), (2.0, 2 / 3), (4.0, 1.0), (5.9, 1.0)]:
+    expected = np.mean((student.logits - factor * teacher.logits) ** 2)
+    np.testing.assert_allclose(loss_of(phase, epoch), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("max_temperature", "epochs"), [(10, 160), (7, 40), (4, 6), (5, 5)])
+def test_a_phase_that_does_not_divide_holds_temperature_one(max_temperature, epochs):
+  budget = dataclasses.replace(BUDGET, epochs=2 * epochs)
+  schedule = (
+    recipes.annealing_kd(budget, max_temperature=max_temperature)
+    .phases[0]
+    .objective[0]
+    .schedules["temperature"]
+  )
+  temperatures = np.asarray(schedule(np.arange(epochs + 1)))
+  each = epochs // max_temperature
+  expected = np.repeat(np.arange(max_temperature, 0, -1), each)
+  np.testing.assert_array_equal(temperatures[: len(expected)], expected)
+  np.testing.assert_array_equal(temperatures[len(expected) - each :], 1)
+  factors = 1 - (temperatures - 1) / max_temperature
+  assert factors.max() == 1
+  assert np.all(np.diff(factors) >= 0)
+
+
+def test_continuation_kd_moves_from_regression_to_labels():
+  recipe = recipes.continuation_kd(BUDGET, max_temperature=3, margin=1.5)
+  terms = [("cross_entropy", False), ("annealed_regression", True)]
+  assert shape_of(recipe) == [("continue", 12, "fresh", True, terms)]
+  student, teacher, _ = outputs_and_batch()
+  # The ramp is 9 of the 12 epochs: psi = epoch / 9, and three epochs at each temperature.
+  for epoch, psi, factor in [(0, 0, 1 / 3), (3, 1 / 3, 2 / 3), (4.5, 0.5, 2 / 3), (9, 1, 1)]:
+    squares = np.sum((student.logits - factor * teacher.logits) ** 2, axis=-1)
+    hinge = np.maximum(0, squares - 1.5 * factor)
+    expected = psi * label_loss() + (1 - psi) * hinge.mean() / 4
+    np.testing.assert_allclose(loss_of(recipe.phases[0], epoch), expected, rtol=1e-5)
+  labels, regression = recipe.phases[0].objective
+  np.testing.assert_allclose(labels.weight(EPOCHS) + 4 * regression.weight(EPOCHS), 1, rtol=1e-6)
+  assert float(regression.weight(9)) == float(regression.weight(12)) == 0
+  # A ramp shorter than tau_max lowers tau_max to its length.
+  short = recipes.continuation_kd(dataclasses.replace(BUDGET, epochs=4), max_temperature=20)
+  regression = short.phases[0].objective[1]
+  assert regression.loss.keywords["max_temperature"] == 3
+  assert [int(regression.schedules["temperature"](e)) for e in range(4)] == [3, 2, 1, 1]
+
+
+def test_continuation_kd_without_margin_is_annealing_kd():
+  """With a weight that steps from regression to labels, the two methods have equal losses."""
+  anneal, finetune = recipes.annealing_kd(BUDGET, max_temperature=3).phases
+  phase = recipes.continuation_kd(BUDGET, max_temperature=3, margin=0.0, label_ramp=0.5).phases[0]
+  labels, regression = phase.objective
+  step = dataclasses.replace(
+    phase,
+    objective=(
+      dataclasses.replace(labels, weight=lambda epoch: 0.0 if epoch < 6 else 1.0),
+      dataclasses.replace(regression, weight=lambda epoch: 0.25 if epoch < 6 else 0.0),
+    ),
+  )
+  for epoch in (0, 1.5, 2, 4, 5.5):
+    np.testing.assert_allclose(loss_of(step, epoch), loss_of(anneal, epoch), rtol=1e-6)
+  for epoch in (6, 11.5):
+    np.testing.assert_allclose(loss_of(step, epoch), loss_of(finetune, epoch - 6), rtol=1e-6)
+
+
+def test_weights_and_temperatures_may_be_traced():
+  phase = recipes.continuation_kd(BUDGET, max_temperature=3).phases[0]
+  student, teacher, batch = outputs_and_batch()
+
+  @jax.jit
+  def traced(epoch):
+    return [t.weight_at(epoch) * t.loss_at(student, teacher, batch, epoch) for t in phase.objective]
+
+  for epoch in (0.0, 4.5, 11.0):
+    total = sum(float(values.mean()) for values in traced(epoch))
+    np.testing.assert_allclose(total, loss_of(phase, epoch), rtol=1e-5)
+  assert traced._cache_size() == 1
+
+
+VARIANTS = [
+  ("scratch", BUDGET, {}),
+  ("scratch", dataclasses.replace(BUDGET, epochs=11), {}),
+  *[
+    (
+      "scratch",
+      dataclasses.replace(BUDGET, optimizer=Optimizer(**{"learning_rate": 0.2} | change)),
+      {},
+    )
+    for change in (
+      {"learning_rate": 0.3},
+      {"name": "adam"},
+      {"decay": "cosine"},
+      {"momentum": 0.8},
+      {"weight_decay": 0.0},
+      {"clip_norm": 1.0},
+    )
+  ],
+  ("kd", BUDGET, {}),
+  ("kd", BUDGET, {"temperature": 2.0}),
+  ("kd", BUDGET, {"soft_weight": 0.5}),
+  ("takd", BUDGET, {}),
+  ("takd", BUDGET, {"temperature": 2.0}),
+  ("annealing_kd", BUDGET, {"max_temperature": 3}),
+  ("annealing_kd", BUDGET, {"max_temperature": 2}),
+  ("annealing_kd", BUDGET, {"max_temperature": 3, "anneal_epochs": 7}),
+  ("annealing_kd", dataclasses.replace(BUDGET, num_classes=5), {"max_temperature": 3}),
+  ("continuation_kd", BUDGET, {"max_temperature": 3}),
+  ("continuation_kd", BUDGET, {"max_temperature": 2}),
+  ("continuation_kd", BUDGET, {"max_temperature": 3, "margin": 0.5}),
+  ("continuation_kd", BUDGET, {"max_temperature": 3, "label_ramp": 0.5}),
+]
+
+
+def test_descriptions_are_json_and_tell_all_settings_apart():
+  texts = []
+  for name, budget, settings in VARIANTS:
+    description = describe(make_recipe(name, budget, settings))
+    assert json.loads(json.dumps(description, allow_nan=False)) == description
+    assert describe(make_recipe(name, budget, settings)) == description
+    texts.append(json.dumps({**description, "name": ""}, sort_keys=True))
+  assert len(set(texts)) == len(VARIANTS)
+
+
+def test_descriptions_of_equal_training_are_equal():
+  long = recipes.continuation_kd(BUDGET, max_temperature=99)
+  assert describe(long) == describe(recipes.continuation_kd(BUDGET, max_temperature=9))
+  half = recipes.annealing_kd(BUDGET, max_temperature=3, anneal_epochs=6)
+  assert describe(half) == describe(recipes.annealing_kd(BUDGET, max_temperature=3))
+
+
+def test_describe_reads_schedules_of_optax_and_nested_partials():
+  def described(weight, loss=recipes.soft_targets):
+    phase = Phase("p", (Term("t", loss, weight),), 2, BUDGET.optimizer)
+    return describe(Recipe("own", "", "", "", (phase,)))["phases"][0]["terms"][0]
+
+  assert described(optax.constant_schedule(0.5))["weight"] == [0.5] * 5
+  ramp = described(optax.linear_schedule(0.0, 1.0, 2))["weight"]
+  assert ramp == [0, 0.25, 0.5, 0.75, 1]
+  inner = functools.partial(recipes.soft_targets, temperature=2.0)
+  outer = functools.partial(inner, temperature=3.0)
+  assert described(1.0, outer)["options"] == {"temperature": 3.0}
+  assert described(1.0, outer)["function"] == "kd_jax.recipes.soft_targets"
+
+
+def test_make_recipe_refuses_with_what_exists():
+  with pytest.raises(ValueError, match=r"unknown method 'annealing'.*annealing_kd"):
+    make_recipe("annealing", BUDGET)
+  with pytest.raises(ValueError, match=r"kd has no setting \['temp'\].*temperature.*soft_weight"):
+    make_recipe("kd", BUDGET, {"temp": 3})
+  assert describe(make_recipe("kd", BUDGET, None)) == describe(make_recipe("kd", BUDGET, {}))
+
+
+@pytest.mark.parametrize(
+  ("name", "settings", "message"),
+  [
+    ("kd", {"soft_weight": 1.5}, "soft_weight.*1.5"),
+    ("kd", {"temperature": 0.5}, "temperature.*0.5"),
+    ("annealing_kd", {"max_temperature": 0}, "max_temperature.*0"),
+    ("annealing_kd", {"max_temperature": -3}, "max_temperature.*-3"),
+    ("annealing_kd", {"max_temperature": 2.5}, "max_temperature.*2.5"),
+    ("annealing_kd", {"max_temperature": 7}, "max_temperature 7.*got 6"),
+    ("annealing_kd", {"anneal_epochs": 12}, "12 of 12"),
+    ("annealing_kd", {"anneal_epochs": 0}, "0 of 12"),
+    ("continuation_kd", {"max_temperature": 0}, "max_temperature.*0"),
+    ("continuation_kd", {"margin": -1.0}, "margin.*-1"),
+    ("continuation_kd", {"label_ramp": 0.0}, "label_ramp.*0"),
+    ("continuation_kd", {"label_ramp": 1.1}, "label_ramp.*1.1"),
+  ],
+)
+def test_impossible_settings_are_refused(name, settings, message):
+  with pytest.raises(ValueError, match=message):
+    make_recipe(name, BUDGET, settings)
+
+
+def test_malformed_parts_are_refused():
+  term = Term("t", recipes.cross_entropy)
+  phase = Phase("p", (term,), 1, BUDGET.optimizer)
+  for epochs, terms, start, message in [
+    (0, (term,), "fresh", "at least 1 epoch"),
+    (1, (), "fresh", "distinct names"),
+    (1, (term, copy.copy(term)), "fresh", "distinct names"),
+    (1, (term,), "bset", "'bset'.*best"),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      Phase("p", terms, epochs, BUDGET.optimizer, start)
+  for phases, message in [
+    ((), "distinct names"),
+    ((phase, phase), "distinct names"),
+    ((dataclasses.replace(phase, start="best"),), "fresh"),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      Recipe("r", "", "", "", phases)
+  for epochs, classes in [(0, 10), (1, 1)]:
+    with pytest.raises(ValueError, match="budget"):
+      Budget(epochs, BUDGET.optimizer, classes)

@@ -1,0 +1,151 @@
+"""The whole job through its command line, in this process."""
+
+import json
+import shutil
+
+import pytest
+
+from experiments import lineage, precompute, report as report_module, student, study, teacher
+
+SMALL = [
+  "digits",
+  "--epochs=6",
+  "--teacher-epochs=2",
+  "--seeds=2",
+  "--annealing-kd.max-temperature=2",
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+  """A finished study of all methods."""
+  folder = tmp_path_factory.mktemp("study") / "run"
+  assert study.main([*SMALL, f"--workdir={folder}", f"--data-dir={data_dir}"]) == 0
+  return folder
+
+
+def results(folder):
+  return json.loads((folder / "results.json").read_text())
+
+
+def untimed(rows):
+  return [{key: value for key, value in row.items() if key != "timing"} for row in rows]
+
+
+def test_results_have_a_row_for_each_method_seed_and_phase(finished):
+  rows = results(finished)["rows"]
+  found = {(row["method"], row["seed"], row["phase"]) for row in rows}
+  expected = {
+    (method, seed, phase)
+    for seed in (0, 1)
+    for method, phases in {
+      "scratch": ["train"],
+      "kd": ["distil"],
+      "takd": ["distil"],
+      "annealing_kd": ["anneal", "finetune"],
+      "continuation_kd": ["continue"],
+    }.items()
+    for phase in phases
+  }
+  assert found == expected
+  assert len(rows) == len(expected)
+
+
+def test_students_learn(finished):
+  scratch = [row for row in results(finished)["rows"] if row["method"] == "scratch"]
+  assert all(row["test"]["best"]["accuracy"] > 0.3 for row in scratch)
+  assert results(finished)["teacher"]["test_accuracy"] > 0.8
+
+
+def test_the_report_stands_beside_the_results(finished):
+  for name in ("report.md", "report.html", "figures/learning_curves.png"):
+    assert (finished / name).stat().st_size > 0
+  assert "Annealing-KD" in (finished / "report.md").read_text()
+
+
+def test_logs_have_a_line_for_each_epoch(finished):
+  run = finished / "students" / "annealing_kd" / "seeds-0-1"
+  lines = [json.loads(line) for line in (run / "anneal" / "metrics.jsonl").read_text().splitlines()]
+  assert [line["epoch"] for line in lines] == [1, 2, 3]
+  assert [line["schedules"]["temperature"] for line in lines] == [2.0, 1.0, 1.0]
+  assert list((run / "anneal").glob("events.out.tfevents.*"))
+
+
+def test_a_finished_study_is_not_trained_again(finished, data_dir, capsys):
+  before = results(finished)
+  assert study.main([*SMALL, f"--workdir={finished}", f"--data-dir={data_dir}"]) == 0
+  assert "found finished" in capsys.readouterr().out
+  assert results(finished)["rows"] == before["rows"]
+
+
+def test_more_seeds_keep_those_that_are_done(finished, data_dir, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  more = [argument for argument in SMALL if not argument.startswith("--seeds")] + ["--seeds=3"]
+  arguments = [*more, "--methods", "kd", f"--workdir={folder}", f"--data-dir={data_dir}"]
+  assert study.main(arguments) == 0
+  old = [row for row in untimed(results(finished)["rows"]) if row["method"] == "kd"]
+  new = untimed(results(folder)["rows"])
+  assert new[:2] == old
+  assert [row["seed"] for row in new] == [0, 1, 2]
+
+
+def test_the_steps_alone_give_what_the_study_gives(finished, data_dir, tmp_path):
+  arguments = [*SMALL, f"--workdir={tmp_path / 'run'}", f"--data-dir={data_dir}"]
+  assert teacher.main(arguments) == 0
+  assert precompute.main(arguments) == 0
+  assert precompute.main([*arguments, "--verify"]) == 0
+  assert student.main([*arguments, "--method", "annealing_kd"]) == 0
+  steps = "students/annealing_kd/seeds-0-1/finetune/checkpoints/seals/3.json"
+  one = json.loads((finished / steps).read_text())
+  other = json.loads((tmp_path / "run" / steps).read_text())
+  assert one["digest"] == other["digest"]
+
+
+def test_a_live_teacher_gives_the_same_student_up_to_rounding(finished, data_dir, tmp_path):
+  arguments = [*SMALL, f"--workdir={tmp_path / 'run'}", f"--data-dir={data_dir}"]
+  assert study.main([*arguments, "--methods", "kd", "--live-teacher"]) == 0
+  cached = [r for r in results(finished)["rows"] if r["method"] == "kd"]
+  live = results(tmp_path / "run")["rows"]
+  for one, other in zip(cached, live, strict=True):
+    assert one["test"]["last"]["accuracy"] == pytest.approx(
+      other["test"]["last"]["accuracy"], abs=0.02
+    )
+  assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_a_top_k_cache_serves_soft_targets(data_dir, tmp_path):
+  arguments = [*SMALL, f"--workdir={tmp_path / 'run'}", f"--data-dir={data_dir}"]
+  assert study.main([*arguments, "--methods", "kd", "--cache-top-k", "3"]) == 0
+  manifest = json.loads((tmp_path / "run" / "cache" / "manifest.json").read_text())
+  assert manifest["spec"]["top_k"] == 3
+  with pytest.raises(ValueError, match="without top-k"):
+    study.main([*arguments, "--methods", "annealing_kd", "--cache-top-k", "3"])
+
+
+def test_lineage_finds_every_link(finished, data_dir, capsys):
+  assert lineage.main([str(finished), f"--data-dir={data_dir}"]) == 0
+  printed = capsys.readouterr().out
+  assert "phase anneal (best)" in printed
+  assert "every link matches" in printed
+
+
+def test_lineage_notices_another_teacher(finished, data_dir, tmp_path, capsys):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  shutil.rmtree(folder / "teacher")
+  arguments = [*SMALL, "--teacher.hidden", "32", f"--workdir={folder}", f"--data-dir={data_dir}"]
+  assert teacher.main(arguments) == 0
+  run = folder / "students" / "kd" / "seeds-0-1"
+  assert lineage.main([str(run), f"--data-dir={data_dir}"]) == 1
+  assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_report_needs_results(tmp_path, capsys):
+  assert report_module.main([str(tmp_path)]) == 1
+  assert "Traceback" not in capsys.readouterr().err

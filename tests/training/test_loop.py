@@ -1,0 +1,285 @@
+"""The loop over epochs: what decides its result, and what must not."""
+
+import jax
+import numpy as np
+import pytest
+
+from kd_jax import parallel, recipes
+from kd_jax.data import augment_batch
+from kd_jax.optimizers import Optimizer
+from kd_jax.recipes import Budget, Phase, Term
+from kd_jax.training.loop import NonFiniteError, make_evaluator, schedule_values, train_phase
+from kd_jax.training.state import start_phase
+from kd_jax.training.step import cached_teacher, live_teacher
+from kd_jax.types import Outputs
+from tests import oracles, training
+from tests.training import CLASSES, OPTIMIZER, TASK, assert_close, assert_same_bits, changed, train
+
+RECIPE = recipes.annealing_kd(Budget(6, OPTIMIZER, CLASSES), max_temperature=3)
+ANNEAL, FINETUNE = RECIPE.phases
+LABELS = Term("labels", recipes.cross_entropy, needs_teacher=False)
+
+
+def phase(*terms, epochs=1, optimizer=OPTIMIZER):
+  return Phase("probe", terms, epochs, optimizer)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+  return cached_teacher(training.teacher_outputs())
+
+
+@pytest.fixture(scope="module")
+def whole(teacher):
+  """The reports of a phase, with a copy of each state made when it was handed out."""
+  return [
+    (report, jax.tree.map(np.array, report.state))
+    for report in train_phase(TASK, ANNEAL, training.fresh(TASK, ANNEAL), teacher, label="method")
+  ]
+
+
+def test_reports_and_records(whole):
+  assert [report.epoch for report, _ in whole] == [1, 2, 3]
+  for report, _ in whole:
+    record = report.record
+    assert record["epoch"] == report.epoch
+    assert record["schedules"] == {"temperature": 4.0 - report.epoch}
+    assert record["learning_rate"] == pytest.approx(0.1)
+    assert report.state.train.step.tolist() == [3 * report.epoch] * 2
+    for name in ("train_loss", "train_accuracy", "gradient_norm", "validation_accuracy"):
+      assert len(record[name]) == 2
+      assert all(type(value) is float for value in record[name])
+    terms = np.array(record["terms"]["annealed_regression"])
+    np.testing.assert_allclose(record["train_loss"], terms / CLASSES, rtol=1e-6)
+  assert not np.allclose(*whole[-1][0].record["train_loss"])
+
+
+def test_the_best_epoch_by_validation_accuracy_and_the_later_of_equals(whole):
+  accuracies = np.array([report.record["validation_accuracy"] for report, _ in whole])
+  for seed in range(2):
+    best = max(range(3), key=lambda e: (accuracies[e, seed], e))
+    state = whole[-1][0].state
+    assert state.best_epoch[seed] == best + 1
+    assert state.best_accuracy[seed] == accuracies[best, seed]
+    expected = whole[best][0].state.train.variables
+    assert_same_bits(*(training.one_seed(tree, seed) for tree in (state.best, expected)))
+
+
+def test_a_report_keeps_its_state_while_training_goes_on(whole):
+  """Buffers are donated from epoch to epoch; what was handed out must not be among them."""
+  for report, copied in whole:
+    assert_same_bits(report.state, copied)
+  first, last = (whole[index][1].train.variables["params"]["linear"]["bias"] for index in (0, -1))
+  assert np.all(first != last)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_resumption_ends_with_the_same_bits(whole, teacher, after):
+  state = whole[after - 1][1]
+  rest = train(TASK, ANNEAL, teacher, state=state)
+  assert [report.epoch for report in rest] == list(range(after + 1, 4))
+  for report, (expected, _) in zip(rest, whole[after:], strict=True):
+    assert_same_bits(report.state, expected.state)
+    assert report.record == expected.record
+
+
+def test_a_finished_phase_does_nothing_more(whole, teacher):
+  assert train(TASK, ANNEAL, teacher, state=whole[-1][1]) == []
+
+
+def test_cached_and_live_teachers_train_alike(whole):
+  """With augmentation on: the cache's rows belong to the very pixels that the student sees."""
+  model, variables = training.teacher_network()
+  before = jax.tree.map(np.array, variables)
+  live = train(TASK, ANNEAL, live_teacher(model, variables))
+  assert_close(live[-1].state.train, whole[-1][0].state.train, 1e-5)
+  # And the teacher stays as it was.
+  assert_same_bits(variables, before)
+
+
+def test_one_dispatch_an_epoch_equals_a_dispatch_a_step(whole, teacher):
+  steps = train(changed(one_dispatch=False), ANNEAL, teacher)
+  for report, (expected, _) in zip(steps, whole, strict=True):
+    assert_close(report.state.train, expected.state.train)
+    assert_close(report.record["terms"], expected.record["terms"])
+
+
+def test_seeds_together_equal_each_alone(whole, teacher):
+  """To 1e-6: a batched product may sum in another order."""
+  alone = train(changed(seeds=TASK.seeds[1:]), ANNEAL, teacher)[-1].state.train
+  together = jax.tree.map(lambda x: x[1:], whole[-1][0].state.train)
+  assert_close(alone, together)
+
+
+def test_validation_decides_nothing_but_the_best(whole, teacher):
+  other = changed(validation=training.dataset(13, "validation", seed=8))
+  reports = train(other, ANNEAL, teacher)
+  for report, (expected, _) in zip(reports, whole, strict=True):
+    assert_same_bits(report.state.train, expected.state.train)
+  found = [report.record["validation_accuracy"] for report in reports]
+  assert found != [report.record["validation_accuracy"] for report, _ in whole]
+
+
+def test_a_phase_of_labels_alone_needs_no_teacher_and_ignores_one(whole, teacher):
+  state = start_phase(whole[-1][1].best, OPTIMIZER.build(9))
+  without = train(TASK, FINETUNE, state=state, epochs_before=3)[-1].state
+  for unused in (teacher, live_teacher(*training.teacher_network())):
+    assert_same_bits(train(TASK, FINETUNE, unused, state=state, epochs_before=3)[-1].state, without)
+
+
+def first_logit(student, teacher, batch):
+  return teacher.logits[:, 0]
+
+
+def pixel_squares(student, teacher, batch):
+  return (batch.inputs.astype(np.float32) ** 2).reshape(batch.inputs.shape[0], -1).mean(axis=1)
+
+
+def test_epoch_e_sees_view_e_modulo_the_views():
+  """Pixels and teacher rows, read by terms of weight 0."""
+  task = changed(views=3)
+  logits = np.zeros((24, 3, CLASSES), np.float32)
+  logits[:, :, 0] = np.arange(24)[:, None] + 100 * np.arange(3)
+  probe = phase(LABELS, Term("row", first_logit, 0.0), Term("pixels", pixel_squares, 0.0), epochs=5)
+  reports = train(task, probe, cached_teacher(Outputs(logits)))
+  seen = set()
+  for epoch, report in enumerate(reports):
+    view = epoch % 3
+    images = augment_batch(TASK.augmentation, TASK.train.images, TASK.train.keys, view)
+    pixels = np.mean(np.asarray(images, np.float64) ** 2)
+    seen.add(round(pixels))
+    # All 24 rows come once in an epoch, so means over it are known.
+    np.testing.assert_allclose(report.record["terms"]["row"], 11.5 + 100 * view, rtol=1e-6)
+    np.testing.assert_allclose(report.record["terms"]["pixels"], pixels, rtol=1e-5)
+  assert len(seen) == 3
+
+
+def test_the_order_of_examples_goes_on_from_phase_to_phase(monkeypatch):
+  asked = []
+  original = parallel.shuffled_rows
+
+  def spy(seeds, epoch, num_rows, batch_size):
+    asked.append((seeds, epoch, num_rows, batch_size))
+    return original(seeds, epoch, num_rows, batch_size)
+
+  monkeypatch.setattr(parallel, "shuffled_rows", spy)
+  train(TASK, phase(LABELS, epochs=2), epochs_before=4)
+  assert asked == [((3, 5), 4, 24, 8), ((3, 5), 5, 24, 8)]
+
+
+def test_a_new_method_is_one_function(monkeypatch):
+  """A loss, a recipe and an entry in RECIPES: no other code knows of it."""
+
+  def absolute_distance(student, teacher, batch, *, sharpness):
+    return sharpness * abs(student.logits - teacher.logits).sum(axis=-1)
+
+  def own_method(budget, *, push=2.0):
+    term = Term(
+      "distance",
+      absolute_distance,
+      lambda epoch: push * (1 - epoch / budget.epochs),
+      {"sharpness": lambda epoch: 1.0 + epoch},
+    )
+    only = Phase("pull", (term,), budget.epochs, budget.optimizer)
+    return recipes.Recipe("own_method", "own", "|z_s - z_t|", "", (only,))
+
+  monkeypatch.setitem(recipes.RECIPES, "own_method", own_method)
+  recipe = recipes.make_recipe("own_method", Budget(2, OPTIMIZER, CLASSES), {"push": 0.5})
+  assert recipes.describe(recipe)["phases"][0]["terms"][0]["weight"] == [0.5, 0.375, 0.25, 0.125, 0]
+  live = live_teacher(*training.teacher_network())
+  reports = train(TASK, recipe.phases[0], live, label="own_method")
+  for epoch, report in enumerate(reports):
+    expected = {"distance_weight": 0.5 - 0.25 * epoch, "sharpness": 1.0 + epoch}
+    assert report.record["schedules"] == expected
+  first, last = (np.array(report.record["terms"]["distance"]) for report in reports)
+  # Per unit of sharpness, which rises from 1 to 2 epoch by epoch, students come closer.
+  assert np.all(last / 2.3 < first / 1.3)
+
+
+def test_scheduled_values_of_an_epoch():
+  (only,) = recipes.continuation_kd(Budget(8, OPTIMIZER, 4), max_temperature=3).phases
+  assert schedule_values(only, 3) == {
+    "cross_entropy_weight": 0.5,
+    "annealed_regression_weight": 0.125,
+    "temperature": 2.0,
+  }
+  assert schedule_values(FINETUNE, 0) == {}
+
+
+# What stops a run.
+
+
+def test_a_loss_that_is_not_finite_stops_with_everything_named():
+  poisoned = phase(
+    Term("labels", recipes.cross_entropy, lambda epoch: np.nan * (epoch > 1.5) + 1, {}, False),
+    epochs=3,
+  )
+  state = training.fresh(TASK, poisoned)
+  reports = train_phase(TASK, poisoned, state, label="my_method")
+  next(reports)
+  message = (
+    "my_method, phase probe, epoch 2, steps 4-6: loss nan .* at step 6 of seed 3; "
+    "the checkpoint of the epoch before is good"
+  )
+  with pytest.raises(NonFiniteError, match=message):
+    next(reports)
+
+
+def test_the_seed_that_diverged_is_named():
+  only = phase(LABELS)
+  state = training.fresh(TASK, only)
+  state.train.variables["params"]["linear"]["bias"] = np.array(
+    [[0, 0, 0], [np.inf, 0, 0]], np.float32
+  )
+  with pytest.raises(NonFiniteError, match=r"training, phase probe, epoch 1, .* step 1 of seed 5;"):
+    train(TASK, only, state=state)
+
+
+def test_weights_that_are_not_finite_after_the_last_update_stop_too():
+  task = changed(batch_size=24)
+  explosive = Optimizer(learning_rate=3e38, decay="constant", weight_decay=1e3)
+  with pytest.raises(NonFiniteError, match="phase probe, epoch 1, steps 1-1: a weight"):
+    train(task, phase(LABELS, optimizer=explosive))
+
+
+def test_a_missing_teacher_is_refused():
+  with pytest.raises(ValueError, match="'anneal' of 'annealing_kd' needs a teacher"):
+    train(TASK, ANNEAL, label="annealing_kd")
+
+
+@pytest.mark.parametrize("decay", ["step", "cosine"])
+def test_impossible_batches_are_refused(decay):
+  only = phase(LABELS, optimizer=Optimizer(decay=decay))
+  with pytest.raises(
+    ValueError, match=r"batch of 12 does not divide over 8 devices: 8 or 16 would"
+  ):
+    train(changed(batch_size=12), only)
+  with pytest.raises(ValueError, match="24 training examples do not fill one batch of 32"):
+    train(changed(batch_size=32), only)
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize("batch_size", [8, 16])
+def test_evaluation_equals_numpy_whatever_the_batch(batch_size):
+  """13 examples leave a last batch with padding; two seeds."""
+  dataset = training.dataset(13, "test", seed=4)
+  variables = training.fresh(TASK, FINETUNE).train.variables
+  teacher_logits = np.random.default_rng(5).standard_normal((13, CLASSES)).astype(np.float32)
+  evaluate = make_evaluator(
+    TASK.model, dataset, batch_size, one_dispatch=batch_size == 8, teacher_logits=teacher_logits
+  )
+  found = evaluate(parallel.replicate(variables))
+  for seed in range(2):
+    params = training.one_seed(variables["params"], seed)
+    x = dataset.images.reshape(13, -1) / 255 - 0.5
+    hidden = np.maximum(x @ params["hidden1"]["kernel"] + params["hidden1"]["bias"], 0)
+    logits = hidden @ params["linear"]["kernel"] + params["linear"]["bias"]
+    guesses = np.argmax(logits, axis=1)
+    assert found["accuracy"][seed] == pytest.approx(np.mean(guesses == dataset.labels))
+    agreement = np.mean(guesses == np.argmax(teacher_logits, axis=1))
+    assert found["agreement"][seed] == pytest.approx(agreement)
+    divergence = np.mean(oracles.forward_kl(logits, teacher_logits))
+    np.testing.assert_allclose(found["kl_to_teacher"][seed], divergence, rtol=1e-4)
+  assert set(found) == {"accuracy", "agreement", "kl_to_teacher", "ece"}
