@@ -19,7 +19,7 @@ from experiments import console
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
 from kd_jax.training.loop import Task, train_phase
-from kd_jax.training.state import LoopState, init_variables, start_phase
+from kd_jax.training.state import LoopState, init_variables, start_phase, start_variables
 from kd_jax.training.step import NO_TEACHER, Teacher
 from kd_jax.types import PyTree
 
@@ -87,13 +87,12 @@ def train(
     ValueError: the folder holds a run with other settings, or its checkpoints are all broken.
     NonFiniteError: from the loop.
   """
-  variables = init_variables(run.task.model, run.task.train.images[:1], run.task.seeds)
+  fresh = init_variables(run.task.model, run.task.train.images[:1], run.task.seeds)
   results: list[PhaseResult] = []
   epochs_before = 0
   for index, phase in enumerate(run.recipe.phases):
-    if results:
-      before = results[-1].state
-      variables = {"best": before.best, "last": before.train.variables}.get(phase.start, variables)
+    before = results[-1].state if results else None
+    variables = start_variables(phase.start, fresh, before)
     start = start_phase(variables, phase.optimizer.build(phase.epochs * run.task.steps_per_epoch))
     meta = _meta(run, index, results)
     result = _train_phase(run, phase, start, meta, make_teacher, progress, epochs_before)

@@ -1,145 +1,28 @@
-"""Distillation methods as data.
+"""Distillation methods, each a function that returns a `Recipe`.
 
-    Recipe = a tuple of phases (and perhaps an assistant, trained first by a recipe of its own)
-    Phase  = a name, an objective, epochs, an optimiser, and the weights it starts from
-    Objective = named terms, each weight × loss
-
-A method is one function here that returns a `Recipe`: entered in `RECIPES` it has a command line, a row in
-every study, resumption and lineage, and the training loop is not touched.
-
-Weights, temperatures and other scheduled values are functions of the epoch within the phase, counted from 0
-and fractional: after half of the first epoch it is 0.5.
+A method is one function here: entered in `RECIPES` it has a command line, a row in every study, resumption
+and lineage, and the training loop is not touched. What recipes are made of stands in `kd_jax.phases`.
 """
 
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optax
 
 from kd_jax import schedules
 from kd_jax.losses import annealing, logits
-from kd_jax.optimizers import Optimizer
+from kd_jax.phases import (
+  Budget as Budget,
+  Phase as Phase,
+  Recipe as Recipe,
+  Term as Term,
+  describe as describe,
+)
 from kd_jax.types import Array, Batch, Outputs, Schedule
-
-TermLoss = Callable[..., Array]
-"""(student: Outputs, teacher: Outputs, batch: Batch, **scheduled values) -> [B] or another unreduced array."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Term:
-  """One named part of an objective.
-
-  Attributes:
-    name: what logs and tables call it.
-    loss: a pure function, importable or a `functools.partial` of one, so that it can be described.
-    weight: a number, or a schedule of the epoch.
-    schedules: keyword arguments of the loss that change with the epoch.
-    needs_teacher: False where the loss reads labels alone.
-  """
-
-  name: str
-  loss: TermLoss
-  weight: float | Schedule = 1.0
-  schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
-  needs_teacher: bool = True
-
-  def weight_at(self, epoch):
-    return self.weight(epoch) if callable(self.weight) else self.weight
-
-  def loss_at(self, student: Outputs, teacher: Outputs, batch: Batch, epoch) -> Array:
-    scheduled = {name: schedule(epoch) for name, schedule in self.schedules.items()}
-    return self.loss(student, teacher, batch, **scheduled)
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-  """A stretch of training under one objective.
-
-  Attributes:
-    name: unique within its recipe.
-    objective: the terms, summed.
-    epochs: how many, >= 1.
-    optimizer: made anew for the phase.
-    start: "fresh" weights, or the "best" (by held-out validation accuracy) or "last" of the phase before.
-  """
-
-  name: str
-  objective: tuple[Term, ...]
-  epochs: int
-  optimizer: Optimizer
-  start: Literal["fresh", "best", "last"] = "fresh"
-
-  def __post_init__(self):
-    if self.epochs < 1:
-      raise ValueError(f"phase {self.name!r} must have at least 1 epoch, got {self.epochs}")
-    names = [term.name for term in self.objective]
-    if not names or len(set(names)) != len(names):
-      raise ValueError(f"phase {self.name!r} needs terms with distinct names, got {names}")
-    if self.start not in ("fresh", "best", "last"):
-      raise ValueError(
-        f"phase {self.name!r} starts from {self.start!r}: must be 'fresh', 'best' or 'last'"
-      )
-
-  @property
-  def needs_teacher(self) -> bool:
-    return any(term.needs_teacher for term in self.objective)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-  """A distillation method.
-
-  Attributes:
-    name: its name on the command line and in files.
-    title, equation, reference: for tables.
-    phases: in order; the first starts fresh.
-    assistant: a recipe that first trains a middle-sized network from the teacher, whose outputs then take
-      the teacher's place.
-  """
-
-  name: str
-  title: str
-  equation: str
-  reference: str
-  phases: tuple[Phase, ...]
-  assistant: "Recipe | None" = None
-
-  def __post_init__(self):
-    names = [phase.name for phase in self.phases]
-    if not names or len(set(names)) != len(names):
-      raise ValueError(f"recipe {self.name!r} needs phases with distinct names, got {names}")
-    if self.phases[0].start != "fresh":
-      raise ValueError(f"the first phase of {self.name!r} has none before it: it must start fresh")
-
-  @property
-  def needs_teacher(self) -> bool:
-    return any(phase.needs_teacher for phase in self.phases)
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-  """What all methods of a comparison share.
-
-  Attributes:
-    epochs: of all phases together: a method with two phases divides them, so that no method trains longer.
-    optimizer: of every phase; its learning rate starts anew in each.
-    num_classes: C.
-  """
-
-  epochs: int
-  optimizer: Optimizer
-  num_classes: int
-
-  def __post_init__(self):
-    if self.epochs < 1 or self.num_classes < 2:
-      raise ValueError(
-        f"a budget has at least 1 epoch and 2 classes, got {self.epochs} and {self.num_classes}"
-      )
-
 
 # Losses over Outputs, from losses over arrays.
 
@@ -379,48 +262,3 @@ def make_recipe(name: str, budget: Budget, settings: Mapping[str, Any] | None = 
   if unknown:
     raise ValueError(f"{name} has no setting {unknown}: it has {known}")
   return RECIPES[name](budget, **(settings or {}))
-
-
-def describe(recipe: Recipe) -> dict[str, Any]:
-  """A recipe as plain JSON values: two recipes that train alike describe alike, others do not.
-
-  Schedules are written as their values at each epoch.
-  """
-  return {
-    "name": recipe.name,
-    "phases": [_describe_phase(phase) for phase in recipe.phases],
-    "assistant": None if recipe.assistant is None else describe(recipe.assistant),
-  }
-
-
-def _describe_phase(phase: Phase) -> dict[str, Any]:
-  def values(schedule):
-    if not callable(schedule):
-      return float(schedule)
-    # Halves too, so that schedules which move within an epoch are told apart.
-    epochs = np.arange(2 * phase.epochs + 1) / 2
-    # Constant schedules of optax give one number whatever they are asked.
-    return [round(float(v), 8) for v in np.broadcast_to(schedule(epochs), epochs.shape)]
-
-  def function(loss):
-    options = {}
-    while isinstance(loss, functools.partial):
-      options = {**loss.keywords, **options}
-      loss = loss.func
-    return {"function": f"{loss.__module__}.{loss.__qualname__}", "options": options}
-
-  return {
-    "name": phase.name,
-    "epochs": phase.epochs,
-    "start": phase.start,
-    "optimizer": dataclasses.asdict(phase.optimizer),
-    "terms": [
-      {
-        "name": term.name,
-        **function(term.loss),
-        "weight": values(term.weight),
-        "schedules": {name: values(schedule) for name, schedule in term.schedules.items()},
-      }
-      for term in phase.objective
-    ],
-  }

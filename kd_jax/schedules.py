@@ -50,7 +50,10 @@ def annealing_temperature(max_temperature: int, steps_per_temperature: float) ->
     raise ValueError(f"steps_per_temperature must be at least 1, got {steps_per_temperature}")
 
   def schedule(step):
-    done = jnp.floor(jnp.asarray(step, jnp.float32) / steps_per_temperature)
+    step = jnp.asarray(step, jnp.float32)
+    done = jnp.floor(step / steps_per_temperature)
+    # XLA may multiply by a rounded reciprocal instead: 41 / 41 is then just below 1, and T a step late.
+    done += (done + 1.0) * steps_per_temperature <= step
     return jnp.maximum(max_temperature - done, 1.0)
 
   return schedule

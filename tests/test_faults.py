@@ -255,7 +255,7 @@ BAD = {
   ("--train-limit", "0"): "limit=0",
   ("--dataset", "imagenet"): "unknown data set 'imagenet'; known are digits",
   ("--teacher-weights", "absent.safetensors"): "there is no weights file absent.safetensors",
-  ("--teacher-weights", "README.md"): "README.md is not a whole safetensors file",
+  ("--teacher-weights", "pyproject.toml"): "pyproject.toml is not a whole safetensors file",
   ("--student.family", "resnet", "--student.depth", "9"): "depth 6n + 2 with n >= 1, got 9",
   ("--student.pixel-std", "0"): "pixel_std must be positive",
   ("--views", "19"): "between 1 and the augmentation's 18 distinct views, got 19",
@@ -267,7 +267,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD, ids=" ".join)
-def test_bad_input_is_refused_in_one_line_before_anything_is_made(bad, data_dir, tmp_path, capsys):
+def test_bad_input_is_refused_in_one_line_before_anything_is_made(
+  bad, data_dir, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(ROOT)
   said = refused(capsys, *options(tmp_path / "run", data_dir), *bad)
   assert BAD[bad] in said
   made = {path.name for path in (tmp_path / "run").glob("*")}

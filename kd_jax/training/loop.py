@@ -12,7 +12,7 @@ import numpy as np
 from kd_jax import metrics, parallel
 from kd_jax.data import Dataset
 from kd_jax.data.augmentation import Augmentation
-from kd_jax.recipes import Phase
+from kd_jax.phases import Phase
 from kd_jax.training import step as steps
 from kd_jax.training.state import LoopState, track_best
 from kd_jax.types import PyTree

@@ -54,6 +54,24 @@ def init_variables(model: nn.Module, inputs: ArrayLike, seeds: Sequence[int]) ->
   return jax.device_get(init(keys))
 
 
+def start_variables(start: str, fresh: PyTree, before: LoopState | None) -> PyTree:
+  """The variables that a phase starts from, by its `start`.
+
+  Args:
+    start: "fresh", "best" or "last".
+    fresh: from `init_variables`.
+    before: the state at the end of the phase before; None in the first.
+
+  Raises:
+    ValueError: "best" or "last" of no phase.
+  """
+  if start == "fresh":
+    return fresh
+  if before is None:
+    raise ValueError(f"a first phase must start fresh, not from the {start} of a phase before")
+  return {"best": before.best, "last": before.train.variables}[start]
+
+
 def start_phase(variables: PyTree, optimizer: optax.GradientTransformation) -> LoopState:
   """The state at the start of a phase, from variables [K, ...]: step 0, a new optimiser, no best yet."""
   num_seeds = jax.tree.leaves(variables)[0].shape[0]

@@ -11,7 +11,7 @@ import optax
 from kd_jax import metrics, parallel
 from kd_jax.data.augmentation import Augmentation, augment_batch
 from kd_jax.losses.reductions import masked_sum_and_count
-from kd_jax.recipes import Term
+from kd_jax.phases import Term
 from kd_jax.training.state import TrainState
 from kd_jax.types import Array, ArrayLike, Batch, Outputs, PyTree
 

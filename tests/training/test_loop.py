@@ -1,15 +1,25 @@
 """The loop over epochs: what decides its result, and what must not."""
 
+import contextlib
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
 
+from experiments import runs
 from kd_jax import parallel, recipes
 from kd_jax.data import augment_batch
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import Budget, Phase, Term
-from kd_jax.training.loop import NonFiniteError, make_evaluator, schedule_values, train_phase
-from kd_jax.training.state import start_phase
+from kd_jax.training.loop import (
+  EpochReport,
+  NonFiniteError,
+  make_evaluator,
+  schedule_values,
+  train_phase,
+)
+from kd_jax.training.state import start_phase, track_best
 from kd_jax.training.step import cached_teacher, live_teacher
 from kd_jax.types import Outputs
 from tests import oracles, training
@@ -283,3 +293,55 @@ def test_evaluation_equals_numpy_whatever_the_batch(batch_size):
     divergence = np.mean(oracles.forward_kl(logits, teacher_logits))
     np.testing.assert_allclose(found["kl_to_teacher"][seed], divergence, rtol=1e-4)
   assert set(found) == {"accuracy", "agreement", "kl_to_teacher", "ece"}
+
+
+# Phases in turn: the files of a run decide where a phase starts.
+
+
+def test_a_phase_starts_from_fresh_best_or_last_weights(tmp_path, monkeypatch):
+  """Scripted accuracies instead of training; the weights of epoch e are e plus 10 per phase."""
+  script = {
+    "one": [[0.5, 0.1], [0.2, 0.1], [0.4, 0.0]],
+    "from_best": [[0.3, 0.3], [0.1, 0.3]],
+    "from_last": [[0.3, 0.3], [0.1, 0.3]],
+    "anew": [[0.3, 0.3], [0.1, 0.3]],
+  }
+  started = {}
+
+  def scripted(task, phase, state, teacher, *, label, epochs_before):
+    started[phase.name] = (state, epochs_before)
+    for epoch, accuracy in enumerate(script[phase.name], start=1):
+      weight = np.float32(10 * len(started) + epoch)
+      variables = jax.tree.map(lambda x, w=weight: np.full_like(x, w), state.train.variables)
+      train = state.train._replace(step=state.train.step + 3, variables=variables)
+      state = track_best(state, train, np.array(accuracy), epoch)
+      yield EpochReport(epoch, state, {"epoch": epoch, "validation_accuracy": accuracy}, 0.0)
+
+  monkeypatch.setattr(runs, "train_phase", scripted)
+  monkeypatch.setattr(runs, "_Log", lambda folder, history: contextlib.nullcontext(mock.Mock()))
+  starts = {"one": "fresh", "from_best": "best", "from_last": "last", "anew": "fresh"}
+  recipe = recipes.Recipe(
+    "scripted", "", "", "",
+    tuple(
+      Phase(name, (LABELS,), len(script[name]), OPTIMIZER, start) for name, start in starts.items()
+    ),
+  )  # fmt: skip
+  run = runs.Run(tmp_path / "run", tmp_path, recipe, TASK, {}, ())
+  results = runs.train(run, lambda: None, lambda epochs, detail: None)
+
+  def weights(state):
+    return state.train.variables["params"]["linear"]["bias"][:, 0].tolist()
+
+  # Seed by seed: epoch 1 was the best of the first, epoch 2 the later of two equals of the second.
+  assert weights(started["from_best"][0]) == [11, 12]
+  assert weights(started["from_last"][0]) == [22, 22]
+  fresh = training.fresh(TASK, recipe.phases[0]).train.variables
+  for name in ("one", "anew"):
+    assert_same_bits(started[name][0].train.variables, fresh)
+  # Everything else begins anew in each phase; the order of examples goes on.
+  for state, _ in started.values():
+    assert state.train.step.tolist() == [0, 0]
+    assert state.best_accuracy.tolist() == [-1, -1]
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(state.train.opt_state))
+  assert [before for _, before in started.values()] == [0, 3, 5, 7]
+  assert [result.state.best_epoch.tolist() for result in results] == [[1, 2]] * 4

@@ -162,7 +162,6 @@ def test_steps_of_a_linear_model_equal_numpy(one_dispatch):
       training.assert_close(found, record, 2e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="the temperature falls a step late at some lengths")
 def test_a_temperature_falls_with_the_first_step_of_an_epoch():
   """As training sees it: under jit, with an axis of seeds."""
   for length in (3, 41, 47, 55, 82, 97):

@@ -1,0 +1,266 @@
+"""The networks that others learn from, teacher and assistants, and their cached outputs.
+
+WORKDIR/teacher/{train,final}/         checkpoints of the training; the network that is used
+WORKDIR/cache/                         its outputs on the training images
+WORKDIR/assistants/METHOD/...          the same for a method's assistant
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+
+from experiments import console, runs
+from experiments.config import Study, Where, plain
+from experiments.setting import Setting
+from kd_jax import parallel, recipes, teacher_cache
+from kd_jax.checkpoints import CheckpointStore, digest_file
+from kd_jax.models import weights
+from kd_jax.models.spec import ModelSpec, build_model, parameter_count
+from kd_jax.training.state import one_seed
+from kd_jax.training.step import Teacher, cached_teacher, live_teacher
+from kd_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A finished network that others learn from.
+
+  Attributes:
+    role: "teacher" or "assistant".
+    spec: its architecture.
+    model: to apply.
+    variables: on the host.
+    digest: of the variables.
+    source: "trained", or which file was imported.
+    directory: of its checkpoint and cache.
+    seconds: of training; None where it was imported.
+    validation_accuracy: None where it was imported.
+  """
+
+  role: str
+  spec: ModelSpec
+  model: nn.Module
+  variables: PyTree
+  digest: str
+  source: str
+  directory: Path
+  seconds: float | None
+  validation_accuracy: float | None
+
+  @property
+  def parameters(self) -> int:
+    return parameter_count(self.variables)
+
+
+class Networks(Setting):
+  """Makes or finds the teacher, the assistants and their caches."""
+
+  def __init__(self, study: Study, where: Where):
+    """As `Setting`; trains nothing yet. A cache that could not be made is refused now."""
+    super().__init__(study, where)
+    self._cache_spec("", {})
+    self._networks: dict[str, Network] = {}
+    self._caches: dict[Path, teacher_cache.Cache] = {}
+
+  def teacher(self) -> Network:
+    """The teacher: imported, or trained on the labels and taken at its best epoch."""
+    if "teacher" not in self._networks:
+      self._networks["teacher"] = self._make_teacher()
+    return self._networks["teacher"]
+
+  def _make_teacher(self) -> Network:
+    directory = self.root / "teacher"
+    if self.study.teacher_weights is not None:
+      return self._imported_teacher(directory)
+    budget = recipes.Budget(
+      self.study.teacher_epochs, self.study.teacher_optimizer, self.num_classes
+    )
+    recipe = dataclasses.replace(recipes.scratch(budget), name="teacher")
+    return self._trained_network("teacher", directory, self.study.teacher, recipe, None)
+
+  def assistant(self, method: str) -> Network:
+    """A method's assistant, distilled from the teacher."""
+    if method not in self._networks:
+      recipe, teacher = self.recipes[method].assistant, self.teacher()
+      if not self.study.live_teacher:
+        self.precompute(teacher)
+      self._networks[method] = self._trained_network(
+        "assistant", self.root / "assistants" / method, self.study.assistant, recipe, teacher
+      )
+    return self._networks[method]
+
+  def _trained_network(
+    self,
+    role: str,
+    directory: Path,
+    spec: ModelSpec,
+    recipe: recipes.Recipe,
+    teacher: Network | None,
+  ) -> Network:
+    link = None if teacher is None else self.teacher_link(teacher)
+    run = self.make_run(directory / "train", recipe, spec, (0,), link)
+    with console.Progress(role, run.epochs(), "epochs") as progress:
+      result = runs.train(run, lambda: self.source(teacher), epoch_counter(progress))[-1]
+    meta = {
+      "kind": role,
+      "settings": {"model": plain(spec), "num_classes": self.num_classes},
+      "parents": [{"kind": result.phase.name, "path": result.path, "digest": result.digest}],
+    }
+    self._save_final(directory, one_seed(result.state.best, 0), meta)
+    return self._network(
+      role,
+      directory,
+      spec,
+      source="trained",
+      seconds=sum(record["seconds"] for record in result.history),
+      validation_accuracy=float(result.state.best_accuracy[0]),
+    )
+
+  def _imported_teacher(self, directory: Path) -> Network:
+    path = self.study.teacher_weights
+    if not path.is_file():
+      raise ValueError(f"there is no weights file {path}")
+    depth = weights.torch_cifar_resnet_depth(path)
+    spec = dataclasses.replace(self.study.teacher, family="resnet", depth=depth)
+    meta = {
+      "kind": "teacher",
+      "settings": {"model": plain(spec), "num_classes": self.num_classes},
+      "parents": [{"kind": "weights file", "name": path.name, "digest": digest_file(path)}],
+    }
+    variables = weights.load_torch_cifar_resnet(path, depth, self.num_classes)
+    self._save_final(directory, variables, meta)
+    return self._network("teacher", directory, spec, source=path.name)
+
+  def _save_final(self, directory: Path, variables: PyTree, meta: dict[str, Any]) -> None:
+    """Writes a finished network, unless it stands there already."""
+    store = CheckpointStore(directory / "final")
+    meta = json.loads(json.dumps(meta))
+    if store.steps():
+      try:
+        found = store.restore()
+      except ValueError as error:
+        console.say(f"warning: {error}; it is written anew")
+      else:
+        if found.meta == meta:
+          return
+        if found.meta["parents"] != meta["parents"]:
+          raise ValueError(
+            f"{directory} holds another {meta['kind']}, made from {found.meta['parents']}, this run "
+            f"has {meta['parents']}: use another --workdir, or delete that folder"
+          )
+    runs.save_network(directory / "final", variables, meta)
+
+  def _network(self, role, directory, spec, *, source, seconds=None, validation_accuracy=None):
+    model = build_model(spec, self.num_classes)
+    variables, restored = runs.load_network(
+      directory / "final", model, self.splits.train.images[:1]
+    )
+    return Network(
+      role,
+      spec,
+      model,
+      variables,
+      restored.digest,
+      source,
+      directory,
+      seconds,
+      validation_accuracy,
+    )
+
+  # Teacher outputs.
+
+  def cache_spec(self, network: Network) -> teacher_cache.CacheSpec:
+    """What a cache of this network's outputs must be."""
+    return self._cache_spec(network.digest, plain(network.spec))
+
+  def _cache_spec(self, digest: str, model: dict[str, Any]) -> teacher_cache.CacheSpec:
+    top_k = self.study.cache_top_k
+    return teacher_cache.make_spec(
+      digest,
+      model,
+      self.splits.train,
+      self.study.augmentation,
+      self.study.views,
+      dtype=self.study.cache_dtype,
+      top_k=top_k,
+      temperature=1.0 if top_k is None else self.study.settings.kd.temperature,
+    )
+
+  def cache_dir(self, network: Network) -> Path:
+    """The teacher's cache lies at the top of the study, an assistant's beside it."""
+    return self.root / "cache" if network.role == "teacher" else network.directory / "cache"
+
+  def predictor(self, network: Network):
+    """The network's outputs on training images; see `teacher_cache.predictor`."""
+    spec = self.cache_spec(network)
+    return teacher_cache.predictor(
+      network.model, network.variables, self.splits.train, self.study.augmentation, spec
+    )
+
+  def precompute(self, network: Network) -> teacher_cache.Cache:
+    """Fills the cache as far as it is not, and opens it."""
+    spec, directory = self.cache_spec(network), self.cache_dir(network)
+    if directory in self._caches:
+      return self._caches[directory]
+    finished = (directory / teacher_cache.MANIFEST).exists()
+    parallel.barrier(f"looked at {directory}")  # before any process can write it
+    if not finished:
+      self._fill_cache(network, spec, directory)
+    try:
+      return self.open_cache(network)
+    except teacher_cache.BrokenCacheError as error:
+      console.say(f"warning: {error}")
+      self._fill_cache(network, spec, directory)
+      return self.open_cache(network)
+
+  def open_cache(self, network: Network) -> teacher_cache.Cache:
+    """The finished cache, compared with what this study needs; errors as `teacher_cache.open_cache`."""
+    directory = self.cache_dir(network)
+    if directory not in self._caches:
+      self._caches[directory] = teacher_cache.open_cache(directory, self.cache_spec(network))
+    return self._caches[directory]
+
+  def _fill_cache(self, network: Network, spec, directory: Path) -> None:
+    link = self.link(network.role, network.directory / "final" / "steps" / "0", network.digest)
+    steps = teacher_cache.precompute(
+      directory,
+      spec,
+      self.predictor(network),
+      batch_size=self.evaluation_batch_size,
+      chunk_rows=1024,
+      lineage={"parents": [link, self.data_link()]},
+    )
+    total = spec.num_examples * spec.views
+    with console.Progress(f"precompute {network.role}", total, "rows") as progress:
+      for state in steps:
+        progress.to(state.done)
+
+  def source(self, network: Network) -> Teacher:
+    """The teacher of a student, from its cache or alive."""
+    if self.study.live_teacher:
+      return live_teacher(network.model, network.variables)
+    return cached_teacher(self.open_cache(network).outputs)
+
+  def teacher_link(self, network: Network) -> runs.Parent:
+    """A link of the lineage to what students read: the cache, or the live network."""
+    if self.study.live_teacher:
+      path = network.directory / "final" / "steps" / "0"
+      return self.link("teacher", path, network.digest)
+    directory = self.cache_dir(network)
+    manifest = teacher_cache.open_manifest(directory, self.cache_spec(network))
+    return self.link("cache", directory, manifest["digest"])
+
+
+def epoch_counter(progress: console.Progress):
+  """Counts epochs: several at once are those of an earlier run."""
+
+  def count(epochs: int, detail: str) -> None:
+    if epochs > 1:
+      progress.skip(epochs)
+    else:
+      progress.advance(epochs, detail)
+
+  return count
