@@ -18,10 +18,10 @@ import optax
 
 from experiments import config, console, runs
 from experiments.pipeline import Network, Pipeline
-from kd_jax import parallel, recipes, teacher_cache
+from kd_jax import inference, parallel, recipes
 from kd_jax.checkpoints import write_text
 from kd_jax.data import Augmentation, Dataset
-from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, parameter_count
+from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name, parameter_count
 from kd_jax.training.loop import make_evaluator
 from kd_jax.training.state import init_variables
 
@@ -158,7 +158,7 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
     },
     "teacher": _network_row(pipeline, teacher),
     "assistant": _network_row(pipeline, pipeline.assistant(assistants[0])) if assistants else None,
-    "student": {"model": _model_name(study.student), "parameters": parameters},
+    "student": {"model": model_name(study.student), "parameters": parameters},
     "methods": {method: _method_row(pipeline, method) for method in study.methods},
     "paper": config.plain(study.paper),
   }
@@ -183,7 +183,7 @@ def _network_row(pipeline: Pipeline, network: Network) -> dict[str, Any]:
   on_test = _evaluator(pipeline, network.spec, splits.test)(stacked)
   on_validation = _evaluator(pipeline, network.spec, splits.validation)(stacked)
   return {
-    "model": _model_name(network.spec),
+    "model": model_name(network.spec),
     "source": network.source,
     "parameters": network.parameters,
     "validation_accuracy": float(on_validation["accuracy"][0]),
@@ -206,18 +206,9 @@ def _evaluator(pipeline: Pipeline, spec: ModelSpec, dataset: Dataset, teacher_lo
 
 def _logits(pipeline: Pipeline, network: Network, dataset: Dataset) -> np.ndarray:
   """The network's logits [N, C] on a data set without augmentation."""
-  plain_images = Augmentation(name="none")
-  spec = teacher_cache.make_spec(
-    network.digest, config.plain(network.spec), dataset, plain_images, views=1
-  )
-  predict = teacher_cache.predictor(network.model, network.variables, dataset, plain_images, spec)
+  as_they_are = Augmentation(name="none")
+  predict = inference.predictor(network.model, network.variables, dataset, as_they_are)
   return predict(np.arange(len(dataset)), 0, pipeline.evaluation_batch_size)["logits"]
-
-
-def _model_name(spec: ModelSpec) -> str:
-  if spec.family == "mlp":
-    return "MLP " + "-".join(str(width) for width in spec.hidden)
-  return {"resnet": "ResNet", "plain_cnn": "plain CNN"}[spec.family] + f"-{spec.depth}"
 
 
 if __name__ == "__main__":

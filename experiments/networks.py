@@ -15,7 +15,7 @@ import flax.linen as nn
 from experiments import console, runs
 from experiments.config import Study, Where, plain
 from experiments.setting import Setting
-from kd_jax import parallel, recipes, teacher_cache
+from kd_jax import inference, parallel, recipes, teacher_cache
 from kd_jax.checkpoints import CheckpointStore, digest_file
 from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, parameter_count
@@ -193,11 +193,16 @@ class Networks(Setting):
     """The teacher's cache lies at the top of the study, an assistant's beside it."""
     return self.root / "cache" if network.role == "teacher" else network.directory / "cache"
 
-  def predictor(self, network: Network):
-    """The network's outputs on training images; see `teacher_cache.predictor`."""
+  def predictor(self, network: Network) -> inference.Predict:
+    """What the network says of the training images, as its cache keeps it."""
     spec = self.cache_spec(network)
-    return teacher_cache.predictor(
-      network.model, network.variables, self.splits.train, self.study.augmentation, spec
+    return inference.predictor(
+      network.model,
+      network.variables,
+      self.splits.train,
+      self.study.augmentation,
+      top_k=spec.top_k,
+      temperature=spec.temperature,
     )
 
   def precompute(self, network: Network) -> teacher_cache.Cache:

@@ -12,20 +12,18 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import parallel
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_json, write_json
 from kd_jax.data import Dataset
-from kd_jax.data.augmentation import Augmentation, augment_batch, describe, num_distinct_views
-from kd_jax.losses.logits import top_k_targets
-from kd_jax.types import Outputs, PyTree, TopK
+from kd_jax.data.augmentation import Augmentation, describe, num_distinct_views
+from kd_jax.inference import Predict
+from kd_jax.types import Outputs, TopK
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -136,44 +134,10 @@ class Progress(NamedTuple):
   total: int
 
 
-def predictor(
-  model: nn.Module, variables: PyTree, dataset: Dataset, augmentation: Augmentation, spec: CacheSpec
-) -> Callable[[np.ndarray, int, int], dict[str, np.ndarray]]:
-  """Builds a function from (rows [M], view, global batch size) to the teacher's arrays [M, ...].
-
-  It runs on all devices of all processes; each computes its share and all receive the whole.
-  """
-  data = parallel.replicate((dataset.images, dataset.keys))
-  held = parallel.replicate(variables)
-
-  def step(variables, data, batch):
-    images, keys = data
-    rows, view = batch
-    inputs = augment_batch(augmentation, images[rows], keys[rows], view)
-    logits = model.apply(variables, inputs, train=False).logits.astype(jnp.float32)
-    if spec.top_k is None:
-      arrays = {"logits": logits}
-    else:
-      arrays = top_k_targets(logits, spec.top_k, temperature=spec.temperature)._asdict()
-    return variables, parallel.gather_batch(arrays)
-
-  # A dispatch a batch: precompute is long batches of convolutions, and its progress is shown.
-  run = parallel.epoch_runner(step, one_dispatch=False, donate=False)
-
-  def predict(rows: np.ndarray, view: int, batch_size: int) -> dict[str, np.ndarray]:
-    order, _ = parallel.batches_of_rows(len(rows), batch_size)
-    batches = rows.astype(np.int32)[order]
-    views = np.full(parallel.shard(batches, axis=1).shape[:2], view, np.int32)
-    _, arrays = run(held, data, (parallel.shard(batches, axis=1), views))
-    return {name: x.reshape(-1, *x.shape[2:])[: len(rows)] for name, x in arrays.items()}
-
-  return predict
-
-
 def precompute(
   directory: str | os.PathLike,
   spec: CacheSpec,
-  predict: Callable[[np.ndarray, int, int], dict[str, np.ndarray]],
+  predict: Predict,
   *,
   batch_size: int = 500,
   chunk_rows: int = 8192,
@@ -184,7 +148,7 @@ def precompute(
   Args:
     directory: of the cache.
     spec: what it is to hold.
-    predict: from `predictor`.
+    predict: from `kd_jax.inference.predictor`.
     batch_size: of all devices together.
     chunk_rows: examples in a chunk, with all their views; part of what is resumed, not of the result.
     lineage: JSON about the teacher, kept in the manifest.
@@ -311,7 +275,7 @@ class Verification(NamedTuple):
 
 def verify(
   cache: Cache,
-  predict: Callable[[np.ndarray, int, int], dict[str, np.ndarray]],
+  predict: Predict,
   *,
   sample: int = 64,
   batch_size: int = 64,

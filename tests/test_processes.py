@@ -13,8 +13,8 @@ from tests import commands
 from tests.commands import lines
 
 SMALL = (
-  *("--methods", "kd", "--seeds", "2", "--epochs", "4"),
-  *("--teacher.hidden", "16", "--teacher-epochs", "4"),
+  *("--methods", "kd", "--seeds", "2", "--student.hidden", "8", "--epochs", "4"),
+  *("--teacher.hidden", "16", "--teacher-epochs", "4", "--validation-examples", "287"),
   *("--train-limit", "256", "--batch-size", "64"),
   *("--augmentation.name", "pad_crop_flip", "--augmentation.pad", "1", "--views", "2"),
 )

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import teacher_cache
+from kd_jax import inference, teacher_cache
 from kd_jax.checkpoints import CheckpointStore, digest_json
 from kd_jax.data import Augmentation, Dataset, augment
 from kd_jax.models.mlp import MLP
@@ -37,7 +37,9 @@ def variables(seed=0):
 
 
 def predictor(seed=0, spec=SPEC):
-  return teacher_cache.predictor(MODEL, variables(seed), DATA, AUGMENTATION, spec)
+  return inference.predictor(
+    MODEL, variables(seed), DATA, AUGMENTATION, top_k=spec.top_k, temperature=spec.temperature
+  )
 
 
 class Counted:

@@ -20,7 +20,7 @@ import orbax.checkpoint
 from experiments import config, console
 from experiments.benchmarks import bench, first_step
 from experiments.config import Study
-from kd_jax import teacher_cache
+from kd_jax import inference, teacher_cache
 from kd_jax.checkpoints import CheckpointStore, unflatten, write_json
 from kd_jax.models.spec import build_model
 from kd_jax.training.loop import EpochReport, Task, train_phase
@@ -84,7 +84,7 @@ def _teachers(study: Study, task: Task, folder: Path) -> tuple[dict[str, Teacher
   spec = teacher_cache.make_spec(
     "untrained", plain, task.train, augmentation, study.views, dtype=study.cache_dtype
   )
-  predict = teacher_cache.predictor(model, variables, task.train, augmentation, spec)
+  predict = inference.predictor(model, variables, task.train, augmentation)
   batch_size = study.batch_size * max(1, 512 // study.batch_size)
   predict(np.arange(1), 0, batch_size)  # compiles
   rates: list[float] = []

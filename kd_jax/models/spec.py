@@ -36,24 +36,29 @@ class Family(NamedTuple):
     build: (spec, axis_name, **shared) -> module; `shared` is what every network takes:
       num_classes, pixel_mean, pixel_std and dtype.
     convolutional: whether it convolves; such models need another schedule of dispatches on CPU.
+    label: what tables call a network of this kind.
   """
 
   build: Callable[..., nn.Module]
   convolutional: bool
+  label: Callable[[ModelSpec], str]
 
 
 FAMILIES: dict[str, Family] = {
   "mlp": Family(
     lambda spec, axis_name, **shared: MLP(hidden=tuple(spec.hidden), **shared),
     convolutional=False,
+    label=lambda spec: "MLP " + "-".join(str(width) for width in spec.hidden),
   ),
   "resnet": Family(
     lambda spec, axis_name, **shared: CifarResNet(depth=spec.depth, axis_name=axis_name, **shared),
     convolutional=True,
+    label=lambda spec: f"ResNet-{spec.depth}",
   ),
   "plain_cnn": Family(
     lambda spec, axis_name, **shared: PlainCNN(depth=spec.depth, axis_name=axis_name, **shared),
     convolutional=True,
+    label=lambda spec: f"plain CNN-{spec.depth}",
   ),
 }
 """Every family by its name in a configuration: a new one is one entry here (and one name above)."""
@@ -108,6 +113,15 @@ def is_convolutional(spec: ModelSpec) -> bool:
   False
   """
   return _family(spec).convolutional
+
+
+def model_name(spec: ModelSpec) -> str:
+  """What tables call the network.
+
+  >>> model_name(ModelSpec(family="resnet", depth=8))
+  'ResNet-8'
+  """
+  return _family(spec).label(spec)
 
 
 def parameter_count(variables: Mapping[str, Any]) -> int:
