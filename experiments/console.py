@@ -25,7 +25,8 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
   except KeyboardInterrupt:
     print("stopped; the same command goes on from here", file=sys.stderr)
     return 130
-  except (ValueError, OSError, FloatingPointError) as error:
+  # A JaxRuntimeError is memory that ran out, or a process that died beside this one.
+  except (ValueError, OSError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
     if os.environ.get("KD_JAX_TRACEBACK"):
       raise
     message = " ".join(str(error).split())

@@ -64,6 +64,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
   results = _header(pipeline, teacher) | {"rows": rows, "curves": curves}
   if parallel.is_main():
     write_text(pipeline.root / "results.json", to_json(results))
+    pipeline.mark()
   return results
 
 

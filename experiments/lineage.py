@@ -94,7 +94,10 @@ def _node(root: Path, path: Path) -> Node:
   try:
     if (path / teacher_cache.MANIFEST).exists():
       manifest = teacher_cache.check_cache(path)
-      return Node("cache", shown, manifest["digest"], manifest["teacher_lineage"]["parents"])
+      parents = manifest["teacher_lineage"]["parents"]
+      stated = manifest["spec"]["teacher"] in [link["digest"] for link in parents]
+      problem = "" if stated else f"BROKEN: {path} names another teacher than its rows are of"
+      return Node("cache", shown, manifest["digest"], parents, problem)
     if path.parent.name == "steps":
       restored = CheckpointStore(path.parent.parent).restore(int(path.name))
     else:

@@ -13,7 +13,7 @@ from kd_jax.phases import Recipe
 from kd_jax.training.loop import Task
 
 MARKER = "study.json"
-"""At the top of a study's folder: its configuration, as it was last run."""
+"""At the top of a study's folder: its configuration, as it was begun or last finished."""
 
 
 class Setting:
@@ -40,8 +40,12 @@ class Setting:
     for spec in (study.teacher, study.assistant, study.student):
       build_model(spec, self.num_classes)
     self._refuse_what_later_stages_would()
-    if parallel.is_main():
-      write_json(self.root / MARKER, {"study": plain(study)})
+    if parallel.is_main() and not (self.root / MARKER).exists():
+      self.mark()
+
+  def mark(self) -> None:
+    """Writes down the configuration: of the first run, and anew once a study is finished."""
+    write_json(self.root / MARKER, {"study": plain(self.study)})
 
   def _refuse_what_later_stages_would(self) -> None:
     study, train = self.study, self.splits.train

@@ -15,6 +15,7 @@ import optax
 
 from kd_jax import schedules
 from kd_jax.losses import annealing, logits
+from kd_jax.losses.inputs import check_temperature
 from kd_jax.phases import (
   Budget as Budget,
   Phase as Phase,
@@ -100,8 +101,7 @@ def kd(budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9) ->
   """
   if not 0 <= soft_weight <= 1:
     raise ValueError(f"soft_weight must be in [0, 1], got {soft_weight}")
-  if temperature < 1:
-    raise ValueError(f"temperature must be at least 1, got {temperature}")
+  check_temperature(temperature)
   soft = Term("soft_targets", functools.partial(soft_targets, temperature=temperature), soft_weight)
   return Recipe(
     name="kd",
@@ -191,7 +191,7 @@ def continuation_kd(
   """
   if not 0 < label_ramp <= 1:
     raise ValueError(f"label_ramp must be in (0, 1], got {label_ramp}")
-  if margin < 0 or max_temperature < 1:
+  if not margin >= 0 or not max_temperature >= 1:
     raise ValueError(
       f"margin must be at least 0 and max_temperature at least 1, got {margin}, {max_temperature}"
     )

@@ -7,7 +7,7 @@ their mean, and no factor T² (that belongs to `soft_target_kd_loss` alone).
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._inputs import apply_mask, check_temperature, prepare_pair
+from kd_jax.losses.inputs import apply_mask, check_temperature, prepare_pair
 from kd_jax.types import Array, ArrayLike
 
 

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses._inputs import (
+from kd_jax.losses.divergences import forward_kl, kl_from_log_probs
+from kd_jax.losses.inputs import (
   NEG_INF,
   apply_mask,
   as_float32,
@@ -12,7 +13,6 @@ from kd_jax.losses._inputs import (
   check_temperature,
   prepare_pair,
 )
-from kd_jax.losses.divergences import forward_kl, kl_from_log_probs
 from kd_jax.types import Array, ArrayLike, TopK
 
 

@@ -203,16 +203,18 @@ def _means(values: np.ndarray) -> list[float]:
 def _refuse_non_finite(results, variables, task: Task, phase: Phase, done: int, label: str) -> None:
   finite = np.isfinite(results["loss"]) & np.isfinite(results["gradient_norm"])
   first = done * task.steps_per_epoch
-  where = f"{label or 'training'}, phase {phase.name}, epoch {done + 1}"
+  problem = ""
   if not finite.all():
     step, seed = np.argwhere(~finite)[0]
-    raise NonFiniteError(
-      f"{where}, steps {first + 1}-{first + len(finite)}: loss {results['loss'][step, seed]} and "
-      f"gradient norm {results['gradient_norm'][step, seed]} at step {first + step + 1} of seed "
-      f"{task.seeds[seed]}; the checkpoint of the epoch before is good"
+    problem = (
+      f"loss {results['loss'][step, seed]} and gradient norm "
+      f"{results['gradient_norm'][step, seed]} at step {first + step + 1} of seed {task.seeds[seed]}"
     )
-  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+  elif not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+    problem = "a weight is not finite after the last update"
+  if problem:
+    before = f"the checkpoint of epoch {done} is good" if done else "no epoch was finished"
     raise NonFiniteError(
-      f"{where}, steps {first + 1}-{first + len(finite)}: a weight is not finite after the last "
-      "update; the checkpoint of the epoch before is good"
+      f"{label or 'training'}, phase {phase.name}, epoch {done + 1}, steps {first + 1}-"
+      f"{first + len(finite)}: {problem}; {before}"
     )

@@ -18,9 +18,9 @@ def static_value(value: ArrayLike) -> np.ndarray | None:
 def check_temperature(temperature: ArrayLike, max_temperature: ArrayLike | None = None) -> None:
   """Refuses a temperature outside [1, max_temperature], unless it is being traced."""
   value = static_value(temperature)
-  if value is not None and not np.all(value >= 1):
+  if value is not None and not np.all((value >= 1) & np.isfinite(value)):
     raise ValueError(
-      f"temperature must be at least 1, got {value}; to sharpen a distribution, scale its logits"
+      f"temperature must be finite and at least 1, got {value}; to sharpen a distribution, scale its logits"
     )
   highest = None if max_temperature is None else static_value(max_temperature)
   if highest is not None and not np.all(highest >= 1):
