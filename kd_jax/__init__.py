@@ -6,6 +6,10 @@ from kd_jax.losses.annealing import (
   annealing_kd_loss as annealing_kd_loss,
   continuation_kd_loss as continuation_kd_loss,
 )
+from kd_jax.losses.dist import (
+  dist_inter_loss as dist_inter_loss,
+  dist_intra_loss as dist_intra_loss,
+)
 from kd_jax.losses.divergences import (
   forward_kl as forward_kl,
   jensen_shannon as jensen_shannon,
@@ -14,16 +18,16 @@ from kd_jax.losses.divergences import (
 )
 from kd_jax.losses.logits import (
   decoupled_kd_loss as decoupled_kd_loss,
-  dist_inter_loss as dist_inter_loss,
-  dist_intra_loss as dist_intra_loss,
   logit_regression_loss as logit_regression_loss,
   soft_target_kd_loss as soft_target_kd_loss,
-  top_k_kd_loss as top_k_kd_loss,
-  top_k_targets as top_k_targets,
 )
 from kd_jax.losses.reductions import (
   masked_mean as masked_mean,
   masked_sum_and_count as masked_sum_and_count,
+)
+from kd_jax.losses.top_k import (
+  top_k_kd_loss as top_k_kd_loss,
+  top_k_targets as top_k_targets,
 )
 from kd_jax.schedules import (
   annealing_temperature as annealing_temperature,

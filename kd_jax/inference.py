@@ -9,7 +9,7 @@ import numpy as np
 from kd_jax import parallel
 from kd_jax.data import Dataset
 from kd_jax.data.augmentation import Augmentation, augment_batch
-from kd_jax.losses.logits import top_k_targets
+from kd_jax.losses.top_k import top_k_targets
 from kd_jax.types import PyTree
 
 Predict = Callable[[np.ndarray, int, int], dict[str, np.ndarray]]

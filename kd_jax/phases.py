@@ -158,8 +158,14 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
   def function(loss):
     options = {}
     while isinstance(loss, functools.partial):
+      if loss.args:
+        raise ValueError(f"a term's loss takes its options by keyword, got {loss.args}")
       options = {**loss.keywords, **options}
       loss = loss.func
+    if "<" in getattr(loss, "__qualname__", "<"):
+      raise ValueError(
+        f"a term's loss must be importable, so that runs can be told apart: {loss} is not"
+      )
     return {"function": f"{loss.__module__}.{loss.__qualname__}", "options": options}
 
   return {

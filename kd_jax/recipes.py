@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from kd_jax import schedules
-from kd_jax.losses import annealing, logits
+from kd_jax.losses import annealing, logits, top_k
 from kd_jax.losses.inputs import check_temperature
 from kd_jax.phases import (
   Budget as Budget,
@@ -40,7 +40,7 @@ def soft_targets(student: Outputs, teacher: Outputs, batch: Batch, *, temperatur
   """`soft_target_kd_loss`, or `top_k_kd_loss` where the teacher's outputs are cut to their top k."""
   del batch
   if teacher.top_k is not None:
-    return logits.top_k_kd_loss(student.logits, teacher.top_k, temperature=temperature)
+    return top_k.top_k_kd_loss(student.logits, teacher.top_k, temperature=temperature)
   return logits.soft_target_kd_loss(student.logits, teacher.logits, temperature=temperature)
 
 

@@ -53,7 +53,7 @@ def annealing_temperature(max_temperature: int, steps_per_temperature: float) ->
     step = jnp.asarray(step, jnp.float32)
     done = jnp.floor(step / steps_per_temperature)
     # XLA may multiply by a rounded reciprocal instead: 41 / 41 is then just below 1, and T a step late.
-    done += (done + 1.0) * steps_per_temperature <= step
+    done += ((done + 1.0) * steps_per_temperature <= step).astype(jnp.float32)
     return jnp.maximum(max_temperature - done, 1.0)
 
   return schedule

@@ -226,6 +226,18 @@ class TemperatureContract:
     with pytest.raises(ValueError, match="temperature"):
       self.call(self.case(), temperature=temperature)
 
+  def test_each_distribution_may_have_its_own_temperature(self):
+    """As many classes as examples: a temperature [B] must not land on the classes."""
+    case, temperatures = self.case((4,), classes=4), np.float32([1, 2, 4, 8])
+    if not isinstance(self, PerExampleContract):
+      pytest.skip("the batch is one sample here, at one temperature")
+    found = self.call(case, temperature=temperatures)
+    for row, temperature in enumerate(temperatures):
+      alone = jax.tree.map(lambda values, row=row: values[row], case)
+      self.assert_close(found[row], self.call(alone, temperature=temperature))
+    with pytest.raises(ValueError, match="temperature"):
+      self.call(case, temperature=temperatures[:, None])
+
 
 class DivergenceContract(TemperatureContract):
   """Beside LossContract: what a student that has nearly converged sees of a divergence."""
@@ -272,14 +284,19 @@ class PerExampleContract(LossContract):
 
   def test_masks_of_every_kind(self):
     case = self.case((2, 3))
-    kept = np.array([True, False, True])
-    expected = np.where(kept, self.call(case), 0)
-    full = np.broadcast_to(kept, (2, 3))
-    for mask in (kept, full, full.astype(np.int32), jnp.asarray(full, jnp.float32)):
-      np.testing.assert_allclose(self.call(case, mask=mask), expected, rtol=1e-6)
+    rows, columns = np.array([True, False]), np.array([[True, False, True]])
+    by_row = np.broadcast_to(rows[:, None], (2, 3))
+    for kept, masks in (
+      # A mask of fewer axes than the result belongs to the leading ones, as in masked_mean.
+      (by_row, (rows, rows[:, None], by_row, by_row.astype(np.int32), jnp.asarray(rows, float))),
+      (np.broadcast_to(columns, (2, 3)), (columns,)),
+    ):
+      expected = np.where(kept, self.call(case), 0)
+      for mask in masks:
+        np.testing.assert_allclose(self.call(case, mask=mask), expected, rtol=1e-6)
     np.testing.assert_array_equal(self.call(case, mask=np.zeros((2, 1))), np.zeros((2, 3)))
     # A mask may not change the shape of the result.
-    for wrong in ((4,), (3, 2), (2, 3, 1), (5, 2, 3)):
+    for wrong in ((3,), (3, 2), (2, 3, 1), (5, 2, 3)):
       with pytest.raises(ValueError, match="mask"):
         self.call(case, mask=np.ones(wrong, bool))
 

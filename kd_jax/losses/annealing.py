@@ -2,7 +2,13 @@
 
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import apply_mask, as_float32, check_temperature, static_value
+from kd_jax.losses.inputs import (
+  apply_mask,
+  as_float32,
+  check_temperature,
+  per_distribution,
+  static_value,
+)
 from kd_jax.losses.logits import logit_regression_loss
 from kd_jax.types import Array, ArrayLike
 
@@ -61,7 +67,8 @@ def annealed_logits(
     [1.0, -2.0]
   """
   factor = annealing_factor(temperature, max_temperature)
-  return factor[..., None] * as_float32("teacher_logits", teacher_logits)
+  logits = as_float32("teacher_logits", teacher_logits)
+  return per_distribution("temperature", factor, logits) * logits
 
 
 def annealing_kd_loss(
@@ -85,7 +92,7 @@ def annealing_kd_loss(
     teacher_logits: [..., C].
     temperature: T in [1, tau_max]; scalar or [...]; may be traced.
     max_temperature: tau_max >= 1.
-    mask: broadcasts to [...]; masked positions give 0, whatever stands there.
+    mask: [...] or its leading axes; masked positions give 0, whatever stands there.
     stop_teacher_gradient: False where the teacher learns too.
 
   Returns:
@@ -134,7 +141,7 @@ def continuation_kd_loss(
     temperature: T in [1, tau_max]; scalar or [...]; may be traced.
     max_temperature: tau_max >= 1.
     margin: m >= 0, in squared logits.
-    mask: broadcasts to [...]; masked positions give 0, whatever stands there.
+    mask: [...] or its leading axes; masked positions give 0, whatever stands there.
     stop_teacher_gradient: False where the teacher learns too.
 
   Returns:

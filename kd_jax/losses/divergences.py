@@ -7,7 +7,7 @@ their mean, and no factor T² (that belongs to `soft_target_kd_loss` alone).
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import apply_mask, check_temperature, prepare_pair
+from kd_jax.losses.inputs import apply_mask, check_temperature, prepare_pair, temper
 from kd_jax.types import Array, ArrayLike
 
 
@@ -45,8 +45,8 @@ def _log_softmax_pair(
   check_temperature(temperature)
   student, teacher = prepare_pair(student_logits, teacher_logits, mask, stop_teacher_gradient)
   return (
-    jax.nn.log_softmax(student / temperature, axis=-1),
-    jax.nn.log_softmax(teacher / temperature, axis=-1),
+    jax.nn.log_softmax(temper(student, temperature), axis=-1),
+    jax.nn.log_softmax(temper(teacher, temperature), axis=-1),
   )
 
 
@@ -65,8 +65,8 @@ def forward_kl(
   Args:
     student_logits: [..., C] student logits.
     teacher_logits: [..., C] teacher logits; -inf marks a class that cannot occur.
-    temperature: T >= 1; may be traced.
-    mask: broadcasts to [...]; masked positions give 0, whatever stands there.
+    temperature: T >= 1, a scalar or [...]; may be traced.
+    mask: [...] or its leading axes; masked positions give 0, whatever stands there.
     stop_teacher_gradient: False where both sides learn, as in mutual learning.
 
   Returns:
@@ -138,7 +138,10 @@ def jensen_shannon(
   log_s, log_t = _log_softmax_pair(
     student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
   )
-  log_m = jnp.logaddexp(log_s, log_t) - jnp.log(2.0)
+  # logaddexp has no gradient where both sides exclude a class.
+  excluded = (log_s == -jnp.inf) & (log_t == -jnp.inf)
+  log_m = jnp.logaddexp(jnp.where(excluded, 0.0, log_s), jnp.where(excluded, 0.0, log_t))
+  log_m = jnp.where(excluded, -jnp.inf, log_m - jnp.log(2.0))
   divergence = 0.5 * (kl_from_log_probs(log_t, log_m) + kl_from_log_probs(log_s, log_m))
   return apply_mask(divergence, mask)
 

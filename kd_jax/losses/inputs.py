@@ -78,9 +78,32 @@ def apply_mask(values: Array, mask: ArrayLike | None) -> Array:
 
 
 def broadcast_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
-  """A bool mask of the given shape from one that broadcasts to it."""
+  """A bool mask of a shape, from one of its leading axes; an axis of the mask may be 1."""
   mask = jnp.asarray(mask).astype(bool)
-  try:
-    return jnp.broadcast_to(mask, shape)
-  except ValueError:
-    raise ValueError(f"mask {mask.shape} does not broadcast to the loss's shape {shape}") from None
+  fits = mask.ndim <= len(shape) and all(
+    size in (1, expected) for size, expected in zip(mask.shape, shape, strict=False)
+  )
+  if not fits:
+    raise ValueError(f"mask {mask.shape} must have the leading axes of the values {shape}")
+  return jnp.broadcast_to(jnp.reshape(mask, mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
+
+
+def per_distribution(name: str, values: ArrayLike, logits: Array) -> Array:
+  """Values to combine with logits [..., C]: a scalar for all, or [...] made [..., 1]."""
+  values = jnp.asarray(values, jnp.float32)
+  if values.ndim and values.shape != logits.shape[:-1]:
+    raise ValueError(
+      f"{name} must be a scalar or of the logits' leading shape {logits.shape[:-1]}, got "
+      f"{values.shape}"
+    )
+  return values[..., None] if values.ndim else values
+
+
+def temper(logits: Array, temperature: ArrayLike) -> Array:
+  """Logits [..., C] divided by a temperature: one for all, or [...] for each distribution."""
+  return logits / per_distribution("temperature", temperature, logits)
+
+
+def times_squared_temperature(divergence: Array, temperature: ArrayLike) -> Array:
+  """T² times a divergence at temperature T: keeps the gradient's size as T grows (Hinton 2015)."""
+  return jnp.asarray(temperature, jnp.float32) ** 2 * divergence

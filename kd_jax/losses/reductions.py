@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from kd_jax.losses.inputs import broadcast_mask
 from kd_jax.types import Array, ArrayLike
 
 
@@ -24,11 +25,7 @@ def masked_sum_and_count(values: ArrayLike, mask: ArrayLike | None = None) -> tu
   values = jnp.asarray(values, jnp.float32)
   if mask is None:
     return jnp.sum(values), jnp.asarray(values.size, jnp.float32)
-  mask = jnp.asarray(mask)
-  if mask.shape != values.shape[: mask.ndim]:
-    raise ValueError(f"mask {mask.shape} must have the leading axes of values {values.shape}")
-  mask = mask.astype(bool).reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
-  mask = jnp.broadcast_to(mask, values.shape)
+  mask = broadcast_mask(mask, values.shape)
   return jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32)
 
 

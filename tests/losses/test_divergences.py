@@ -87,3 +87,11 @@ def test_mutual_learning_moves_both_sides_towards_each_other():
   to_student, to_teacher = jax.grad(loss, argnums=(0, 1))(student, teacher)
   assert loss(student - 0.1 * to_student, teacher) < before
   assert loss(student, teacher - 0.1 * to_teacher) < before
+
+
+def test_jensen_shannon_has_a_gradient_where_both_exclude_a_class():
+  student = jnp.array([0.5, -jnp.inf, 1.0])
+  teacher = jnp.array([1.5, -jnp.inf, 0.0])
+  gradient = jax.grad(kd_jax.jensen_shannon)(student, teacher)
+  expected = jax.grad(kd_jax.jensen_shannon)(student[::2], teacher[::2])
+  np.testing.assert_allclose(gradient, [expected[0], 0, expected[1]], rtol=1e-5)

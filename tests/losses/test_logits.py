@@ -98,6 +98,24 @@ class TestDecoupledKD(contract.DivergenceContract, contract.PerExampleContract):
     with pytest.raises(ValueError, match="float32"):
       self.loss(student, teacher, np.zeros(4, np.float32))
 
+  def test_labels_out_of_range_are_refused_or_nan(self):
+    student, teacher = pair(2, 4)
+    for wrong in ([0, 4], [-1, 3]):
+      with pytest.raises(ValueError, match="labels"):
+        kd_jax.decoupled_kd_loss(student, teacher, np.array(wrong))
+      traced = jax.jit(kd_jax.decoupled_kd_loss)(student, teacher, np.array(wrong))
+      np.testing.assert_array_equal(np.isnan(traced), (np.array(wrong) < 0) | (np.array(wrong) > 3))
+    kept = kd_jax.decoupled_kd_loss(student, teacher, np.array([0, -100]), mask=np.array([1, 0]))
+    assert kept[1] == 0
+
+  def test_a_teacher_that_excludes_all_other_classes(self):
+    teacher = np.float32([2.0, -np.inf, -np.inf])
+    student = np.float32([1.0, 0.5, 0.0])
+    found, gradient = jax.value_and_grad(kd_jax.decoupled_kd_loss)(student, teacher, 0)
+    log_prob = student[0] - np.log(np.exp(student).sum())
+    np.testing.assert_allclose(found, -log_prob, rtol=1e-5)  # the binary term alone
+    assert np.isfinite(gradient).all()
+
 
 class TestDistInter(contract.TemperatureContract, contract.PerExampleContract):
   loss = staticmethod(kd_jax.dist_inter_loss)
@@ -112,6 +130,12 @@ class TestDistInter(contract.TemperatureContract, contract.PerExampleContract):
     np.testing.assert_allclose(self.loss(student, np.log(probabilities)), 0, atol=1e-5)
     opposite = np.log(np.float32(2 / 3) - probabilities)
     np.testing.assert_allclose(self.loss(opposite, np.log(probabilities)), 2, atol=1e-5)
+
+  @pytest.mark.parametrize("classes", [3, 10, 11, 1000])
+  def test_a_student_of_zeros_has_no_exploding_gradient(self, classes):
+    teacher = np.random.default_rng(0).standard_normal(classes).astype(np.float32)
+    gradient = jax.grad(kd_jax.dist_inter_loss)(jnp.zeros(classes), teacher)
+    assert np.abs(gradient).max() < 10
 
 
 class TestDistIntra(contract.TemperatureContract, contract.LossContract):

@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops_with_everything_named():
   next(reports)
   message = (
     "my_method, phase probe, epoch 2, steps 4-6: loss nan .* at step 6 of seed 3; "
-    "the checkpoint of the epoch before is good"
+    "the checkpoint of epoch 1 is good"
   )
   with pytest.raises(NonFiniteError, match=message):
     next(reports)
