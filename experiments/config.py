@@ -86,6 +86,8 @@ class Study:
     default_factory=MethodSettings
   )
   """Of each method."""
+  official_examples: Annotated[int, tyro.conf.Suppress] = 0
+  """How many training examples, held-out ones included, the paper's data set has."""
   paper: Annotated[Mapping[str, Any] | None, tyro.conf.Suppress] = None
   """Published numbers for the table: source, setting, test_accuracy by method."""
 

@@ -62,6 +62,13 @@ def start(where: Where) -> None:
     jax.config.update("jax_compilation_cache_dir", str(where.compile_cache.expanduser()))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if where.coordinator is not None:
+    host, _, port = where.coordinator.rpartition(":")
+    if not host or not port.isdigit():
+      raise ValueError(f"--coordinator is HOST:PORT, got {where.coordinator!r}")
+    if not 0 <= where.process_id < where.num_processes:
+      raise ValueError(
+        f"--process-id {where.process_id} is not one of --num-processes {where.num_processes}"
+      )
     parallel.initialize(where.coordinator, where.num_processes, where.process_id)
   elif where.num_processes > 1:
     raise ValueError("several processes need --coordinator HOST:PORT")

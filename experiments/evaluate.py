@@ -8,6 +8,7 @@ Writes WORKDIR/results.json: a row for each method, seed and phase, and the lear
 import datetime
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   study, where, _ = config.parse("evaluate", argv)
   console.start(where)
   pipeline = Pipeline(study, where)
+  pipeline.may_train = False
   results = evaluate(pipeline)
   console.say(f"{len(results['rows'])} rows in {where.workdir / 'results.json'}")
   return 0
@@ -55,6 +57,8 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
         "last": on_test(parallel.replicate(result.state.train.variables)),
       }
       for k, seed in enumerate(seeds):
+        if seed >= study.seeds:
+          continue  # of an earlier, larger study
         last = index == len(phases) - 1
         rows.append(_row(pipeline, method, seed, k, result, test, last))
         curves += _curve(method, seed, k, result, epochs_before)
@@ -132,13 +136,15 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
   student = build_model(study.student, pipeline.num_classes)
   parameters = parameter_count(init_variables(student, splits.train.images[:1], (0,)))
   assistants = [m for m in study.methods if pipeline.recipes[m].assistant is not None]
+  paper = _paper(study)
+  if paper is not None and len(splits.train) + len(splits.validation) < study.official_examples:
+    paper["differing"].append("fewer training examples")
   return {
     "schema_version": 1,
     "study": study.name,
     "complete": True,
     "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": f"python -m experiments.study {study.name} "
-    + " ".join(argument for argument in sys.argv[1:] if argument != study.name),
+    "command": shlex.join(["python", "-m", "experiments.study", *sys.argv[1:]]),
     "config": {key: value for key, value in config.plain(study).items() if key != "paper"},
     "device": {
       "platform": jax.default_backend(),
@@ -161,8 +167,22 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
     "assistant": _network_row(pipeline, pipeline.assistant(assistants[0])) if assistants else None,
     "student": {"model": model_name(study.student), "parameters": parameters},
     "methods": {method: _method_row(pipeline, method) for method in study.methods},
-    "paper": config.plain(study.paper),
+    "paper": paper,
   }
+
+
+def _paper(study: config.Study) -> dict[str, Any] | None:
+  """The published numbers, and in which settings this run differs from the configuration they stand in."""
+  if study.paper is None:
+    return None
+  asked = config.configs().get(study.name, study)
+  names = ("train_limit", "augmentation", "batch_size", "teacher_weights", "teacher", "student")
+  differing = [
+    name
+    for name in (*names, "assistant", "epochs", "optimizer", "teacher_epochs", "settings")
+    if getattr(study, name) != getattr(asked, name)
+  ]
+  return config.plain(study.paper) | {"differing": differing}
 
 
 def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:
@@ -187,7 +207,8 @@ def _network_row(pipeline: Pipeline, network: Network) -> dict[str, Any]:
     "model": model_name(network.spec),
     "source": network.source,
     "parameters": network.parameters,
-    "validation_accuracy": float(on_validation["accuracy"][0]),
+    # An imported network may have learnt from the very examples that are held out here.
+    "validation_accuracy": None if network.seconds is None else float(on_validation["accuracy"][0]),
     "test_accuracy": float(on_test["accuracy"][0]),
     "test_ece": float(on_test["ece"][0]),
     "seconds": network.seconds,

@@ -94,6 +94,20 @@ def _limits(results: Results, comparisons: int) -> list[str]:
     for name, spec in results["methods"].items()
     if spec.get("phases")
   }
+  assistant = pick(results["assistant"], "seconds")
+  if assistant is not None:
+    lines.append(
+      f"An assistant is trained beside its students ({duration(assistant)}, not in their time), once for all "
+      "seeds: the spread of its method leaves out the assistant's own."
+    )
+  if (
+    pick(results["teacher"], "test_accuracy") is not None
+    and pick(results["teacher"], "seconds") is None
+  ):
+    lines.append(
+      "The teacher was imported. It may have learnt from the examples held out here, so its validation "
+      "accuracy is not given; the students have not seen them."
+    )
   if len(set(lengths.values())) > 1:
     titles = method_titles(results)
     said = [f"{titles[name]} {plain(length)}" for name, length in lengths.items()]
@@ -121,6 +135,12 @@ def _limits(results: Results, comparisons: int) -> list[str]:
 def _against_paper(results: Results, titles: dict[str, str], gains: dict) -> list[str]:
   """The paper's gain over scratch beside ours."""
   lines, floor = [], pick(results["paper"], "test_accuracy", SCRATCH)
+  differing = (results["paper"] or {}).get("differing") or []
+  if differing:
+    lines.append(
+      "The paper's numbers are of another setting and only for orientation; this run differs in "
+      f"{_and([str(name).replace('_', ' ') for name in differing])}."
+    )
   for name, both in gains.items():
     value, ours = pick(results["paper"], "test_accuracy", name), both[SCRATCH]
     if None in (floor, value, ours):
@@ -130,7 +150,7 @@ def _against_paper(results: Results, titles: dict[str, str], gains: dict) -> lis
       f"{titles[name]} over {titles[SCRATCH]}: {percent(theirs, sign='+')} points in the paper, "
       f"{percent(ours.mean, sign='+')} here"
     )
-    if ours.count >= MIN_SEEDS:
+    if ours.count >= MIN_SEEDS and not differing:
       inside = ours.low <= theirs <= ours.high
       line += f" (the paper's is {'inside' if inside else 'outside'} our interval)"
     lines.append(line + ".")

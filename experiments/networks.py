@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
+import numpy as np
 
 from experiments import console, runs
 from experiments.config import Study, Where, plain
 from experiments.setting import Setting
 from kd_jax import inference, parallel, recipes, teacher_cache
-from kd_jax.checkpoints import CheckpointStore, digest_file
+from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
+from kd_jax.data import num_distinct_views
 from kd_jax.models import weights
-from kd_jax.models.spec import ModelSpec, build_model, parameter_count
+from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, parameter_count
+from kd_jax.training.loop import make_evaluator
 from kd_jax.training.state import one_seed
 from kd_jax.training.step import Teacher, cached_teacher, live_teacher
 from kd_jax.types import PyTree
@@ -62,6 +66,7 @@ class Networks(Setting):
     """As `Setting`; trains nothing yet. A cache that could not be made is refused now."""
     super().__init__(study, where)
     self._cache_spec("", {})
+    self.may_train = True
     self._networks: dict[str, Network] = {}
     self._caches: dict[Path, teacher_cache.Cache] = {}
 
@@ -101,7 +106,12 @@ class Networks(Setting):
     teacher: Network | None,
   ) -> Network:
     link = None if teacher is None else self.teacher_link(teacher)
-    run = self.make_run(directory / "train", recipe, spec, (0,), link)
+    # Without a teacher there is no cache to keep small: every view of the augmentation is seen.
+    views = num_distinct_views(self.study.augmentation) if teacher is None else None
+    run = self.make_run(directory / "train", recipe, spec, (0,), link, views)
+    self._refuse_another_source(directory, "train")
+    if not self.may_train and not runs.is_finished(run):
+      raise ValueError(f"the {role} in {directory} is not trained: run the study first")
     with console.Progress(role, run.epochs(), "epochs") as progress:
       result = runs.train(run, lambda: self.source(teacher), epoch_counter(progress))[-1]
     meta = {
@@ -130,12 +140,46 @@ class Networks(Setting):
       "settings": {"model": plain(spec), "num_classes": self.num_classes},
       "parents": [{"kind": "weights file", "name": path.name, "digest": digest_file(path)}],
     }
+    self._refuse_another_source(directory, "weights file")
     variables = weights.load_torch_cifar_resnet(path, depth, self.num_classes)
-    self._save_final(directory, variables, meta)
+    if self._save_final(directory, variables, meta):
+      self._say_accuracy(spec, variables)
     return self._network("teacher", directory, spec, source=path.name)
 
-  def _save_final(self, directory: Path, variables: PyTree, meta: dict[str, Any]) -> None:
-    """Writes a finished network, unless it stands there already."""
+  def _refuse_another_source(self, directory: Path, kind: str) -> None:
+    """Refuses, before anything is trained, a folder whose network was imported where one is to be trained."""
+    if not (directory / "final" / "seals").is_dir():
+      return
+    try:
+      found = CheckpointStore(directory / "final").restore().meta["parents"][0]["kind"]
+    except CheckpointError:
+      return  # it is written anew
+    if (found == "weights file") != (kind == "weights file"):
+      raise ValueError(
+        f"the network in {directory} came from a {found}, this run would make it from a {kind}: give the "
+        "same --teacher-weights as before, or another --workdir"
+      )
+
+  def _say_accuracy(self, spec: ModelSpec, variables: PyTree) -> None:
+    """An imported network that reads pixels in another way than it learnt shows it here."""
+    evaluate = make_evaluator(
+      build_model(spec, self.num_classes),
+      self.splits.validation,
+      self.evaluation_batch_size,
+      one_dispatch=parallel.one_dispatch_an_epoch(is_convolutional(spec)),
+    )
+    stacked = parallel.replicate(jax.tree.map(lambda x: np.asarray(x)[None], variables))
+    accuracy = float(evaluate(stacked)["accuracy"][0])
+    console.say(
+      f"imported teacher: {accuracy:.2%} on the held-out examples (it may have learnt from them)"
+    )
+    if accuracy < 3 / self.num_classes:
+      console.say(
+        "warning: hardly better than chance: are teacher.pixel-mean and -std those of its training?"
+      )
+
+  def _save_final(self, directory: Path, variables: PyTree, meta: dict[str, Any]) -> bool:
+    """Writes a finished network, unless it stands there already; says whether it did."""
     store = CheckpointStore(directory / "final")
     meta = json.loads(json.dumps(meta))
     if store.steps():
@@ -145,13 +189,14 @@ class Networks(Setting):
         console.say(f"warning: {error}; it is written anew")
       else:
         if found.meta == meta:
-          return
+          return False
         if found.meta["parents"] != meta["parents"]:
           raise ValueError(
             f"{directory} holds another {meta['kind']}, made from {found.meta['parents']}, this run "
             f"has {meta['parents']}: use another --workdir, or delete that folder"
           )
     runs.save_network(directory / "final", variables, meta)
+    return True
 
   def _network(self, role, directory, spec, *, source, seconds=None, validation_accuracy=None):
     model = build_model(spec, self.num_classes)
@@ -239,7 +284,10 @@ class Networks(Setting):
       lineage={"parents": [link, self.data_link()]},
     )
     total = spec.num_examples * spec.views
-    with console.Progress(f"precompute {network.role}", total, "rows") as progress:
+    with (
+      runs.locked(directory),
+      console.Progress(f"precompute {network.role}", total, "rows") as progress,
+    ):
       for state in steps:
         progress.to(state.done)
 

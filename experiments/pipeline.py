@@ -14,17 +14,22 @@ class Pipeline(Networks):
   """All stages of a study. Everything one makes is found again by the next process."""
 
   def seed_groups(self, method: str) -> list[tuple[int, ...]]:
-    """Which seeds train together: groups that an earlier run began, then new ones."""
+    """Which seeds train together: groups that an earlier run began, then new ones.
+
+    A group that is there counts for the seeds it shares with the study, also where it holds more.
+    """
     together = self.study.seeds_together
     if together is None:
       together = 1 if is_convolutional(self.study.student) else self.study.seeds
     wanted = set(range(self.study.seeds))
-    groups = []
-    for folder in sorted((self.root / "students" / method).glob("seeds-*")):
-      group = tuple(int(seed) for seed in folder.name.split("-")[1:])
-      if set(group) <= wanted:
+    folders = (self.root / "students" / method).glob("seeds-*")
+    begun = [tuple(int(seed) for seed in folder.name.split("-")[1:]) for folder in folders]
+    groups, taken = [], set()
+    for group in sorted(begun, key=lambda group: (-len(group), group)):
+      if set(group) & wanted and not set(group) & taken:
         groups.append(group)
-        wanted -= set(group)
+        taken |= set(group)
+    wanted -= taken
     rest = sorted(wanted)
     groups += [tuple(rest[i : i + together]) for i in range(0, len(rest), together)]
     return sorted(groups)

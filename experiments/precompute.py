@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   study, where, options = config.parse("precompute", argv, Options)
   console.start(where)
   pipeline = Pipeline(study, where)
+  pipeline.may_train = not options.verify
   teacher = pipeline.teacher()
   if not options.verify:
     cache = pipeline.precompute(teacher)

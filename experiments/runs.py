@@ -5,9 +5,11 @@ RUN/<phase>/metrics.jsonl   a line for each epoch
 RUN/<phase>/events.*        the same for TensorBoard
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,30 @@ def train(
   return results
 
 
+def is_finished(run: Run) -> bool:
+  """Whether every phase has its last checkpoint."""
+  return all(phase.epochs in run.store(phase).steps() for phase in run.recipe.phases)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+  """Keeps a second command from writing the same folder at the same time.
+
+  Raises:
+    ValueError: one is at work there.
+  """
+  if not parallel.is_main():
+    yield
+    return
+  directory.mkdir(parents=True, exist_ok=True)
+  with open(directory / ".lock", "w", encoding="utf-8") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(f"another command is at work in {directory}: wait until it ends") from None
+    yield
+
+
 def load(run: Run) -> list[PhaseResult]:
   """Reads all phases of a finished run.
 
@@ -111,9 +137,8 @@ def load(run: Run) -> list[PhaseResult]:
   def refuse():
     raise ValueError(f"{run.directory} is not finished: train it first")
 
-  for phase in run.recipe.phases:
-    if phase.epochs not in run.store(phase).steps():
-      refuse()
+  if not is_finished(run):
+    refuse()
   return train(run, refuse, lambda epochs, detail: None)
 
 
@@ -132,22 +157,33 @@ def _train_phase(
     history, epoch, digest = restored.meta["history"], restored.step, restored.digest
     progress(epoch, f"{run.recipe.name} {phase.name}")
   if epoch < phase.epochs:
-    teacher = make_teacher() if phase.needs_teacher else NO_TEACHER
-    with _Log(folder, history) as log:
-      for report in train_phase(
-        run.task, phase, state, teacher, label=run.recipe.name, epochs_before=epochs_before
-      ):
-        state = report.state
-        record = report.record | {"seconds": report.seconds}
-        history = [*history, record]
-        digest = store.save(report.epoch, state, meta | {"history": history})
-        log.write(record)
-        progress(1, f"{run.recipe.name} {phase.name} {max(record['validation_accuracy']):.1%}")
+    with locked(run.directory):
+      state, history, digest = _train_epochs(
+        run, phase, state, history, meta, make_teacher, progress, epochs_before
+      )
   elif not _is_logged(folder, history):
     with _Log(folder, history):  # stopped between the last checkpoint and its line
       pass
   path = (folder / "checkpoints" / "steps" / str(phase.epochs)).relative_to(run.root)
   return PhaseResult(phase, state, history, digest, str(path))
+
+
+def _train_epochs(
+  run: Run, phase, state: LoopState, history, meta, make_teacher, progress, epochs_before: int
+) -> tuple[LoopState, list[dict[str, Any]], str]:
+  teacher = make_teacher() if phase.needs_teacher else NO_TEACHER
+  store, digest = run.store(phase), ""
+  with _Log(run.directory / phase.name, history) as log:
+    for report in train_phase(
+      run.task, phase, state, teacher, label=run.recipe.name, epochs_before=epochs_before
+    ):
+      state = report.state
+      record = report.record | {"seconds": report.seconds}
+      history = [*history, record]
+      digest = store.save(report.epoch, state, meta | {"history": history})
+      log.write(record)
+      progress(1, f"{run.recipe.name} {phase.name} {max(record['validation_accuracy']):.1%}")
+  return state, history, digest
 
 
 def _meta(run: Run, index: int, before: list[PhaseResult]) -> dict[str, Any]:

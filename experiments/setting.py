@@ -35,17 +35,18 @@ class Setting:
       limit=study.train_limit,
     )
     self.num_classes = self.splits.train.num_classes
-    # Every recipe and network is made once, so that a bad setting is refused before anything is trained.
+    # Every recipe is made at once, so that a bad setting is refused before anything is trained.
     self.recipes = {m: study.recipe(m, self.num_classes) for m in study.methods}
-    for spec in (study.teacher, study.assistant, study.student):
-      build_model(spec, self.num_classes)
     self._refuse_what_later_stages_would()
     if parallel.is_main() and not (self.root / MARKER).exists():
       self.mark()
 
   def mark(self) -> None:
     """Writes down the configuration: of the first run, and anew once a study is finished."""
-    write_json(self.root / MARKER, {"study": plain(self.study)})
+    study = plain(self.study)
+    if self.study.teacher_weights is not None:
+      study["teacher_weights"] = str(self.study.teacher_weights.absolute())
+    write_json(self.root / MARKER, {"study": study})
 
   def _refuse_what_later_stages_would(self) -> None:
     study, train = self.study, self.splits.train
@@ -58,8 +59,29 @@ class Setting:
       )
     if study.seeds_together is not None and study.seeds_together < 1:
       raise ValueError(f"seeds_together must be at least 1, got {study.seeds_together}")
-    model = build_model(study.student, self.num_classes)
-    jax.eval_shape(lambda key: model.init(key, train.images[:1], train=False), jax.random.key(0))
+    specs = [study.student]
+    specs += [study.teacher] if study.teacher_weights is None else []
+    specs += [study.assistant] if any(r.assistant for r in self.recipes.values()) else []
+    for spec in specs:
+      model = build_model(spec, self.num_classes)
+      jax.eval_shape(
+        lambda key, m=model: m.init(key, train.images[:1], train=False), jax.random.key(0)
+      )
+    if study.cache_top_k is not None and not study.live_teacher:
+      for recipe in self.recipes.values():
+        self._refuse_top_k(recipe)
+
+  def _refuse_top_k(self, recipe: Recipe) -> None:
+    """A tail cannot be tempered afterwards: top-k rows serve soft targets at their own temperature alone."""
+    cached = self.study.settings.kd.temperature
+    for term in (term for phase in recipe.phases for term in phase.objective if term.needs_teacher):
+      own = getattr(term.loss, "keywords", {}).get("temperature", cached)
+      if term.whole_logits or own != cached:
+        needs = "all logits" if term.whole_logits else f"temperature {own}"
+        raise ValueError(
+          f"cache_top_k={self.study.cache_top_k} at kd's temperature {cached} does not serve "
+          f"{recipe.name}, which needs {needs}"
+        )
 
   @property
   def evaluation_batch_size(self) -> int:
@@ -73,14 +95,16 @@ class Setting:
     spec: ModelSpec,
     seeds: tuple[int, ...],
     teacher: runs.Parent | None,
+    views: int | None = None,
   ) -> runs.Run:
     """What training a network of this study is: task, settings, lineage."""
+    views = self.study.views if views is None else views
     task = Task(
       model=build_model(spec, self.num_classes, axis_name=parallel.AXIS),
       train=self.splits.train,
       validation=self.splits.validation,
       augmentation=self.study.augmentation,
-      views=self.study.views,
+      views=views,
       batch_size=self.study.batch_size,
       seeds=seeds,
       one_dispatch=parallel.one_dispatch_an_epoch(is_convolutional(spec)),
@@ -88,7 +112,7 @@ class Setting:
     settings = {
       "model": plain(spec),
       "augmentation": data.describe(self.study.augmentation),
-      "views": self.study.views,
+      "views": views,
       "batch_size": self.study.batch_size,
       "validation": self.splits.validation.fingerprint,
     }

@@ -23,6 +23,8 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
   study, where, options = config.parse("student", argv, Options)
+  if study.methods != config.configs()[study.name].methods:
+    raise ValueError("students of one method are trained at a time: name it with --method")
   study = dataclasses.replace(study, methods=(options.method,))
   if options.seed is not None and not 0 <= options.seed < study.seeds:
     raise ValueError(f"--seed {options.seed} is not one of the study's {study.seeds} seeds")

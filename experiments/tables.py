@@ -127,7 +127,9 @@ def main_table(results: Results) -> Table:
     row += [_gain_cell(gain(results, method, base), len(values)) for base in (SCRATCH, KD)]
     rows.append((method, row))
   if paper:
-    header.append("Paper, %\n(gain)")
+    header.append(
+      "Paper, %\n(gain)" if not paper.get("differing") else "Paper, %\n(gain);\nother setting"
+    )
     for name, row in rows:
       value, scratch = (pick(paper, "test_accuracy", key) for key in (name, SCRATCH))
       cell = percent(value)

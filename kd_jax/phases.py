@@ -32,6 +32,7 @@ class Term:
     weight: a number, or a schedule of the epoch.
     schedules: keyword arguments of the loss that change with the epoch.
     needs_teacher: False where the loss reads labels alone.
+    whole_logits: True where the teacher's top k and tail would not do.
   """
 
   name: str
@@ -39,6 +40,7 @@ class Term:
   weight: float | Schedule = 1.0
   schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
   needs_teacher: bool = True
+  whole_logits: bool = False
 
   def weight_at(self, epoch):
     return self.weight(epoch) if callable(self.weight) else self.weight

@@ -142,6 +142,7 @@ def annealing_kd(
     functools.partial(annealed_regression, max_temperature=max_temperature),
     1.0 / budget.num_classes,
     schedules={"temperature": annealing_by_epoch(max_temperature, first)},
+    whole_logits=True,
   )
   return Recipe(
     name="annealing_kd",
@@ -166,7 +167,7 @@ def annealing_by_epoch(max_temperature: int, epochs: int) -> Schedule:
   if max_temperature > epochs:
     raise ValueError(
       f"max_temperature {max_temperature} needs as many epochs to come down to 1, got {epochs}: "
-      "lower max_temperature or train longer"
+      "lower it (--annealing-kd.max-temperature) or train longer"
     )
   return schedules.annealing_temperature(max_temperature, epochs // max_temperature)
 
@@ -202,6 +203,7 @@ def continuation_kd(
     functools.partial(hinged_annealed_regression, max_temperature=max_temperature, margin=margin),
     schedules_scaled(schedules.linear_schedule(1.0, 0.0, ramp), 1.0 / budget.num_classes),
     schedules={"temperature": annealing_by_epoch(max_temperature, ramp)},
+    whole_logits=True,
   )
   labels = _label_term(schedules.linear_schedule(0.0, 1.0, ramp))
   return Recipe(

@@ -34,8 +34,8 @@ Quantity = tuple[str, str, list[float]]
 def main(argv: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if argv is None else argv)
   study, where, options = config.parse("benchmarks.training", arguments, bench.Options)
-  console.say(f"first step: {2 * options.starts} fresh processes")
-  # First, while this process holds none of the device's memory.
+  # First, while this process holds no device; console.say would take one, to ask which process it is in.
+  print(f"first step: {2 * options.starts} fresh processes", flush=True)
   starts = first_step.measure(arguments, options.starts)
   console.start(where)
   task = bench.make_task(study, where, synthetic=options.synthetic)

@@ -1,8 +1,8 @@
 """CIFAR-10, ResNet-110 to ResNet-8: Annealing-KD's main vision experiment (arXiv 2104.07163).
 
 Paper settings: batch 128, SGD with momentum 0.9, learning rate 0.1 → 0.01 → 0.001 at 1/2 and 3/4 of each phase,
-weight decay 1e-4, pad-4 crop and flip, tau_max 10, 160 + 160 epochs; every method has the 320 epochs. All 162
-views of the augmentation are cached.
+weight decay 1e-4, pad-4 crop and flip, tau_max 10, 160 + 160 epochs; every student has the 320 epochs (TAKD's
+assistant has as many again). All 162 views of the augmentation are cached.
 
     python -m experiments.study cifar10_resnet8
     python -m experiments.study cifar10_resnet8 --teacher-weights resnet56_cifar10.safetensors
@@ -34,6 +34,7 @@ CONFIG = Study(
   methods=("scratch", "kd", "takd", "annealing_kd", "continuation_kd"),
   seeds=5,
   cache_dtype="float16",
+  official_examples=50_000,
   paper={
     "source": "Jafari et al. 2021 and 2022, as re-reported by later papers",
     "setting": "ResNet-110 to ResNet-8, CIFAR-10",

@@ -87,19 +87,21 @@ def train_phase(
     state: from `start_phase`, or of an earlier report.
     teacher: `cached_teacher` or `live_teacher`; none is needed where no term needs one.
     label: what error messages call the method.
-    epochs_before: epochs of earlier phases, so that the order of examples goes on instead of repeating.
+    epochs_before: epochs of earlier phases: the order and the views of examples go on from there.
 
   Yields:
     A report after each epoch.
 
   Raises:
     NonFiniteError: naming method, phase, epoch and steps; the last report's state is good.
-    ValueError: a batch that does not divide over the devices or exceeds the data; a missing teacher.
+    ValueError: a batch that does not divide over the devices or exceeds the data; a missing teacher, or outputs
+      that are not of these examples and views; a state of another number of seeds.
   """
   if not phase.needs_teacher:
     teacher = steps.NO_TEACHER
   elif teacher is steps.NO_TEACHER:
     raise ValueError(f"phase {phase.name!r} of {label!r} needs a teacher, got none")
+  _check_fit(task, state, teacher)
   parallel.device_batch_size(task.batch_size)
   per_epoch = task.steps_per_epoch
   total_steps = phase.epochs * per_epoch
@@ -112,6 +114,7 @@ def train_phase(
       task.augmentation,
       steps_per_epoch=per_epoch,
       views=task.views,
+      epochs_before=epochs_before,
     ),
     one_dispatch=task.one_dispatch,
     donate=True,
@@ -144,6 +147,23 @@ def train_phase(
       "learning_rate": float(rate(done * per_epoch)),
     }
     yield EpochReport(done + 1, state, record, seconds)
+
+
+def _check_fit(task: Task, state: LoopState, teacher: steps.Teacher) -> None:
+  """Refuses arrays of other lengths than the task's: on a device, a row out of range is silently clamped."""
+  if not len(task.validation):
+    raise ValueError("the validation split is empty: it chooses the best epoch")
+  if state.train.step.shape != (len(task.seeds),):
+    raise ValueError(
+      f"the state holds {len(state.train.step)} seeds, the task has {len(task.seeds)}: {task.seeds}"
+    )
+  expected = (len(task.train), task.views)
+  for leaf in jax.tree.leaves(teacher.arrays) if teacher.cached else ():
+    if leaf.shape[:2] != expected:
+      raise ValueError(
+        f"teacher outputs {leaf.shape} are of {leaf.shape[0]} examples and {leaf.shape[1]} views, the "
+        f"task has {expected[0]} and {expected[1]}"
+      )
 
 
 def make_evaluator(

@@ -38,10 +38,12 @@ class Teacher(NamedTuple):
   Attributes:
     arrays: what stays on the device.
     outputs: (arrays, rows [B], inputs [B, ...], view) -> Outputs of these examples.
+    cached: whether the arrays have a row for each example and view, [N, V, ...].
   """
 
   arrays: PyTree
   outputs: Callable[[PyTree, Array, Array, Array], Outputs]
+  cached: bool = False
 
 
 NO_TEACHER = Teacher((), lambda arrays, rows, inputs, view: Outputs())
@@ -50,7 +52,9 @@ NO_TEACHER = Teacher((), lambda arrays, rows, inputs, view: Outputs())
 def cached_teacher(outputs: Outputs) -> Teacher:
   """A teacher whose outputs were computed before: arrays [N, V, ...] for each example and view."""
   return Teacher(
-    outputs, lambda arrays, rows, inputs, view: jax.tree.map(lambda x: x[rows, view], arrays)
+    outputs,
+    lambda arrays, rows, inputs, view: jax.tree.map(lambda x: x[rows, view], arrays),
+    cached=True,
   )
 
 
@@ -100,15 +104,17 @@ def make_train_step(
   *,
   steps_per_epoch: int,
   views: int,
+  epochs_before: int = 0,
 ) -> Callable[[TrainState, DeviceData, Array], tuple[TrainState, dict[str, Array]]]:
   """Builds the train step: (state [K], data, rows [K, B / devices]) -> (state, metrics [K]).
 
-  It runs inside a map over the axis `parallel.AXIS`. In epoch e the student sees view e mod `views` of each
-  example. Metrics: loss, each term, accuracy, and the gradient's global norm; equal on all devices.
+  It runs inside a map over the axis `parallel.AXIS`. In epoch e, counted from the first phase on, the student
+  sees view e mod `views` of each example. Metrics: loss, each term, accuracy, and the gradient's global norm;
+  equal on all devices.
   """
 
   def step(state: TrainState, data: DeviceData, rows: Array):
-    view = (state.step // steps_per_epoch) % views
+    view = (epochs_before + state.step // steps_per_epoch) % views
     inputs = augment_batch(augmentation, data.images[rows], data.keys[rows], view)
     batch = Batch(inputs, data.labels[rows])
     teacher = teacher_outputs(data.teacher, rows, inputs, view)
