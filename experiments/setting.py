@@ -73,13 +73,15 @@ class Setting:
 
   def _refuse_top_k(self, recipe: Recipe) -> None:
     """A tail cannot be tempered afterwards: top-k rows serve soft targets at their own temperature alone."""
-    cached = self.study.settings.kd.temperature
+    cached, k = self.study.settings.kd.temperature, self.study.cache_top_k
+    if not 1 <= k < self.num_classes:
+      raise ValueError(f"cache_top_k must be at least 1 and below {self.num_classes}, got {k}")
     for term in (term for phase in recipe.phases for term in phase.objective if term.needs_teacher):
       own = getattr(term.loss, "keywords", {}).get("temperature", cached)
       if term.whole_logits or own != cached:
         needs = "all logits" if term.whole_logits else f"temperature {own}"
         raise ValueError(
-          f"cache_top_k={self.study.cache_top_k} at kd's temperature {cached} does not serve "
+          f"cache_top_k={k} at kd's temperature {cached} does not serve "
           f"{recipe.name}, which needs {needs}"
         )
 

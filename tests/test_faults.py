@@ -240,7 +240,7 @@ def test_a_teacher_that_diverges_stops_the_study(data_dir, tmp_path, capsys):
 
 
 BAD = {
-  ("--kd.temperature", "0.5"): "temperature must be at least 1, got 0.5",
+  ("--kd.temperature", "0.5"): "temperature must be finite and at least 1, got 0.5",
   ("--annealing-kd.max-temperature", "0"): "max_temperature must be at least 1, got 0",
   ("--annealing-kd.max-temperature", "40"): "max_temperature 40 needs as many epochs",
   ("--methods", "kd", "magic"): "methods must be distinct names of scratch, kd, takd",
@@ -261,7 +261,7 @@ BAD = {
   ("--views", "19"): "between 1 and the augmentation's 18 distinct views, got 19",
   ("--views", "0"): "between 1 and the augmentation's 18 distinct views, got 0",
   ("--cache-dtype", "int8"): "a cache holds float16 or float32, got int8",
-  ("--cache-top-k", "10"): "top_k must be at least 1 and below 10, got 10",
+  ("--cache-top-k", "10"): "cache_top_k must be at least 1 and below 10, got 10",
   ("--num-processes", "2"): "several processes need --coordinator HOST:PORT",
 }
 

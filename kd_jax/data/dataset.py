@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from kd_jax.data.splits import hash_ids
+from kd_jax.data.splits import content_ids, hash_ids
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +73,34 @@ class Dataset:
 
   def __len__(self) -> int:
     return len(self.labels)
+
+  @classmethod
+  def from_arrays(
+    cls,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    split: str = "train",
+    name: str = "arrays",
+  ) -> "Dataset":
+    """A data set of one's own arrays, whose ids are made from their content.
+
+    Args:
+      images: [N, H, W, D] uint8.
+      labels: [N] integers in [0, num_classes).
+      num_classes: C.
+      split: what part of the data it is.
+      name: what the data are called.
+
+    Raises:
+      ValueError: as the constructor.
+
+    >>> len(Dataset.from_arrays(np.zeros((3, 8, 8, 1), np.uint8), np.array([0, 1, 1]), num_classes=2))
+    3
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    return cls(name, "0", split, images, labels, None, content_ids(images, labels), num_classes)
 
   def take(self, rows: np.ndarray) -> "Dataset":
     """Returns the data set of the given rows (integers or a mask), in that order."""

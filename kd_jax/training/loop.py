@@ -12,9 +12,15 @@ import numpy as np
 from kd_jax import metrics, parallel
 from kd_jax.data import Dataset
 from kd_jax.data.augmentation import Augmentation
-from kd_jax.phases import Phase
+from kd_jax.phases import Phase, Recipe
 from kd_jax.training import step as steps
-from kd_jax.training.state import LoopState, track_best
+from kd_jax.training.state import (
+  LoopState,
+  init_variables,
+  start_phase,
+  start_variables,
+  track_best,
+)
 from kd_jax.types import PyTree
 
 
@@ -30,21 +36,23 @@ class Task:
     model: the student, built with `axis_name=parallel.AXIS`.
     train: training examples.
     validation: held-out examples, for choosing the best epoch.
-    augmentation: of the training examples.
-    views: how many views of each example training goes through, one an epoch.
     batch_size: of all devices together.
     seeds: trained together as one program.
-    one_dispatch: see `parallel.one_dispatch_an_epoch`.
+    augmentation: of the training examples.
+    views: how many views of each example training goes through, one an epoch.
+    one_dispatch: see `parallel.one_dispatch_an_epoch`; by default what suits a convolutional network.
   """
 
   model: nn.Module
   train: Dataset
   validation: Dataset
-  augmentation: Augmentation
-  views: int
   batch_size: int
-  seeds: tuple[int, ...]
-  one_dispatch: bool
+  seeds: tuple[int, ...] = (0,)
+  augmentation: Augmentation = Augmentation(name="none")
+  views: int = 1
+  one_dispatch: bool = dataclasses.field(
+    default_factory=lambda: parallel.one_dispatch_an_epoch(convolutional=True)
+  )
 
   @property
   def steps_per_epoch(self) -> int:
@@ -147,6 +155,35 @@ def train_phase(
       "learning_rate": float(rate(done * per_epoch)),
     }
     yield EpochReport(done + 1, state, record, seconds)
+
+
+def train_recipe(
+  task: Task, recipe: Recipe, teacher: steps.Teacher = steps.NO_TEACHER
+) -> Iterator[tuple[Phase, EpochReport]]:
+  """Trains all phases of a recipe in memory: what the experiments do, without their files.
+
+  Args:
+    task: network, data, seeds.
+    recipe: one without an assistant, or whose assistant `teacher` already is.
+    teacher: as of `train_phase`.
+
+  Yields:
+    The phase and its report, after each epoch; the last report's state holds the trained variables [K, ...].
+
+  Raises:
+    NonFiniteError, ValueError: as `train_phase`.
+  """
+  fresh = init_variables(task.model, task.train.images[:1], task.seeds)
+  state, epochs_before = None, 0
+  for phase in recipe.phases:
+    variables = start_variables(phase.start, fresh, state)
+    state = start_phase(variables, phase.optimizer.build(phase.epochs * task.steps_per_epoch))
+    for report in train_phase(
+      task, phase, state, teacher, label=recipe.name, epochs_before=epochs_before
+    ):
+      state = report.state
+      yield phase, report
+    epochs_before += phase.epochs
 
 
 def _check_fit(task: Task, state: LoopState, teacher: steps.Teacher) -> None:

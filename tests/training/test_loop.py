@@ -9,15 +9,18 @@ import pytest
 
 from experiments import runs
 from kd_jax import parallel, recipes
-from kd_jax.data import augment_batch
+from kd_jax.data import Dataset, augment_batch
+from kd_jax.models.mlp import MLP
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import Budget, Phase, Term
 from kd_jax.training.loop import (
   EpochReport,
   NonFiniteError,
+  Task,
   make_evaluator,
   schedule_values,
   train_phase,
+  train_recipe,
 )
 from kd_jax.training.state import start_phase, track_best
 from kd_jax.training.step import cached_teacher, live_teacher
@@ -177,11 +180,12 @@ def test_the_order_of_examples_goes_on_from_phase_to_phase(monkeypatch):
   assert asked == [((3, 5), 4, 24, 8), ((3, 5), 5, 24, 8)]
 
 
+def absolute_distance(student, teacher, batch, *, sharpness):
+  return sharpness * abs(student.logits - teacher.logits).sum(axis=-1)
+
+
 def test_a_new_method_is_one_function(monkeypatch):
   """A loss, a recipe and an entry in RECIPES: no other code knows of it."""
-
-  def absolute_distance(student, teacher, batch, *, sharpness):
-    return sharpness * abs(student.logits - teacher.logits).sum(axis=-1)
 
   def own_method(budget, *, push=2.0):
     term = Term(
@@ -345,3 +349,33 @@ def test_a_phase_starts_from_fresh_best_or_last_weights(tmp_path, monkeypatch):
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(state.train.opt_state))
   assert [before for _, before in started.values()] == [0, 3, 5, 7]
   assert [result.state.best_epoch.tolist() for result in results] == [[1, 2]] * 4
+
+
+def test_a_recipe_of_one_s_own_arrays_in_memory():
+  """All phases, each from where it says, as one finds them by hand."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(48) % 3
+  images = (80 * labels[:, None, None, None] + rng.integers(0, 40, (48, 4, 4, 1))).astype(np.uint8)
+  task = Task(
+    model=MLP(hidden=(8,), num_classes=3),
+    train=Dataset.from_arrays(images[:32], labels[:32], num_classes=3),
+    validation=Dataset.from_arrays(images[32:], labels[32:], num_classes=3, split="validation"),
+    batch_size=16,
+  )
+  recipe = recipes.annealing_kd(Budget(6, OPTIMIZER, 3), max_temperature=3)
+  logits = 5 * np.eye(3, dtype=np.float32)[labels[:32], None]  # [N, V, C]
+  reports = list(train_recipe(task, recipe, cached_teacher(Outputs(logits=logits))))
+  assert [phase.name for phase, _ in reports] == ["anneal"] * 3 + ["finetune"] * 3
+  assert [report.epoch for _, report in reports] == [1, 2, 3, 1, 2, 3]
+  start = start_phase(reports[2][1].state.best, recipe.phases[1].optimizer.build(6))
+  by_hand = list(train_phase(task, recipe.phases[1], start, epochs_before=3))
+  jax.tree.map(np.testing.assert_array_equal, by_hand[-1].state, reports[-1][1].state)
+
+
+@pytest.mark.parametrize(
+  ("shape", "message"), [((20, 1, 3), "20 examples"), ((24, 3, 3), "3 views")]
+)
+def test_teacher_outputs_of_other_examples_or_views_are_refused(shape, message):
+  outputs = Outputs(logits=np.zeros(shape, np.float32))
+  with pytest.raises(ValueError, match=message):
+    next(train_phase(TASK, ANNEAL, training.fresh(TASK, ANNEAL), cached_teacher(outputs)))
