@@ -46,6 +46,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
   study, splits = pipeline.study, pipeline.splits
   teacher = pipeline.teacher()
   finished = list(pipeline.finished_students(teacher))
+  console.say("evaluating on the test split")
   test_logits = _logits(pipeline, teacher, splits.test)
   on_test = _evaluator(pipeline, study.student, splits.test, test_logits)
   rows, curves = [], []

@@ -3,6 +3,7 @@
 import contextlib
 from unittest import mock
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -369,7 +370,7 @@ def test_a_recipe_of_one_s_own_arrays_in_memory():
   assert [report.epoch for _, report in reports] == [1, 2, 3, 1, 2, 3]
   start = start_phase(reports[2][1].state.best, recipe.phases[1].optimizer.build(6))
   by_hand = list(train_phase(task, recipe.phases[1], start, epochs_before=3))
-  jax.tree.map(np.testing.assert_array_equal, by_hand[-1].state, reports[-1][1].state)
+  chex.assert_trees_all_equal(by_hand[-1].state, reports[-1][1].state)
 
 
 @pytest.mark.parametrize(
