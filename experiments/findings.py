@@ -193,7 +193,9 @@ def _where(results: Results) -> list[str]:
   if device:
     count, hosts = pick(device, "count") or 1, pick(device, "processes") or 1
     kind = device.get("kind") or device.get("platform") or "unknown"
-    parts.append(f"Device: {count:g} × {kind}, {hosts:g} process{'' if hosts == 1 else 'es'}.")
+    cores = pick(device, "cpu_cores")
+    of = f" ({cores:g} cores)" if kind == "cpu" and cores else ""
+    parts.append(f"Device: {count:g} × {kind}{of}, {hosts:g} process{'' if hosts == 1 else 'es'}.")
   used = {str((row.get("timing") or {}).get("device") or "") for row in results["rows"]} - {""}
   if len(used) > 1:
     parts.append(f"Timings come from several devices ({', '.join(sorted(used))}).")
