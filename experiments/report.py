@@ -16,8 +16,8 @@ from typing import Any
 
 import tyro
 
-from experiments import drawing, plots
-from experiments.documents import (
+from experiments.reporting import drawing, plots
+from experiments.reporting.documents import (
   Block,
   Bullets,
   Code,
@@ -28,9 +28,9 @@ from experiments.documents import (
   to_html,
   to_markdown,
 )
-from experiments.findings import reading, summary
-from experiments.statistics import MIN_SEEDS, method_titles
-from experiments.tables import (
+from experiments.reporting.findings import reading, summary
+from experiments.reporting.statistics import MIN_SEEDS, method_titles
+from experiments.reporting.tables import (
   capacity_table,
   detail_table,
   flatten,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import console, documents, drawing, findings, plots, report, tables
-from experiments.statistics import estimate, excludes_zero, paired_difference, pick
+from experiments import console, report
+from experiments.reporting import documents, drawing, findings, plots, tables
+from experiments.reporting.statistics import estimate, excludes_zero, paired_difference, pick
 
 # Test accuracies by seed: `strong` beats scratch at every seed, `weak` only wavers around it.
 ACCURACIES = {

@@ -10,9 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from experiments import drawing
-from experiments.drawing import LIGHT, Theme
-from experiments.statistics import MIN_SEEDS, estimate, method_titles, pick, test_accuracies
+from experiments.reporting import drawing
+from experiments.reporting.drawing import LIGHT, Theme
+from experiments.reporting.statistics import (
+  MIN_SEEDS,
+  estimate,
+  method_titles,
+  pick,
+  test_accuracies,
+)
 
 Results = Mapping[str, Any]
 Line = tuple[str, str, list[float], list[float]]

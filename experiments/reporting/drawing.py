@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.statistics import method_titles
+from experiments.reporting.statistics import method_titles
 
 
 class Theme(NamedTuple):

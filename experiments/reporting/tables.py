@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from experiments.documents import Table
-from experiments.statistics import (
+from experiments.reporting.documents import Table
+from experiments.reporting.statistics import (
   KD,
   SCRATCH,
   Estimate,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.statistics import (
+from experiments.reporting.statistics import (
   KD,
   MIN_SEEDS,
   SCRATCH,
@@ -15,7 +15,7 @@ from experiments.statistics import (
   pick,
   test_accuracies,
 )
-from experiments.tables import duration, flatten, interval, percent, plain
+from experiments.reporting.tables import duration, flatten, interval, percent, plain
 
 Results = Mapping[str, Any]
 
