@@ -5,7 +5,16 @@ import shutil
 
 import pytest
 
-from experiments import lineage, precompute, report as report_module, student, study, teacher
+from experiments import (
+  evaluate,
+  lineage,
+  precompute,
+  report as report_module,
+  runs,
+  student,
+  study,
+  teacher,
+)
 
 SMALL = [
   "digits",
@@ -149,3 +158,47 @@ def test_lineage_notices_another_teacher(finished, data_dir, tmp_path, capsys):
 def test_report_needs_results(tmp_path, capsys):
   assert report_module.main([str(tmp_path)]) == 1
   assert "Traceback" not in capsys.readouterr().err
+
+
+def test_evaluation_and_verification_never_train(data_dir, tmp_path):
+  arguments = [*SMALL, f"--workdir={tmp_path / 'run'}", f"--data-dir={data_dir}"]
+  for command, options in ((evaluate, []), (precompute, ["--verify"])):
+    with pytest.raises(ValueError, match="is not trained: run the study first"):
+      command.main([*arguments, *options])
+  assert not list(tmp_path.glob("run/teacher/**/seals/*"))
+
+
+def test_fewer_seeds_read_the_group_that_is_there(finished, data_dir, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  fewer = [argument for argument in SMALL if not argument.startswith("--seeds")] + ["--seeds=1"]
+  arguments = [*fewer, "--methods", "kd", f"--workdir={folder}", f"--data-dir={data_dir}"]
+  assert study.main(arguments) == 0
+  assert [path.name for path in (folder / "students" / "kd").iterdir()] == ["seeds-0-1"]
+  old = [row for row in untimed(results(finished)["rows"]) if row["method"] == "kd"]
+  assert untimed(results(folder)["rows"]) == old[:1]
+
+
+def test_students_of_one_method_are_trained_at_a_time(data_dir, tmp_path):
+  with pytest.raises(ValueError, match="--method"):
+    student.main([*SMALL, "--methods", "kd", f"--workdir={tmp_path}", f"--data-dir={data_dir}"])
+
+
+def test_one_command_at_a_time_writes_a_folder(tmp_path):
+  with (
+    runs.locked(tmp_path),
+    pytest.raises(ValueError, match="another command is at work"),
+    runs.locked(tmp_path),
+  ):
+    pass
+  with runs.locked(tmp_path):
+    pass
+
+
+def test_a_top_k_cache_of_another_temperature_is_refused(data_dir, tmp_path):
+  arguments = [*SMALL, f"--workdir={tmp_path / 'run'}", f"--data-dir={data_dir}"]
+  with pytest.raises(ValueError, match="temperature 8"):
+    study.main(
+      [*arguments, "--methods", "kd", "takd", "--cache-top-k", "3", "--takd.temperature", "8"]
+    )
+  assert not (tmp_path / "run" / "teacher").exists()
