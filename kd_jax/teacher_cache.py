@@ -9,7 +9,6 @@ what the run expects, before any training, and refuses what differs.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -19,98 +18,19 @@ import jax
 import numpy as np
 
 from kd_jax import parallel
+from kd_jax.cache_manifest import (
+  FORMAT as FORMAT,
+  MANIFEST as MANIFEST,
+  BrokenCacheError as BrokenCacheError,
+  CacheError as CacheError,
+  CacheSpec as CacheSpec,
+  make_spec as make_spec,
+  open_manifest as open_manifest,
+  read_manifest as read_manifest,
+)
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_json, write_json
-from kd_jax.data import Dataset
-from kd_jax.data.augmentation import Augmentation, describe, num_distinct_views
 from kd_jax.inference import Predict
 from kd_jax.types import Outputs, TopK
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-
-
-class CacheError(ValueError):
-  """A cache is absent, broken, or of something else than the run needs."""
-
-
-class BrokenCacheError(CacheError):
-  """A chunk of the right cache cannot be read; precompute makes it anew."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CacheSpec:
-  """All that decides what the rows of a cache are.
-
-  Attributes:
-    teacher: digest of the teacher's checkpoint.
-    teacher_model: its architecture and pixel normalisation, as plain values.
-    dataset, version, split: of the examples.
-    fingerprint: of the examples' ids, labels and pixels, in order.
-    num_examples: N.
-    num_classes: C.
-    augmentation: as plain values.
-    views: V.
-    dtype: "float16" or "float32".
-    top_k: k, or None for all logits.
-    temperature: at which the top k were taken; 1 where all logits are kept.
-  """
-
-  teacher: str
-  teacher_model: dict[str, Any]
-  dataset: str
-  version: str
-  split: str
-  fingerprint: str
-  num_examples: int
-  num_classes: int
-  augmentation: dict[str, Any]
-  views: int
-  dtype: str = "float32"
-  top_k: int | None = None
-  temperature: float = 1.0
-
-  def __post_init__(self):
-    if self.dtype not in ("float16", "float32"):
-      raise ValueError(f"a cache holds float16 or float32, got {self.dtype}")
-    if self.top_k is not None and not 1 <= self.top_k < self.num_classes:
-      raise ValueError(f"top_k must be at least 1 and below {self.num_classes}, got {self.top_k}")
-    if self.top_k is None and self.temperature != 1:
-      raise ValueError("all logits are kept at temperature 1; only a top-k cache has a temperature")
-    if self.views < 1:
-      raise ValueError(f"views must be at least 1, got {self.views}")
-
-
-def make_spec(
-  teacher_digest: str,
-  teacher_model: dict[str, Any],
-  dataset: Dataset,
-  augmentation: Augmentation,
-  views: int,
-  **options: Any,
-) -> CacheSpec:
-  """The specification for a teacher, a data set and an augmentation.
-
-  Raises:
-    ValueError: for more views than the augmentation has.
-  """
-  distinct = num_distinct_views(augmentation)
-  if not 1 <= views <= distinct:
-    raise ValueError(
-      f"views must be between 1 and the augmentation's {distinct} distinct views, got {views}"
-    )
-  return CacheSpec(
-    teacher=teacher_digest,
-    teacher_model=json.loads(json.dumps(teacher_model)),
-    dataset=dataset.name,
-    version=dataset.version,
-    split=dataset.split,
-    fingerprint=dataset.fingerprint,
-    num_examples=len(dataset),
-    num_classes=dataset.num_classes,
-    augmentation=describe(augmentation),
-    views=views,
-    **options,
-  )
 
 
 class Cache(NamedTuple):
@@ -163,7 +83,7 @@ def precompute(
   directory = pathlib.Path(directory)
   parallel.device_batch_size(batch_size)
   if (directory / MANIFEST).exists():
-    _compare(_read_manifest(directory), spec, directory)
+    open_manifest(directory, spec)
   store = CheckpointStore(directory / "chunks", keep=None)
   spec_digest = digest_json(dataclasses.asdict(spec) | {"chunk_rows": chunk_rows})
   total = spec.num_examples * spec.views
@@ -197,14 +117,6 @@ def precompute(
       },
     )
   parallel.barrier(f"cache {directory}")
-
-
-def open_manifest(directory: str | os.PathLike, expected: CacheSpec) -> dict[str, Any]:
-  """Reads the manifest alone, compared with what the run expects; errors as of `open_cache`."""
-  directory = pathlib.Path(directory)
-  manifest = _read_manifest(directory)
-  _compare(manifest, expected, directory)
-  return manifest
 
 
 def open_cache(directory: str | os.PathLike, expected: CacheSpec) -> Cache:
@@ -244,7 +156,7 @@ def check_cache(directory: str | os.PathLike) -> dict[str, Any]:
     CacheError: no finished cache, or a broken file, named.
   """
   directory = pathlib.Path(directory)
-  manifest = _read_manifest(directory)
+  manifest = read_manifest(directory)
   store = CheckpointStore(directory / "chunks", keep=None)
   for index, digest in enumerate(manifest["chunks"]):
     try:
@@ -325,33 +237,3 @@ def _finished_chunk(store: CheckpointStore, index: int, spec_digest: str) -> str
     return digest if store.meta(index)["spec"] == spec_digest else None
   except (CheckpointError, KeyError):
     return None
-
-
-def _read_manifest(directory: pathlib.Path) -> dict[str, Any]:
-  path = directory / MANIFEST
-  if not path.exists():
-    raise CacheError(f"there is no finished cache in {directory}: run precompute first")
-  try:
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    content = {"spec": manifest["spec"], "chunks": manifest["chunks"]}
-    digest, found = manifest["digest"], manifest["format"]
-  except (OSError, ValueError, KeyError, TypeError):
-    raise CacheError(f"{path} cannot be read; delete {directory} and precompute again") from None
-  if found != FORMAT:
-    raise CacheError(f"{path} is of format {found}, this version reads {FORMAT}: precompute again")
-  if digest_json(content) != digest:
-    raise CacheError(f"{path} was changed; delete {directory} and precompute again")
-  return manifest
-
-
-def _compare(manifest: dict[str, Any], expected: CacheSpec, directory: pathlib.Path) -> None:
-  differences = [
-    f"{name} of the cache is {manifest['spec'].get(name)!r}, this run has {value!r}"
-    for name, value in dataclasses.asdict(expected).items()
-    if manifest["spec"].get(name) != value
-  ]
-  if differences:
-    raise CacheError(
-      f"the cache in {directory} is not this run's: {'; '.join(differences)}. Use another folder, or "
-      "delete this one to precompute again"
-    )
