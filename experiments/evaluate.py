@@ -22,9 +22,8 @@ from experiments.pipeline import Network, Pipeline
 from kd_jax import inference, parallel, recipes
 from kd_jax.checkpoints import write_text
 from kd_jax.data import Augmentation, Dataset
-from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name, parameter_count
-from kd_jax.training.loop import make_evaluator
-from kd_jax.training.state import init_variables
+from kd_jax.models.spec import build_model, model_name, parameter_count
+from kd_jax.training.state import as_one_of, init_variables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +47,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
   finished = list(pipeline.finished_students(teacher))
   console.say("evaluating on the test split")
   test_logits = _logits(pipeline, teacher, splits.test)
-  on_test = _evaluator(pipeline, study.student, splits.test, test_logits)
+  on_test = pipeline.evaluator(study.student, splits.test, test_logits)
   rows, curves = [], []
   for method, seeds, phases in finished:
     epochs_before = 0
@@ -137,9 +136,6 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
   student = build_model(study.student, pipeline.num_classes)
   parameters = parameter_count(init_variables(student, splits.train.images[:1], (0,)))
   assistants = [m for m in study.methods if pipeline.recipes[m].assistant is not None]
-  paper = _paper(study)
-  if paper is not None and len(splits.train) + len(splits.validation) < study.official_examples:
-    paper["differing"].append("fewer training examples")
   return {
     "schema_version": 1,
     "study": study.name,
@@ -168,11 +164,11 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
     "assistant": _network_row(pipeline, pipeline.assistant(assistants[0])) if assistants else None,
     "student": {"model": model_name(study.student), "parameters": parameters},
     "methods": {method: _method_row(pipeline, method) for method in study.methods},
-    "paper": paper,
+    "paper": _paper(study, len(splits.train) + len(splits.validation)),
   }
 
 
-def _paper(study: config.Study) -> dict[str, Any] | None:
+def _paper(study: config.Study, num_examples: int) -> dict[str, Any] | None:
   """The published numbers, and in which settings this run differs from the configuration they stand in."""
   if study.paper is None:
     return None
@@ -183,6 +179,8 @@ def _paper(study: config.Study) -> dict[str, Any] | None:
     for name in (*names, "assistant", "epochs", "optimizer", "teacher_epochs", "settings")
     if getattr(study, name) != getattr(asked, name)
   ]
+  if num_examples < study.official_examples:
+    differing.append("fewer training examples")
   return config.plain(study.paper) | {"differing": differing}
 
 
@@ -200,31 +198,19 @@ def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:
 
 
 def _network_row(pipeline: Pipeline, network: Network) -> dict[str, Any]:
-  splits = pipeline.splits
-  stacked = parallel.replicate(jax.tree.map(lambda x: np.asarray(x)[None], network.variables))
-  on_test = _evaluator(pipeline, network.spec, splits.test)(stacked)
-  on_validation = _evaluator(pipeline, network.spec, splits.validation)(stacked)
+  evaluate_on_test = pipeline.evaluator(network.spec, pipeline.splits.test)
+  on_test = evaluate_on_test(parallel.replicate(as_one_of(network.variables)))
   return {
     "model": model_name(network.spec),
     "source": network.source,
     "parameters": network.parameters,
-    # An imported network may have learnt from the very examples that are held out here.
-    "validation_accuracy": None if network.seconds is None else float(on_validation["accuracy"][0]),
+    # None of an imported network: it may have learnt from the very examples that are held out here.
+    "validation_accuracy": network.validation_accuracy,
     "test_accuracy": float(on_test["accuracy"][0]),
     "test_ece": float(on_test["ece"][0]),
     "seconds": network.seconds,
     "digest": network.digest,
   }
-
-
-def _evaluator(pipeline: Pipeline, spec: ModelSpec, dataset: Dataset, teacher_logits=None):
-  return make_evaluator(
-    build_model(spec, pipeline.num_classes),
-    dataset,
-    pipeline.evaluation_batch_size,
-    one_dispatch=parallel.one_dispatch_an_epoch(is_convolutional(spec)),
-    teacher_logits=teacher_logits,
-  )
 
 
 def _logits(pipeline: Pipeline, network: Network, dataset: Dataset) -> np.ndarray:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
-import numpy as np
 
 from experiments import console, runs
 from experiments.config import Study, Where, plain
@@ -21,9 +19,8 @@ from kd_jax import inference, parallel, recipes, teacher_cache
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
 from kd_jax.data import num_distinct_views
 from kd_jax.models import weights
-from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, parameter_count
-from kd_jax.training.loop import make_evaluator
-from kd_jax.training.state import one_seed
+from kd_jax.models.spec import ModelSpec, build_model, parameter_count
+from kd_jax.training.state import as_one_of, one_seed
 from kd_jax.training.step import Teacher, cached_teacher, live_teacher
 from kd_jax.types import PyTree
 
@@ -162,14 +159,8 @@ class Networks(Setting):
 
   def _say_accuracy(self, spec: ModelSpec, variables: PyTree) -> None:
     """An imported network that reads pixels in another way than it learnt shows it here."""
-    evaluate = make_evaluator(
-      build_model(spec, self.num_classes),
-      self.splits.validation,
-      self.evaluation_batch_size,
-      one_dispatch=parallel.one_dispatch_an_epoch(is_convolutional(spec)),
-    )
-    stacked = parallel.replicate(jax.tree.map(lambda x: np.asarray(x)[None], variables))
-    accuracy = float(evaluate(stacked)["accuracy"][0])
+    evaluate = self.evaluator(spec, self.splits.validation)
+    accuracy = float(evaluate(parallel.replicate(as_one_of(variables)))["accuracy"][0])
     console.say(
       f"imported teacher: {accuracy:.2%} on the held-out examples (it may have learnt from them)"
     )

@@ -1,8 +1,10 @@
 """What every stage of a study starts from: its folder, its data, its recipes; and what a run is made of."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from experiments import runs
 from experiments.config import Study, Where, plain
@@ -10,7 +12,8 @@ from kd_jax import data, parallel
 from kd_jax.checkpoints import write_json
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional
 from kd_jax.phases import Recipe
-from kd_jax.training.loop import Task
+from kd_jax.training.loop import Task, make_evaluator
+from kd_jax.types import PyTree
 
 MARKER = "study.json"
 """At the top of a study's folder: its configuration, as it was begun or last finished."""
@@ -25,7 +28,7 @@ class Setting:
     Raises:
       ValueError: data that are not prepared, a batch that does not divide over the devices, ...
     """
-    self.study, self.where = study, where
+    self.study = study
     self.root = where.workdir.absolute()
     parallel.device_batch_size(study.batch_size)
     self.splits = data.load(
@@ -89,6 +92,18 @@ class Setting:
   def evaluation_batch_size(self) -> int:
     """A multiple of the batch size that keeps devices busy."""
     return self.study.batch_size * max(1, 512 // self.study.batch_size)
+
+  def evaluator(
+    self, spec: ModelSpec, dataset: data.Dataset, teacher_logits: np.ndarray | None = None
+  ) -> Callable[[PyTree], dict[str, np.ndarray]]:
+    """See `kd_jax.training.loop.make_evaluator`; for a network of this study."""
+    return make_evaluator(
+      build_model(spec, self.num_classes),
+      dataset,
+      self.evaluation_batch_size,
+      one_dispatch=parallel.one_dispatch_an_epoch(is_convolutional(spec)),
+      teacher_logits=teacher_logits,
+    )
 
   def make_run(
     self,

@@ -3,13 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import (
-  apply_mask,
-  broadcast_mask,
-  check_temperature,
-  prepare_pair,
-  temper,
-)
+from kd_jax.losses.inputs import apply_mask, broadcast_mask, tempered_pair
 from kd_jax.types import Array, ArrayLike
 
 
@@ -49,10 +43,10 @@ def dist_inter_loss(
   References:
     Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022, arXiv 2205.10536.
   """
-  check_temperature(temperature)
-  student, teacher = prepare_pair(student_logits, teacher_logits, mask, stop_teacher_gradient)
-  student = jax.nn.softmax(temper(student, temperature), axis=-1)
-  teacher = jax.nn.softmax(temper(teacher, temperature), axis=-1)
+  student, teacher = tempered_pair(
+    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
+  )
+  student, teacher = jax.nn.softmax(student, axis=-1), jax.nn.softmax(teacher, axis=-1)
   return apply_mask(_pearson_distance(student, teacher, jnp.ones_like(student), axis=-1), mask)
 
 
@@ -82,8 +76,9 @@ def dist_intra_loss(
   References:
     Huang et al., NeurIPS 2022, arXiv 2205.10536.
   """
-  check_temperature(temperature)
-  student, teacher = prepare_pair(student_logits, teacher_logits, mask, stop_teacher_gradient)
+  student, teacher = tempered_pair(
+    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
+  )
   if student.ndim != 2:
     raise ValueError(
       f"dist_intra_loss compares over a batch: logits must be [B, C], got {student.shape}"
@@ -91,6 +86,5 @@ def dist_intra_loss(
   weights = jnp.ones_like(student)
   if mask is not None:
     weights *= broadcast_mask(mask, student.shape[:-1])[:, None].astype(jnp.float32)
-  student = jax.nn.softmax(temper(student, temperature), axis=-1)
-  teacher = jax.nn.softmax(temper(teacher, temperature), axis=-1)
+  student, teacher = jax.nn.softmax(student, axis=-1), jax.nn.softmax(teacher, axis=-1)
   return _pearson_distance(student, teacher, weights, axis=0)

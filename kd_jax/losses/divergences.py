@@ -7,7 +7,7 @@ their mean, and no factor T² (that belongs to `soft_target_kd_loss` alone).
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import apply_mask, check_temperature, prepare_pair, temper
+from kd_jax.losses.inputs import apply_mask, tempered_pair
 from kd_jax.types import Array, ArrayLike
 
 
@@ -42,12 +42,10 @@ def _log_softmax_pair(
   mask: ArrayLike | None,
   stop_teacher_gradient: bool,
 ) -> tuple[Array, Array]:
-  check_temperature(temperature)
-  student, teacher = prepare_pair(student_logits, teacher_logits, mask, stop_teacher_gradient)
-  return (
-    jax.nn.log_softmax(temper(student, temperature), axis=-1),
-    jax.nn.log_softmax(temper(teacher, temperature), axis=-1),
+  student, teacher = tempered_pair(
+    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
   )
+  return jax.nn.log_softmax(student, axis=-1), jax.nn.log_softmax(teacher, axis=-1)
 
 
 def forward_kl(

@@ -104,6 +104,19 @@ def temper(logits: Array, temperature: ArrayLike) -> Array:
   return logits / per_distribution("temperature", temperature, logits)
 
 
+def tempered_pair(
+  student_logits: ArrayLike,
+  teacher_logits: ArrayLike,
+  temperature: ArrayLike,
+  mask: ArrayLike | None,
+  stop_teacher_gradient: bool,
+) -> tuple[Array, Array]:
+  """What a loss with a temperature does at its door: `prepare_pair`, both sides divided by a checked T."""
+  check_temperature(temperature)
+  student, teacher = prepare_pair(student_logits, teacher_logits, mask, stop_teacher_gradient)
+  return temper(student, temperature), temper(teacher, temperature)
+
+
 def times_squared_temperature(divergence: Array, temperature: ArrayLike) -> Array:
   """T² times a divergence at temperature T: keeps the gradient's size as T grows (Hinton 2015)."""
   return jnp.asarray(temperature, jnp.float32) ** 2 * divergence

@@ -6,10 +6,9 @@ import jax.numpy as jnp
 from kd_jax.losses.divergences import forward_kl, kl_from_log_probs
 from kd_jax.losses.inputs import (
   apply_mask,
-  check_temperature,
   prepare_pair,
   static_value,
-  temper,
+  tempered_pair,
   times_squared_temperature,
 )
 from kd_jax.types import Array, ArrayLike
@@ -121,8 +120,9 @@ def decoupled_kd_loss(
   References:
     Zhao et al., Decoupled Knowledge Distillation, CVPR 2022, arXiv 2203.08679, equation 7.
   """
-  check_temperature(temperature)
-  student, teacher = prepare_pair(student_logits, teacher_logits, mask, stop_teacher_gradient)
+  student, teacher = tempered_pair(
+    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
+  )
   num_classes = student.shape[-1]
   labels = jnp.asarray(labels)
   if labels.shape != student.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -137,9 +137,8 @@ def decoupled_kd_loss(
     raise ValueError(f"labels must be in [0, {num_classes}), got {labels.min()} to {labels.max()}")
   is_target = jax.nn.one_hot(labels, num_classes, dtype=bool)
 
-  def split(logits):
+  def split(tempered):
     """Log-probabilities of (target, others) and within the others; whether any of these is possible."""
-    tempered = temper(logits, temperature)
     others = jnp.where(is_target, -jnp.inf, tempered)
     possible = jnp.any(others > -jnp.inf, axis=-1)
     rest = jax.nn.logsumexp(jnp.where(possible[..., None], others, 0.0), axis=-1)

@@ -108,6 +108,11 @@ def track_best(
   )
 
 
+def as_one_of(variables: PyTree) -> PyTree:
+  """The variables of a single network with a seed axis of length 1: what `one_seed` undoes."""
+  return jax.tree.map(lambda x: np.asarray(x)[None], variables)
+
+
 def one_seed(variables: PyTree, index: int) -> PyTree:
   """The variables of one seed, without the seed axis."""
   return jax.tree.map(lambda x: x[index], variables)
