@@ -5,91 +5,74 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
-from kd_jax import recipes
-from kd_jax.data.augmentation import Augmentation
-from kd_jax.models.spec import ModelSpec
 from kd_jax.optimizers import Optimizer
+from kd_jax.phases import Budget, Recipe
+from kd_jax.recipes import make_recipe
+
+if TYPE_CHECKING:
+  from experiments.domains.domain import Domain
+
+Registry = Mapping[str, Callable[..., Recipe]]
 
 
-def _method_settings() -> type:
+def method_settings(name: str, registry: Registry) -> type:
   """A dataclass with a field for each method, whose fields are its recipe's keyword arguments."""
   methods = []
-  for name, recipe in recipes.RECIPES.items():
+  for method, recipe in registry.items():
     parameters = list(inspect.signature(recipe).parameters.values())[1:]
     if parameters:
       settings = dataclasses.make_dataclass(
-        f"{name}_settings", [(p.name, p.annotation, p.default) for p in parameters], frozen=True
+        f"{method}_settings", [(p.name, p.annotation, p.default) for p in parameters], frozen=True
       )
       settings.__doc__ = inspect.getdoc(recipe).splitlines()[0]
-      methods.append((name, settings, dataclasses.field(default_factory=settings)))
-  made = dataclasses.make_dataclass("MethodSettings", methods, frozen=True)
+      methods.append((method, settings, dataclasses.field(default_factory=settings)))
+  made = dataclasses.make_dataclass(name, methods, frozen=True)
   made.__doc__ = "The methods' own settings."
   return made
 
 
-MethodSettings = _method_settings()
-
-
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """A comparison of methods: one teacher, one student, several methods, several seeds."""
+  """A comparison of methods: one teacher, one student, several methods, several seeds.
+
+  What is read, and by what networks, is said by the studies of a kind of data, in `experiments.domains`.
+  """
+
+  registry: ClassVar[Registry]
+  """The methods for this kind of data."""
 
   name: Annotated[str, tyro.conf.Suppress] = "study"
   """Its name in reports."""
-  dataset: str = "digits"
-  """TFDS data set: digits, mnist, fashion_mnist, cifar10, cifar100."""
-  validation_examples: int = 200
-  """Held out of the training split, to choose the best epoch."""
   train_limit: int | None = None
   """Use so many training examples only."""
-  augmentation: Augmentation = Augmentation(name="none")
-  """Of the training images."""
-  views: int = 1
-  """Views of each training image: epoch e sees view e mod VIEWS; the cache holds a row for each."""
   batch_size: int = 128
   """Of all devices together."""
-  teacher: ModelSpec = ModelSpec()
-  """The teacher's network."""
-  teacher_weights: Path | None = None
-  """Import a PyTorch CIFAR ResNet from this safetensors file instead of training a teacher."""
   teacher_epochs: int = 60
   """Epochs of the teacher's training."""
   teacher_optimizer: Optimizer = Optimizer()
   """Of the teacher's training."""
-  assistant: ModelSpec = ModelSpec()
-  """The assistant's network, for methods that have one."""
-  student: ModelSpec = ModelSpec()
-  """The student's network."""
   epochs: int = 60
   """Of each student, all phases together."""
   optimizer: Optimizer = Optimizer()
   """Of each phase of each student."""
-  methods: tuple[str, ...] = ("scratch", "kd", "annealing_kd")
+  methods: tuple[str, ...] = ()
   """Methods to compare, in the order of the tables."""
   seeds: int = 5
   """How many seeds, from 0."""
   seeds_together: int | None = None
-  """Seeds trained as one program; by default all for dense networks, one for convolutional ones."""
+  """Seeds trained as one program; by default as many as the networks and the device favour."""
   cache_dtype: str = "float32"
-  """Of the teacher's cached logits: float32 or float16."""
-  cache_top_k: int | None = None
-  """Keep only the K likeliest classes and the tail; for soft targets at the temperature of `kd`."""
+  """Of the teacher's cached outputs: float32 or float16."""
   live_teacher: bool = False
   """Run the teacher in every step instead of reading its cache."""
-  settings: Annotated[MethodSettings, tyro.conf.arg(name="")] = dataclasses.field(
-    default_factory=MethodSettings
-  )
-  """Of each method."""
-  official_examples: Annotated[int, tyro.conf.Suppress] = 0
-  """How many training examples, held-out ones included, the paper's data set has."""
   paper: Annotated[Mapping[str, Any] | None, tyro.conf.Suppress] = None
-  """Published numbers for the table: source, setting, test_accuracy by method."""
+  """Published numbers for the table: source, setting, test_METRIC by method."""
 
   def __post_init__(self):
     if self.seeds < 1 or self.epochs < 1 or self.teacher_epochs < 1:
@@ -97,17 +80,25 @@ class Study:
         "seeds, epochs and teacher_epochs must be at least 1, got "
         f"{self.seeds}, {self.epochs}, {self.teacher_epochs}"
       )
-    unknown = [method for method in self.methods if method not in recipes.RECIPES]
+    unknown = [method for method in self.methods if method not in self.registry]
     if unknown or not self.methods or len(set(self.methods)) != len(self.methods):
       raise ValueError(
-        f"methods must be distinct names of {', '.join(recipes.RECIPES)}; got {list(self.methods)}"
+        f"methods must be distinct names of {', '.join(self.registry)}; got {list(self.methods)}"
       )
 
-  def recipe(self, method: str, num_classes: int) -> recipes.Recipe:
+  def recipe(self, method: str, num_classes: int) -> Recipe:
     """The recipe of a method under this study's budget and settings."""
-    budget = recipes.Budget(self.epochs, self.optimizer, num_classes)
+    budget = Budget(self.epochs, self.optimizer, num_classes)
     own = getattr(self.settings, method, None)
-    return recipes.make_recipe(method, budget, dataclasses.asdict(own) if own else {})
+    return make_recipe(method, budget, dataclasses.asdict(own) if own else {}, self.registry)
+
+  def domain(self, data_dir: Path | None) -> "Domain":
+    """The study's data and networks."""
+    raise NotImplementedError
+
+  def shrunk(self) -> "Study":
+    """The same study in a form that runs in seconds: small networks, few epochs, one seed."""
+    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,32 +122,6 @@ class Where:
 @dataclasses.dataclass(frozen=True)
 class NoOptions:
   """For commands that have no options of their own."""
-
-
-def shrink(study: Study) -> Study:
-  """The same study in a form that runs in seconds: the smallest networks, few epochs, one seed."""
-
-  def small(spec: ModelSpec) -> ModelSpec:
-    smallest = {"resnet": 8, "plain_cnn": 2}.get(spec.family, spec.depth)
-    return dataclasses.replace(spec, depth=smallest, hidden=(8,))
-
-  return dataclasses.replace(
-    study,
-    validation_examples=16,
-    train_limit=48,
-    views=min(study.views, 2),
-    batch_size=16,
-    teacher=small(study.teacher),
-    teacher_epochs=1,
-    assistant=small(study.assistant),
-    student=small(study.student),
-    epochs=4,
-    seeds=1,
-    settings=dataclasses.replace(
-      study.settings,
-      annealing_kd=dataclasses.replace(study.settings.annealing_kd, max_temperature=2),
-    ),
-  )
 
 
 def configs() -> dict[str, Study]:
@@ -189,7 +154,7 @@ def parse(
   command = dataclasses.make_dataclass(
     "command",
     [
-      ("study", Annotated[Study, tyro.conf.arg(name="")], known[name]),
+      ("study", Annotated[type(known[name]), tyro.conf.arg(name="")], known[name]),
       ("where", Annotated[Where, tyro.conf.arg(name="")], Where()),
       ("options", Annotated[options, tyro.conf.arg(name="")], options()),
     ],

@@ -21,8 +21,7 @@ from experiments import config, console, runs
 from experiments.pipeline import Network, Pipeline
 from kd_jax import inference, parallel, recipes
 from kd_jax.checkpoints import write_text
-from kd_jax.data import Augmentation, Dataset
-from kd_jax.models.spec import build_model, model_name, parameter_count
+from kd_jax.models.spec import parameter_count
 from kd_jax.training.state import as_one_of, init_variables
 
 
@@ -42,13 +41,19 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
   Raises:
     ValueError: a run of the study is not finished.
   """
-  study, splits = pipeline.study, pipeline.splits
+  study, domain = pipeline.study, pipeline.domain
   teacher = pipeline.teacher()
   finished = list(pipeline.finished_students(teacher))
   console.say("evaluating on the test split")
-  test_logits = _logits(pipeline, teacher, splits.test)
-  on_test = pipeline.evaluator(study.student, splits.test, test_logits)
-  rows, curves = [], []
+  said = inference.predictions(
+    teacher.model,
+    teacher.variables,
+    domain.test,
+    domain.evaluation.predictions,
+    pipeline.evaluation_batch_size,
+  )
+  on_test = pipeline.evaluator(domain.student, domain.test, said)
+  rows, curves, select = [], [], domain.evaluation.select
   for method, seeds, phases in finished:
     epochs_before = 0
     for index, result in enumerate(phases):
@@ -61,7 +66,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
           continue  # of an earlier, larger study
         last = index == len(phases) - 1
         rows.append(_row(pipeline, method, seed, k, result, test, last))
-        curves += _curve(method, seed, k, result, epochs_before)
+        curves += _curve(select, method, seed, k, result, epochs_before)
       epochs_before += result.phase.epochs
   order = {method: index for index, method in enumerate(study.methods)}
   rows.sort(key=lambda row: (order[row["method"]], row["seed"]))
@@ -86,8 +91,9 @@ def to_json(results: dict[str, Any]) -> str:
 
 def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, test, last: bool):
   seconds = [record["seconds"] for record in result.history]
-  examples = len(pipeline.splits.train) // pipeline.study.batch_size * pipeline.study.batch_size
+  examples = result.examples_per_epoch
   seeds = len(result.state.best_epoch)
+  select = pipeline.domain.evaluation.select
   # The first epoch compiles.
   typical = float(np.median(seconds[1:] or seconds))
   return {
@@ -98,8 +104,8 @@ def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, tes
     "final": last,
     "best_epoch": int(result.state.best_epoch[k]),
     "validation": {
-      "best": float(result.state.best_accuracy[k]),
-      "last": result.history[-1]["validation_accuracy"][k],
+      "best": float(result.state.best_score[k]),
+      "last": result.history[-1][f"validation_{select}"][k],
     },
     "test": {
       which: {name: float(values[k]) for name, values in found.items()}
@@ -115,7 +121,9 @@ def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, tes
   }
 
 
-def _curve(method: str, seed: int, k: int, result: runs.PhaseResult, epochs_before: int):
+def _curve(
+  select: str, method: str, seed: int, k: int, result: runs.PhaseResult, epochs_before: int
+):
   for record in result.history:
     yield {
       "method": method,
@@ -124,7 +132,7 @@ def _curve(method: str, seed: int, k: int, result: runs.PhaseResult, epochs_befo
       "epoch": record["epoch"],
       "global_epoch": epochs_before + record["epoch"],
       "train_loss": record["train_loss"][k],
-      "validation_accuracy": record["validation_accuracy"][k],
+      f"validation_{select}": record[f"validation_{select}"][k],
       "terms": {name: values[k] for name, values in record["terms"].items()},
       "schedules": record["schedules"],
       "learning_rate": record["learning_rate"],
@@ -132,9 +140,10 @@ def _curve(method: str, seed: int, k: int, result: runs.PhaseResult, epochs_befo
 
 
 def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
-  study, splits = pipeline.study, pipeline.splits
-  student = build_model(study.student, pipeline.num_classes)
-  parameters = parameter_count(init_variables(student, splits.train.images[:1], (0,)))
+  study, domain = pipeline.study, pipeline.domain
+  train, header = domain.train, domain.header()
+  example = jax.tree.map(lambda x: x[:1], train.buckets[0].inputs)
+  parameters = parameter_count(init_variables(domain.build(domain.student), example, (0,)))
   assistants = [m for m in study.methods if pipeline.recipes[m].assistant is not None]
   return {
     "schema_version": 1,
@@ -152,19 +161,20 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
     },
     "versions": {"jax": jax.__version__, "numpy": np.__version__, "optax": optax.__version__},
     "dataset": {
-      "name": splits.train.name,
-      "version": splits.train.version,
-      "num_classes": pipeline.num_classes,
-      "train": len(splits.train),
-      "validation": len(splits.validation),
-      "test": len(splits.test),
-      "fingerprint": splits.train.fingerprint,
+      "name": train.name,
+      "version": train.version,
+      "train": len(train),
+      "validation": len(domain.validation),
+      "test": len(domain.test),
+      "fingerprint": train.fingerprint,
+      **header.pop("dataset"),
     },
+    **header,
     "teacher": _network_row(pipeline, teacher),
     "assistant": _network_row(pipeline, pipeline.assistant(assistants[0])) if assistants else None,
-    "student": {"model": model_name(study.student), "parameters": parameters},
+    "student": {"model": domain.label(domain.student), "parameters": parameters},
     "methods": {method: _method_row(pipeline, method) for method in study.methods},
-    "paper": _paper(study, len(splits.train) + len(splits.validation)),
+    "paper": _paper(study, len(train) + len(domain.validation)),
   }
 
 
@@ -177,9 +187,9 @@ def _paper(study: config.Study, num_examples: int) -> dict[str, Any] | None:
   differing = [
     name
     for name in (*names, "assistant", "epochs", "optimizer", "teacher_epochs", "settings")
-    if getattr(study, name) != getattr(asked, name)
+    if getattr(study, name, None) != getattr(asked, name, None)
   ]
-  if num_examples < study.official_examples:
+  if num_examples < getattr(study, "official_examples", 0):
     differing.append("fewer training examples")
   return config.plain(study.paper) | {"differing": differing}
 
@@ -198,26 +208,19 @@ def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:
 
 
 def _network_row(pipeline: Pipeline, network: Network) -> dict[str, Any]:
-  evaluate_on_test = pipeline.evaluator(network.spec, pipeline.splits.test)
+  domain = pipeline.domain
+  evaluate_on_test = pipeline.evaluator(network.spec, domain.test)
   on_test = evaluate_on_test(parallel.replicate(as_one_of(network.variables)))
   return {
-    "model": model_name(network.spec),
+    "model": domain.label(network.spec),
     "source": network.source,
     "parameters": network.parameters,
     # None of an imported network: it may have learnt from the very examples that are held out here.
-    "validation_accuracy": network.validation_accuracy,
-    "test_accuracy": float(on_test["accuracy"][0]),
-    "test_ece": float(on_test["ece"][0]),
+    f"validation_{domain.evaluation.select}": network.validation,
+    **{f"test_{name}": float(value[0]) for name, value in on_test.items()},
     "seconds": network.seconds,
     "digest": network.digest,
   }
-
-
-def _logits(pipeline: Pipeline, network: Network, dataset: Dataset) -> np.ndarray:
-  """The network's logits [N, C] on a data set without augmentation."""
-  as_they_are = Augmentation(name="none")
-  predict = inference.predictor(network.model, network.variables, dataset, as_they_are)
-  return predict(np.arange(len(dataset)), 0, pipeline.evaluation_batch_size)["logits"]
 
 
 if __name__ == "__main__":

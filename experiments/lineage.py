@@ -16,8 +16,9 @@ from typing import Any
 import tyro
 
 from experiments import console
+from experiments.domains import images, sequences
 from experiments.setting import MARKER
-from kd_jax import data, teacher_cache
+from kd_jax import teacher_cache
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
 
 
@@ -124,28 +125,24 @@ def _node(root: Path, path: Path) -> Node:
 
 def _leaf_verdict(root: Path, link: dict[str, Any], data_dir: Path | None) -> str:
   """Data and imported files lie outside the study; they are compared where they can be found."""
-  study = json.loads((root / MARKER).read_text(encoding="utf-8"))["study"]
+  marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
   if link["kind"] == "weights file":
-    path = Path(study["teacher_weights"] or "")
+    path = Path(marker["study"]["teacher_weights"] or "")
     if not path.is_file():
       return "not checked: the file is not here"
     return "matches" if digest_file(path) == link["digest"] else "DIFFERS: the file has changed"
-  now = _fingerprint(study["dataset"], data_dir, study["validation_examples"], study["train_limit"])
+  now = _fingerprint(json.dumps(marker["data"]), data_dir)
   if now is None:
     return "not checked: the data are not prepared here; see --data-dir"
   return "matches" if now == link["digest"] else f"DIFFERS: the data are now {_short(now)}"
 
 
 @functools.cache
-def _fingerprint(name: str, data_dir: Path | None, validation: int, limit: int | None):
+def _fingerprint(source: str, data_dir: Path | None) -> str | None:
   """Of the training examples as they are on disk now, or None where they are not."""
-  if data.prepared_dir(name, data_dir) is None:
-    return None  # nothing is prepared here, the embedded data neither: this command only reads
-  try:
-    splits = data.load(name, data_dir=data_dir, validation_examples=validation, limit=limit)
-  except data.DatasetNotPrepared:
-    return None
-  return splits.train.fingerprint
+  found = json.loads(source)
+  domain = {"images": images, "sequences": sequences}[found["kind"]]
+  return domain.fingerprint(found, data_dir)
 
 
 def _starts(path: Path) -> Iterator[Path]:

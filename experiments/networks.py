@@ -1,7 +1,7 @@
 """The networks that others learn from, teacher and assistants, and their cached outputs.
 
 WORKDIR/teacher/{train,final}/         checkpoints of the training; the network that is used
-WORKDIR/cache/                         its outputs on the training images
+WORKDIR/cache/                         its outputs on the training examples
 WORKDIR/assistants/METHOD/...          the same for a method's assistant
 """
 
@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from experiments import console, runs
 from experiments.config import Study, Where, plain
+from experiments.domains.domain import Spec
 from experiments.setting import Setting
-from kd_jax import inference, parallel, recipes, teacher_cache
+from kd_jax import inference, parallel, teacher_cache
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
-from kd_jax.data import num_distinct_views
 from kd_jax.models import weights
-from kd_jax.models.spec import ModelSpec, build_model, parameter_count
+from kd_jax.models.spec import parameter_count
+from kd_jax.phases import Budget, Recipe
 from kd_jax.training.state import as_one_of, one_seed
-from kd_jax.training.step import Teacher, cached_teacher, live_teacher
+from kd_jax.training.step import Teacher, live_teacher
 from kd_jax.types import PyTree
 
 
@@ -38,18 +40,18 @@ class Network:
     source: "trained", or which file was imported.
     directory: of its checkpoint and cache.
     seconds: of training; None where it was imported.
-    validation_accuracy: None where it was imported.
+    validation: its score on the held-out examples; None where it was imported.
   """
 
   role: str
-  spec: ModelSpec
+  spec: Spec
   model: nn.Module
   variables: PyTree
   digest: str
   source: str
   directory: Path
   seconds: float | None
-  validation_accuracy: float | None
+  validation: float | None
 
   @property
   def parameters(self) -> int:
@@ -62,7 +64,7 @@ class Networks(Setting):
   def __init__(self, study: Study, where: Where):
     """As `Setting`; trains nothing yet. A cache that could not be made is refused now."""
     super().__init__(study, where)
-    self._cache_spec("", {})
+    self.domain.cache_spec("", {}, self.domain.teacher)
     self.may_train = True
     self._networks: dict[str, Network] = {}
     self._caches: dict[Path, teacher_cache.Cache] = {}
@@ -75,13 +77,12 @@ class Networks(Setting):
 
   def _make_teacher(self) -> Network:
     directory = self.root / "teacher"
-    if self.study.teacher_weights is not None:
+    if getattr(self.study, "teacher_weights", None) is not None:
       return self._imported_teacher(directory)
-    budget = recipes.Budget(
-      self.study.teacher_epochs, self.study.teacher_optimizer, self.num_classes
-    )
-    recipe = dataclasses.replace(recipes.scratch(budget), name="teacher")
-    return self._trained_network("teacher", directory, self.study.teacher, recipe, None)
+    epochs, optimizer = self.study.teacher_epochs, self.study.teacher_optimizer
+    budget = Budget(epochs, optimizer, self.domain.num_classes)
+    recipe = dataclasses.replace(self.study.registry["scratch"](budget), name="teacher")
+    return self._trained_network("teacher", directory, self.domain.teacher, recipe, None)
 
   def assistant(self, method: str) -> Network:
     """A method's assistant, distilled from the teacher."""
@@ -90,7 +91,7 @@ class Networks(Setting):
       if not self.study.live_teacher:
         self.precompute(teacher)
       self._networks[method] = self._trained_network(
-        "assistant", self.root / "assistants" / method, self.study.assistant, recipe, teacher
+        "assistant", self.root / "assistants" / method, self.domain.assistant, recipe, teacher
       )
     return self._networks[method]
 
@@ -98,13 +99,12 @@ class Networks(Setting):
     self,
     role: str,
     directory: Path,
-    spec: ModelSpec,
-    recipe: recipes.Recipe,
+    spec: Spec,
+    recipe: Recipe,
     teacher: Network | None,
   ) -> Network:
     link = None if teacher is None else self.teacher_link(teacher)
-    # Without a teacher there is no cache to keep small: every view of the augmentation is seen.
-    views = num_distinct_views(self.study.augmentation) if teacher is None else None
+    views = self.domain.teacher_views if teacher is None else None
     run = self.make_run(directory / "train", recipe, spec, (0,), link, views)
     self._refuse_another_source(directory, "train")
     if not self.may_train and not runs.is_finished(run):
@@ -113,8 +113,9 @@ class Networks(Setting):
       result = runs.train(run, lambda: self.source(teacher), epoch_counter(progress))[-1]
     meta = {
       "kind": role,
-      "settings": {"model": plain(spec), "num_classes": self.num_classes},
+      "settings": {"model": plain(spec), "num_classes": self.domain.num_classes},
       "parents": [{"kind": result.phase.name, "path": result.path, "digest": result.digest}],
+      **self.domain.kept_with_checkpoints(),
     }
     self._save_final(directory, one_seed(result.state.best, 0), meta)
     return self._network(
@@ -123,7 +124,7 @@ class Networks(Setting):
       spec,
       source="trained",
       seconds=sum(record["seconds"] for record in result.history),
-      validation_accuracy=float(result.state.best_accuracy[0]),
+      validation=float(result.state.best_score[0]),
     )
 
   def _imported_teacher(self, directory: Path) -> Network:
@@ -131,14 +132,14 @@ class Networks(Setting):
     if not path.is_file():
       raise ValueError(f"there is no weights file {path}")
     depth = weights.torch_cifar_resnet_depth(path)
-    spec = dataclasses.replace(self.study.teacher, family="resnet", depth=depth)
+    spec = dataclasses.replace(self.domain.teacher, family="resnet", depth=depth)
     meta = {
       "kind": "teacher",
-      "settings": {"model": plain(spec), "num_classes": self.num_classes},
+      "settings": {"model": plain(spec), "num_classes": self.domain.num_classes},
       "parents": [{"kind": "weights file", "name": path.name, "digest": digest_file(path)}],
     }
     self._refuse_another_source(directory, "weights file")
-    variables = weights.load_torch_cifar_resnet(path, depth, self.num_classes)
+    variables = weights.load_torch_cifar_resnet(path, depth, self.domain.num_classes)
     if self._save_final(directory, variables, meta):
       self._say_accuracy(spec, variables)
     return self._network("teacher", directory, spec, source=path.name)
@@ -157,14 +158,14 @@ class Networks(Setting):
         "same --teacher-weights as before, or another --workdir"
       )
 
-  def _say_accuracy(self, spec: ModelSpec, variables: PyTree) -> None:
+  def _say_accuracy(self, spec: Spec, variables: PyTree) -> None:
     """An imported network that reads pixels in another way than it learnt shows it here."""
-    evaluate = self.evaluator(spec, self.splits.validation)
+    evaluate = self.evaluator(spec, self.domain.validation)
     accuracy = float(evaluate(parallel.replicate(as_one_of(variables)))["accuracy"][0])
     console.say(
       f"imported teacher: {accuracy:.2%} on the held-out examples (it may have learnt from them)"
     )
-    if accuracy < 3 / self.num_classes:
+    if accuracy < 3 / self.domain.num_classes:
       console.say(
         "warning: hardly better than chance: are teacher.pixel-mean and -std those of its training?"
       )
@@ -189,57 +190,27 @@ class Networks(Setting):
     runs.save_network(directory / "final", variables, meta)
     return True
 
-  def _network(self, role, directory, spec, *, source, seconds=None, validation_accuracy=None):
-    model = build_model(spec, self.num_classes)
-    variables, restored = runs.load_network(
-      directory / "final", model, self.splits.train.images[:1]
-    )
+  def _network(self, role, directory, spec, *, source, seconds=None, validation=None):
+    model = self.domain.build(spec)
+    example = jax.tree.map(lambda x: x[:1], self.domain.train.buckets[0].inputs)
+    variables, restored = runs.load_network(directory / "final", model, example)
     return Network(
-      role,
-      spec,
-      model,
-      variables,
-      restored.digest,
-      source,
-      directory,
-      seconds,
-      validation_accuracy,
+      role, spec, model, variables, restored.digest, source, directory, seconds, validation
     )
 
   # Teacher outputs.
 
   def cache_spec(self, network: Network) -> teacher_cache.CacheSpec:
     """What a cache of this network's outputs must be."""
-    return self._cache_spec(network.digest, plain(network.spec))
-
-  def _cache_spec(self, digest: str, model: dict[str, Any]) -> teacher_cache.CacheSpec:
-    top_k = self.study.cache_top_k
-    return teacher_cache.make_spec(
-      digest,
-      model,
-      self.splits.train,
-      self.study.augmentation,
-      self.study.views,
-      dtype=self.study.cache_dtype,
-      top_k=top_k,
-      temperature=1.0 if top_k is None else self.study.settings.kd.temperature,
-    )
+    return self.domain.cache_spec(network.digest, plain(network.spec), network.spec)
 
   def cache_dir(self, network: Network) -> Path:
     """The teacher's cache lies at the top of the study, an assistant's beside it."""
     return self.root / "cache" if network.role == "teacher" else network.directory / "cache"
 
   def predictor(self, network: Network) -> inference.Predict:
-    """What the network says of the training images, as its cache keeps it."""
-    spec = self.cache_spec(network)
-    return inference.predictor(
-      network.model,
-      network.variables,
-      self.splits.train,
-      self.study.augmentation,
-      top_k=spec.top_k,
-      temperature=spec.temperature,
-    )
+    """What the network says of the training examples, as its cache keeps it."""
+    return self.domain.predictor(network.spec, network.model, network.variables)
 
   def precompute(self, network: Network) -> teacher_cache.Cache:
     """Fills the cache as far as it is not, and opens it."""
@@ -286,7 +257,7 @@ class Networks(Setting):
     """The teacher of a student, from its cache or alive."""
     if self.study.live_teacher:
       return live_teacher(network.model, network.variables)
-    return cached_teacher(self.open_cache(network).outputs)
+    return self.domain.cached_teacher(self.open_cache(network))
 
   def teacher_link(self, network: Network) -> runs.Parent:
     """A link of the lineage to what students read: the cache, or the live network."""

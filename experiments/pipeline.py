@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from experiments import console, runs
 from experiments.networks import Network, Networks, epoch_counter
-from kd_jax.models.spec import is_convolutional
 
 
 class Pipeline(Networks):
@@ -20,7 +19,7 @@ class Pipeline(Networks):
     """
     together = self.study.seeds_together
     if together is None:
-      together = 1 if is_convolutional(self.study.student) else self.study.seeds
+      together = 1 if self.domain.convolutional(self.domain.student) else self.study.seeds
     wanted = set(range(self.study.seeds))
     folders = (self.root / "students" / method).glob("seeds-*")
     begun = [tuple(int(seed) for seed in folder.name.split("-")[1:]) for folder in folders]
@@ -44,7 +43,7 @@ class Pipeline(Networks):
     name = "seeds-" + "-".join(str(seed) for seed in seeds)
     directory = self.root / "students" / method / name
     link = self.teacher_link(source) if recipe.needs_teacher else None
-    return self.make_run(directory, recipe, self.study.student, seeds, link)
+    return self.make_run(directory, recipe, self.domain.student, seeds, link)
 
   def train_students(self, teacher: Network, methods: tuple[str, ...], seeds=None) -> None:
     """Trains every method and seed that is not trained yet; seed by seed, the methods in turn.

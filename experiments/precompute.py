@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not options.verify:
     cache = pipeline.precompute(teacher)
     console.say(
-      f"cache {cache.digest[:12]}: {study.views} views of {len(pipeline.splits.train)} examples in "
+      f"cache {cache.digest[:12]}: {pipeline.domain.views} views of {len(pipeline.domain.train)} examples in "
       f"{pipeline.cache_dir(teacher)}"
     )
     return 0

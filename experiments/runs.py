@@ -40,6 +40,7 @@ class Run:
     task: network, data, seeds.
     settings: everything else that decides the result, as plain values; compared on resumption.
     parents: what the run came from besides its own earlier phases.
+    kept: JSON that is saved with every checkpoint: what using the network takes besides its weights.
   """
 
   directory: Path
@@ -48,6 +49,7 @@ class Run:
   task: Task
   settings: dict[str, Any]
   parents: tuple[Parent, ...]
+  kept: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def store(self, phase: recipes.Phase) -> CheckpointStore:
     return CheckpointStore(self.directory / phase.name / "checkpoints")
@@ -66,6 +68,7 @@ class PhaseResult:
     history: a record for each epoch.
     digest: of the checkpoint.
     path: of the checkpoint, relative to the study.
+    examples_per_epoch: that were trained on.
   """
 
   phase: recipes.Phase
@@ -73,6 +76,7 @@ class PhaseResult:
   history: list[dict[str, Any]]
   digest: str
   path: str
+  examples_per_epoch: int
 
 
 def train(
@@ -89,7 +93,7 @@ def train(
     ValueError: the folder holds a run with other settings, or its checkpoints are all broken.
     NonFiniteError: from the loop.
   """
-  fresh = init_variables(run.task.model, run.task.train.images[:1], run.task.seeds)
+  fresh = init_variables(run.task.model, run.task.example, run.task.seeds)
   results: list[PhaseResult] = []
   epochs_before = 0
   for index, phase in enumerate(run.recipe.phases):
@@ -165,7 +169,7 @@ def _train_phase(
     with _Log(folder, history):  # stopped between the last checkpoint and its line
       pass
   path = (folder / "checkpoints" / "steps" / str(phase.epochs)).relative_to(run.root)
-  return PhaseResult(phase, state, history, digest, str(path))
+  return PhaseResult(phase, state, history, digest, str(path), run.task.examples_per_epoch)
 
 
 def _train_epochs(
@@ -180,9 +184,10 @@ def _train_epochs(
       state = report.state
       record = report.record | {"seconds": report.seconds}
       history = [*history, record]
-      digest = store.save(report.epoch, state, meta | {"history": history})
+      digest = store.save(report.epoch, state, meta | run.kept | {"history": history})
       log.write(record)
-      progress(1, f"{run.recipe.name} {phase.name} {max(record['validation_accuracy']):.1%}")
+      best = max(record[f"validation_{run.task.evaluation.select}"])
+      progress(1, f"{run.recipe.name} {phase.name} {best:.1%}")
   return state, history, digest
 
 
@@ -291,13 +296,13 @@ def save_network(directory: Path, variables: PyTree, meta: dict[str, Any]) -> st
   return CheckpointStore(directory).save(0, jax.tree.map(np.asarray, variables), meta)
 
 
-def load_network(directory: Path, model, images: np.ndarray) -> tuple[PyTree, Restored]:
+def load_network(directory: Path, model, example: PyTree) -> tuple[PyTree, Restored]:
   """Reads a finished network back into the form of a model.
 
   Raises:
     CheckpointError: absent, broken or of another shape.
   """
   restored = CheckpointStore(directory).restore()
-  template = jax.eval_shape(lambda key: model.init(key, images[:1], train=False), jax.random.key(0))
+  template = jax.eval_shape(lambda key: model.init(key, example, train=False), jax.random.key(0))
   template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
   return unflatten(template, restored.state), restored

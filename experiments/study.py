@@ -18,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   study, where, _ = config.parse("study", argv)
   console.start(where)
   pipeline = Pipeline(study, where)
-  train = pipeline.splits.train
+  domain = pipeline.domain
   console.say(
-    f"{study.name}: {train.name} {train.version}, {len(train)} training, "
-    f"{len(pipeline.splits.validation)} validation and {len(pipeline.splits.test)} test examples; "
+    f"{study.name}: {domain.train.name} {domain.train.version}, {len(domain.train)} training, "
+    f"{len(domain.validation)} validation and {len(domain.test)} test examples; "
     f"{len(study.methods)} methods × {study.seeds} seeds in {where.workdir}"
   )
   teacher = pipeline.teacher()

@@ -13,9 +13,10 @@ from experiments.pipeline import Pipeline
 def main(argv: Sequence[str] | None = None) -> int:
   study, where, _ = config.parse("teacher", argv)
   console.start(where)
-  teacher = Pipeline(study, where).teacher()
-  accuracy = teacher.validation_accuracy
-  known = "" if accuracy is None else f", validation accuracy {accuracy:.2%}"
+  pipeline = Pipeline(study, where)
+  teacher, metric = pipeline.teacher(), pipeline.domain.evaluation.select
+  score = teacher.validation
+  known = "" if score is None else f", validation {metric} {score:.2%}"
   console.say(
     f"teacher {teacher.digest[:12]} ({teacher.source}, {teacher.parameters:,} parameters{known}) in "
     f"{where.workdir / 'teacher'}"

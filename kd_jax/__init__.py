@@ -1,5 +1,6 @@
 """Knowledge distillation in JAX: pure losses, schedules and recipes."""
 
+from kd_jax import structured as structured
 from kd_jax.losses.annealing import (
   annealed_logits as annealed_logits,
   annealing_factor as annealing_factor,
@@ -25,6 +26,23 @@ from kd_jax.losses.reductions import (
   masked_mean as masked_mean,
   masked_sum_and_count as masked_sum_and_count,
 )
+from kd_jax.losses.sequences import (
+  fuzzy_crf_loss as fuzzy_crf_loss,
+  k_best_kd_loss as k_best_kd_loss,
+  posterior_kd_loss as posterior_kd_loss,
+  structure_nll_loss as structure_nll_loss,
+  token_kd_loss as token_kd_loss,
+)
+from kd_jax.losses.structural import (
+  STRUCTURAL_KD_CASES as STRUCTURAL_KD_CASES,
+  structural_kd_case_1a as structural_kd_case_1a,
+  structural_kd_case_1b as structural_kd_case_1b,
+  structural_kd_case_2a as structural_kd_case_2a,
+  structural_kd_case_2b as structural_kd_case_2b,
+  structural_kd_case_3 as structural_kd_case_3,
+  structural_kd_case_4 as structural_kd_case_4,
+  structural_kd_loss as structural_kd_loss,
+)
 from kd_jax.losses.top_k import (
   top_k_kd_loss as top_k_kd_loss,
   top_k_targets as top_k_targets,
@@ -35,11 +53,14 @@ from kd_jax.schedules import (
   cosine_schedule as cosine_schedule,
   linear_schedule as linear_schedule,
   step_schedule as step_schedule,
+  teacher_annealing as teacher_annealing,
 )
 from kd_jax.types import (
   Batch as Batch,
   Outputs as Outputs,
+  Tokens as Tokens,
   TopK as TopK,
+  Tree as Tree,
 )
 
 __version__ = "0.1.0"

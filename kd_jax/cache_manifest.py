@@ -7,8 +7,9 @@ import pathlib
 from typing import Any
 
 from kd_jax.checkpoints import digest_json
-from kd_jax.data import Dataset
 from kd_jax.data.augmentation import Augmentation, describe, num_distinct_views
+from kd_jax.data.dataset import Dataset
+from kd_jax.data.sequences import SequenceDataset
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -38,6 +39,7 @@ class CacheSpec:
     dtype: "float16" or "float32".
     top_k: k, or None for all logits.
     temperature: at which the top k were taken; 1 where all logits are kept.
+    structure: what the rows are in place of logits: the name of a structure of `kd_jax.structured`.
   """
 
   teacher: str
@@ -53,6 +55,7 @@ class CacheSpec:
   dtype: str = "float32"
   top_k: int | None = None
   temperature: float = 1.0
+  structure: str | None = None
 
   def __post_init__(self):
     if self.dtype not in ("float16", "float32"):
@@ -61,6 +64,8 @@ class CacheSpec:
       raise ValueError(f"top_k must be at least 1 and below {self.num_classes}, got {self.top_k}")
     if self.top_k is None and self.temperature != 1:
       raise ValueError("all logits are kept at temperature 1; only a top-k cache has a temperature")
+    if self.structure is not None and (self.top_k is not None or self.views != 1):
+      raise ValueError("a cache of structures has one view and no top k")
     if self.views < 1:
       raise ValueError(f"views must be at least 1, got {self.views}")
 
@@ -68,12 +73,14 @@ class CacheSpec:
 def make_spec(
   teacher_digest: str,
   teacher_model: dict[str, Any],
-  dataset: Dataset,
+  dataset: Dataset | SequenceDataset,
   augmentation: Augmentation,
   views: int,
+  *,
+  num_classes: int | None = None,
   **options: Any,
 ) -> CacheSpec:
-  """The specification for a teacher, a data set and an augmentation.
+  """The specification for a teacher, a data set and an augmentation; `num_classes` are tags for sequences.
 
   Raises:
     ValueError: for more views than the augmentation has.
@@ -91,7 +98,7 @@ def make_spec(
     split=dataset.split,
     fingerprint=dataset.fingerprint,
     num_examples=len(dataset),
-    num_classes=dataset.num_classes,
+    num_classes=dataset.num_classes if num_classes is None else num_classes,
     augmentation=describe(augmentation),
     views=views,
     **options,

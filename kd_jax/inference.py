@@ -1,19 +1,24 @@
 """What a finished network says of the examples of a data set, computed on all devices."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import parallel
-from kd_jax.data import Dataset
 from kd_jax.data.augmentation import Augmentation, augment_batch
+from kd_jax.data.dataset import Bucket, Dataset
+from kd_jax.data.sequences import SequenceDataset
 from kd_jax.losses.top_k import top_k_targets
-from kd_jax.types import PyTree
+from kd_jax.structured import layout
+from kd_jax.types import Outputs, PyTree
 
-Predict = Callable[[np.ndarray, int, int], dict[str, np.ndarray]]
-"""(rows [M], view, global batch size) -> outputs by name, [M, ...]: "logits", or the fields of `TopK`."""
+Predict = Callable[[np.ndarray, int, int], Any]
+"""(rows [M], view, global batch size) -> outputs: of images by name, [M, ...], "logits" or the fields of `TopK`;
+of sequences a `Ragged` of the M sentences."""
 
 
 def predictor(
@@ -62,3 +67,84 @@ def predictor(
     return {name: x.reshape(-1, *x.shape[2:])[: len(rows)] for name, x in outputs.items()}
 
   return predict
+
+
+def structure_predictor(model: nn.Module, variables: PyTree, dataset: SequenceDataset) -> Predict:
+  """Builds a function that gives the scores of rows of a data set of sequences, at their true lengths.
+
+  Args:
+    model: the network, whose outputs have `scores`.
+    variables: of one network, on the host.
+    dataset: whose rows are asked for.
+  """
+  run = _bucket_runner(model, variables, lambda outputs: layout.split(outputs.scores))
+  example = jax.tree.map(lambda x: x[:1], dataset.buckets[0].inputs)
+  outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, example)
+  kind = type(outputs.scores)
+
+  def predict(rows: np.ndarray, view: int, batch_size: int) -> layout.Ragged:
+    del view  # sentences have one
+    parts, places = [], []
+    for bucket in dataset.buckets:
+      positions, place = _positions(bucket.rows, rows)
+      if len(positions):
+        own, shared = run(bucket, positions, batch_size)
+        shared = {name: array[0] for name, array in shared.items()}
+        scores = kind(**dict.fromkeys(kind._fields) | own | shared)
+        parts.append(layout.pack(scores, dataset.lengths[bucket.rows[positions]]))
+        places.append(place)
+    return layout.join(parts).take(np.argsort(np.concatenate(places)))
+
+  return predict
+
+
+def predictions(
+  model: nn.Module,
+  variables: PyTree,
+  dataset: Dataset | SequenceDataset,
+  function: Callable[[Outputs], PyTree],
+  batch_size: int,
+) -> list[PyTree]:
+  """A function of a network's outputs on a whole data set, without augmentation.
+
+  Args:
+    model: the network.
+    variables: of one network, on the host.
+    dataset: all of whose examples are read.
+    function: outputs -> [B, ...] arrays.
+    batch_size: of all devices together.
+
+  Returns:
+    For each bucket, host arrays [M, ...].
+  """
+  run = _bucket_runner(model, variables, lambda outputs: (function(outputs), ()))
+  return [run(bucket, np.arange(len(bucket.rows)), batch_size)[0] for bucket in dataset.buckets]
+
+
+def _bucket_runner(model: nn.Module, variables: PyTree, function: Callable) -> Callable:
+  """Builds (bucket, rows in it [M], batch size) -> (own [M, ...], shared [steps, ...]) of a function's pair."""
+  held = parallel.replicate(variables)
+
+  def step(variables, inputs, rows):
+    batch = jax.tree.map(lambda x: x[rows], inputs)
+    own, shared = function(model.apply(variables, batch, train=False))
+    return variables, (parallel.gather_batch(own), shared)
+
+  mapped = parallel.epoch_runner(step, one_dispatch=False, donate=False)
+
+  def run(bucket: Bucket, rows: np.ndarray, batch_size: int):
+    order, _ = parallel.batches_of_rows(len(rows), batch_size)
+    batches = parallel.shard(rows.astype(np.int32)[order], axis=1)
+    _, (own, shared) = mapped(held, parallel.replicate(bucket.inputs), batches)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: len(rows)], own), shared
+
+  return run
+
+
+def _positions(held: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Where wanted rows stand in a bucket, and which of the wanted they are."""
+  order = np.argsort(held)
+  found = np.searchsorted(held[order], wanted)
+  inside = found < len(held)
+  inside[inside] = held[order][found[inside]] == wanted[inside]
+  return order[found[inside]], np.flatnonzero(inside)

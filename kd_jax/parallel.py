@@ -92,6 +92,11 @@ def sum_over_devices(tree: PyTree) -> PyTree:
   return jax.lax.psum(tree, AXIS)
 
 
+def device_index() -> jax.Array:
+  """Within a mapped function: the number of this device among all devices of all processes."""
+  return jax.lax.axis_index(AXIS)
+
+
 def gather_batch(tree: PyTree, axis: int = 0) -> PyTree:
   """Within a mapped function: the global batch, in order, from every device's part."""
   return jax.lax.all_gather(tree, AXIS, axis=axis, tiled=True)

@@ -251,16 +251,27 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 }
 
 
-def make_recipe(name: str, budget: Budget, settings: Mapping[str, Any] | None = None) -> Recipe:
+def make_recipe(
+  name: str,
+  budget: Budget,
+  settings: Mapping[str, Any] | None = None,
+  registry: Mapping[str, Callable[..., Recipe]] = RECIPES,
+) -> Recipe:
   """The recipe of a method by name, with its own settings.
+
+  Args:
+    name: one of the registry.
+    budget: epochs, optimiser, number of classes.
+    settings: keyword arguments of the method.
+    registry: the methods for a kind of data: `RECIPES`, or those of `kd_jax.structured_recipes`.
 
   Raises:
     ValueError: for an unknown method or setting, naming those that exist.
   """
-  if name not in RECIPES:
-    raise ValueError(f"unknown method {name!r}: known are {', '.join(RECIPES)}")
-  known = list(inspect.signature(RECIPES[name]).parameters)[1:]
+  if name not in registry:
+    raise ValueError(f"unknown method {name!r}: known are {', '.join(registry)}")
+  known = list(inspect.signature(registry[name]).parameters)[1:]
   unknown = [setting for setting in settings or {} if setting not in known]
   if unknown:
     raise ValueError(f"{name} has no setting {unknown}: it has {known}")
-  return RECIPES[name](budget, **(settings or {}))
+  return registry[name](budget, **(settings or {}))

@@ -112,3 +112,26 @@ def step_schedule(values: Sequence[float], boundaries: Sequence[float]) -> Sched
     return jnp.asarray(table)[jnp.sum(passed, axis=-1)]
 
   return schedule
+
+
+def teacher_annealing(rate: float) -> Schedule:
+  r"""Teacher annealing: the weight of distillation gives way to that of the labels.
+
+  .. math:: \lambda(epoch) = \max(0, \; 1 - epoch \cdot rate / 100)
+
+  Args:
+    rate: percentage points that the weight loses in an epoch, >= 0; the paper's settings run from 0.5 to 1.5.
+
+  Raises:
+    ValueError: for a negative rate.
+
+  References:
+    Wang et al. 2021, arXiv 2010.05010; Clark et al., BAM!, ACL 2019, arXiv 1907.04829.
+
+  >>> schedule = teacher_annealing(25)
+  >>> [float(schedule(epoch)) for epoch in (0, 1, 4, 9)]
+  [1.0, 0.75, 0.0, 0.0]
+  """
+  if not rate >= 0:
+    raise ValueError(f"rate must be at least 0, got {rate}")
+  return constant_schedule(1.0) if rate == 0 else linear_schedule(1.0, 0.0, 100.0 / rate)

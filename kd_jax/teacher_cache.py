@@ -1,5 +1,7 @@
 """Teacher outputs computed once: one row for each example and view, and a manifest that says of what.
 
+Scores of structures are kept at each sentence's true length (ragged), one view of each sentence.
+
     CACHE/manifest.json      what the rows are: teacher, data, augmentation, dtype, ... and a digest per chunk
     CACHE/chunks/            a `CheckpointStore`: chunk i holds the rows [i · chunk_rows, (i + 1) · chunk_rows)
 
@@ -30,6 +32,7 @@ from kd_jax.cache_manifest import (
 )
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_json, write_json
 from kd_jax.inference import Predict
+from kd_jax.structured import layout
 from kd_jax.types import Outputs, TopK
 
 
@@ -37,12 +40,12 @@ class Cache(NamedTuple):
   """An opened cache.
 
   Attributes:
-    outputs: arrays [N, V, ...] on the host.
+    outputs: arrays [N, V, ...] on the host; of structures, a `Ragged` of N sentences.
     manifest: as on disk.
     digest: of the manifest's content: specification and chunks.
   """
 
-  outputs: Outputs
+  outputs: Outputs | layout.Ragged
   manifest: dict[str, Any]
   digest: str
 
@@ -95,10 +98,12 @@ def precompute(
     if digest is None:
       views = []
       for view in range(spec.views):
-        arrays = predict(rows, view, batch_size)
-        views.append({name: _narrow(x, name, spec, rows, view) for name, x in arrays.items()})
+        views.append(_narrowed(predict(rows, view, batch_size), spec, rows, view))
         yield Progress(done + len(rows) * (view + 1), total)
-      chunk = {name: np.stack([v[name] for v in views], axis=1) for name in views[0]}
+      if spec.structure is None:
+        chunk = {name: np.stack([v[name] for v in views], axis=1) for name in views[0]}
+      else:
+        (chunk,) = views
       digest = store.save(index, chunk, {"spec": spec_digest, "rows": len(rows)})
     done += len(rows) * spec.views
     digests.append(digest)
@@ -142,11 +147,24 @@ def open_cache(directory: str | os.PathLike, expected: CacheSpec) -> Cache:
         f"{digest[:12]}; precompute again"
       )
     chunks.append(chunk.state)
+  return Cache(_assemble(chunks, expected), manifest, manifest["digest"])
+
+
+def _assemble(chunks: list[dict[str, np.ndarray]], spec: CacheSpec) -> Outputs | layout.Ragged:
+  if spec.structure is not None:
+    return layout.join([_as_ragged(chunk, spec.structure) for chunk in chunks])
   arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-  outputs = (
-    Outputs(logits=arrays["logits"]) if expected.top_k is None else Outputs(top_k=TopK(**arrays))
-  )
-  return Cache(outputs, manifest, manifest["digest"])
+  return Outputs(logits=arrays["logits"]) if spec.top_k is None else Outputs(top_k=TopK(**arrays))
+
+
+def _as_ragged(chunk: dict[str, np.ndarray], kind: str) -> layout.Ragged:
+  """A chunk as read back: arrays by dotted path."""
+  fields = {"values": {}, "shared": {}}
+  for path, array in chunk.items():
+    group, _, name = path.partition(".")
+    if name:
+      fields[group][name] = array
+  return layout.Ragged(kind, chunk["lengths"], **fields)
 
 
 def check_cache(directory: str | os.PathLike) -> dict[str, Any]:
@@ -197,25 +215,46 @@ def verify(
 
   A float16 cache differs by its rounding, up to 2^-11 of a value; other errors mean another teacher.
   """
-  arrays = cache.outputs.top_k or cache.outputs
-  kept = {name: x for name, x in arrays._asdict().items() if x is not None and len(x)}
-  num_rows, num_views = next(iter(kept.values())).shape[:2]
+  ragged = isinstance(cache.outputs, layout.Ragged)
+  kept = cache.outputs if ragged else cache.outputs.top_k or cache.outputs
+  num_rows, num_views = (len(kept.lengths), 1) if ragged else _arrays(kept)[0].shape[:2]
   rows = np.random.default_rng(seed).choice(num_rows, size=min(sample, num_rows), replace=False)
   worst = Verification(0.0, 0.0, int(rows[0]), 0, len(rows) * num_views)
+  sampled = kept.take(rows) if ragged else None
   for view in range(num_views):
-    for name, live in predict(rows, view, batch_size).items():
-      error = np.abs(live.astype(np.float64) - kept[name][rows, view].astype(np.float64))
-      error = np.nan_to_num(error.reshape(len(rows), -1).max(axis=1), nan=np.inf)
-      worst = worst._replace(largest_value=max(worst.largest_value, float(np.abs(live).max())))
+    live = predict(rows, view, batch_size)
+    for name, array in (live.values if ragged else live).items():
+      then = sampled.values[name] if ragged else getattr(kept, name)[rows, view]
+      # One entry of a ragged field belongs to a sentence, as one row of the others does.
+      row_of = np.repeat(rows, live.sizes(name)) if ragged else rows
+      error = np.abs(array.astype(np.float64) - then.astype(np.float64))
+      error = np.nan_to_num(error.reshape(len(row_of), -1).max(axis=1), nan=np.inf)
+      worst = worst._replace(largest_value=max(worst.largest_value, float(np.abs(array).max())))
       if error.max() > worst.largest_error:
-        worst = worst._replace(
-          largest_error=float(error.max()), row=int(rows[error.argmax()]), view=view
-        )
+        row = int(row_of[error.argmax()])
+        worst = worst._replace(largest_error=float(error.max()), row=row, view=view)
   return worst
 
 
+def _arrays(outputs: Outputs | TopK) -> list[np.ndarray]:
+  return [x for x in outputs if x is not None and len(x)]
+
+
+def _narrowed(outputs, spec: CacheSpec, rows: np.ndarray, view: int) -> dict[str, Any]:
+  """What a chunk holds of the teacher's outputs on some rows; what sentences share stays float32."""
+  if spec.structure is None:
+    return {name: _narrow(x, name, spec, rows, view) for name, x in outputs.items()}
+  if outputs.kind != spec.structure:
+    raise CacheError(f"the teacher gives {outputs.kind}, the cache is of {spec.structure}")
+  values = {
+    name: _narrow(x, name, spec, np.repeat(rows, outputs.sizes(name)), view)
+    for name, x in outputs.values.items()
+  }
+  return {"lengths": outputs.lengths, "values": values, "shared": outputs.shared}
+
+
 def _narrow(x: np.ndarray, name: str, spec: CacheSpec, rows: np.ndarray, view: int) -> np.ndarray:
-  """Checks and casts one array of outputs; indices stay whole numbers."""
+  """Checks and casts one array of outputs, each entry of which belongs to a row; indices stay whole numbers."""
   if not np.isfinite(x).all():
     bad = rows[np.argwhere(~np.isfinite(x))[0][0]]
     raise CacheError(f"the teacher's {name} of row {bad}, view {view}, are not finite")

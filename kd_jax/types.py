@@ -15,6 +15,9 @@ import jax
 Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
 PyTree = Any
+NEG_INF = -1e30
+"""The score of what is excluded: finite, so that gradients stay finite."""
+
 Schedule = Callable[[ArrayLike], ArrayLike]
 """A traceable function from a step (or an epoch) to a value, as in optax."""
 
@@ -41,22 +44,53 @@ class Outputs(NamedTuple):
     layers: intermediate states in order of depth: feature maps [B, H, W, D] or
       vectors [B, D]; widths may differ from layer to layer.
     top_k: the head of a large output distribution, in place of logits.
+    scores: of a structure, in place of logits: `LinearChain`, `MaxEnt`, `SpanScores`, ... of
+      `kd_jax.structured`.
   """
 
   logits: ArrayLike | None = None
   layers: tuple[ArrayLike, ...] = ()
   top_k: TopK | None = None
+  scores: PyTree = None
 
 
 class Batch(NamedTuple):
   """One batch of examples.
 
   Attributes:
-    inputs: [B, ...] what the network reads.
-    labels: [B] int32 class numbers in [0, C).
+    inputs: [B, ...] what the network reads: images, or `Tokens`.
+    labels: [B] int32 class numbers in [0, C), [B, n] tags, or a `Tree` of [B, n] heads and relations.
     mask: [B] 1 for an example, 0 for padding; None where nothing is padded.
   """
 
-  inputs: ArrayLike
-  labels: ArrayLike
+  inputs: PyTree
+  labels: PyTree
   mask: ArrayLike | None = None
+
+
+class Tokens(NamedTuple):
+  """Sentences, as networks read them; shorter ones are padded at their end.
+
+  Attributes:
+    words: [B, n] int32 word numbers; 0 is padding, 1 an unknown word.
+    characters: [B, n, c] uint8 character numbers; 0 is padding, 1 an unknown character.
+    mask: [B, n] bool, True for tokens.
+  """
+
+  words: ArrayLike
+  characters: ArrayLike
+  mask: ArrayLike
+
+
+class Tree(NamedTuple):
+  """Labelled dependency trees.
+
+  Attributes:
+    heads: [B, n] int32: 0 is the root, j the j-th token; 0 for padding.
+    relations: [B, n] int32.
+    punctuation: [B, n] bool: tokens that some evaluations leave out.
+  """
+
+  heads: ArrayLike
+  relations: ArrayLike
+  punctuation: ArrayLike

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from experiments import console, report
-from experiments.reporting import documents, drawing, findings, plots, tables
+from experiments.reporting import curves, documents, drawing, findings, plots, tables
 from experiments.reporting.statistics import estimate, excludes_zero, paired_difference, pick
 
 # Test accuracies by seed: `strong` beats scratch at every seed, `weak` only wavers around it.
@@ -24,7 +24,7 @@ TITLES = {"scratch": "Scratch", "kd": "KD", "strong": "Strong-KD", "weak": "Weak
 
 def make_results(seeds=5, **changes):
   """Results of four methods; Strong-KD has two phases, with a temperature in the first."""
-  rows, curves, methods = [], [], {}
+  rows, points, methods = [], [], {}
   for name, values in ACCURACIES.items():
     phases = ["anneal", "finetune"] if name == "strong" else ["train"]
     methods[name] = {
@@ -48,7 +48,7 @@ def make_results(seeds=5, **changes):
           point = {"method": name, "seed": seed, "phase": phase, "epoch": epoch}
           point["validation_accuracy"] = 0.5 + 0.04 * epoch
           point["schedules"] = {"temperature": 5.0 - epoch} if phase == "anneal" else {}
-          curves.append(point)
+          points.append(point)
   results = {
     "schema_version": 1,
     "study": "synthetic",
@@ -63,7 +63,7 @@ def make_results(seeds=5, **changes):
     "methods": methods,
     "paper": {"source": "A paper", "test_accuracy": {"scratch": 0.88, "kd": 0.881, "strong": 0.95}},
     "rows": rows,
-    "curves": curves,
+    "curves": points,
   }
   return report.check_results(results | changes)
 
@@ -118,7 +118,7 @@ def test_excludes_zero():
 
 
 def test_pick_refuses_percentages_and_text():
-  with pytest.raises(ValueError, match=r"88\.4: accuracies are fractions"):
+  with pytest.raises(ValueError, match=r"88\.4: metrics are fractions"):
     pick({"test": {"best": {"accuracy": 88.4}}}, "test", "best", "accuracy")
   with pytest.raises(ValueError, match="'high'"):
     pick({"ece": "high"}, "ece")
@@ -250,7 +250,7 @@ def test_missing_test_results_are_dashes_and_said():
     "Without a test result so far: training from scratch, KD, Strong-KD and Weak-KD."
     in findings.reading(results)
   )
-  assert plots.accuracy(results) is None
+  assert plots.scores(results) is None
 
 
 def test_an_empty_study_still_gives_a_report():
@@ -267,7 +267,7 @@ def test_final_phase_is_found_where_rows_do_not_say():
 
 
 def test_local_epochs_of_a_second_phase_are_counted_on():
-  points = plots._points(make_results())["strong"]
+  points = curves._points(make_results())["strong"]
   assert sorted({point["at"] for point in points}) == list(range(1, 9))
 
 
@@ -329,7 +329,7 @@ def test_report_on_disk(tmp_path, capsys):
 
 
 def test_learning_curves_show_the_temperature_beneath_and_the_phase_boundary():
-  figure = plots.learning_curves(make_results(2))
+  figure = curves.learning_curves(make_results(2))
   top, beneath = figure.axes
   assert beneath.get_ylabel() == "temperature"
   assert [line.get_label() for line in top.get_lines()][:4] == list(TITLES.values())
@@ -344,7 +344,7 @@ def test_weights_that_mirror_each_other_share_a_panel():
     if point["method"] == "weak":
       ramp = point["epoch"] / 8
       point["schedules"] = {"label_weight": ramp, "soft_weight": 0.1 * (1 - ramp)}
-  *_, panel = plots.learning_curves(results).axes
+  *_, panel = curves.learning_curves(results).axes
   label, soft = (line.get_ydata() for line in panel.get_lines()[:2])
   np.testing.assert_allclose(label, np.arange(1, 9) / 8)
   np.testing.assert_allclose(soft, (7 - np.arange(8)) / 7)
@@ -353,11 +353,11 @@ def test_weights_that_mirror_each_other_share_a_panel():
 
 def test_bands_are_left_out_where_they_would_cover_one_another():
   results = make_results(2)
-  assert not plots.learning_curves(results).axes[0].collections
+  assert not curves.learning_curves(results).axes[0].collections
   results["methods"].pop("weak")
   for part in ("rows", "curves"):
     results[part] = [row for row in results[part] if row["method"] != "weak"]
-  assert len(plots.learning_curves(results).axes[0].collections) == plots.MAX_BANDS
+  assert len(curves.learning_curves(results).axes[0].collections) == curves.MAX_BANDS
 
 
 def test_spread_apart_keeps_order_gap_and_centre():

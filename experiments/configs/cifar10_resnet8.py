@@ -8,7 +8,7 @@ assistant has as many again). All 162 views of the augmentation are cached.
     python -m experiments.study cifar10_resnet8 --teacher-weights resnet56_cifar10.safetensors
 """
 
-from experiments.config import Study
+from experiments.domains.images import ImageStudy
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.models.spec import ModelSpec
 from kd_jax.optimizers import Optimizer
@@ -17,7 +17,7 @@ from kd_jax.optimizers import Optimizer
 PIXELS = {"pixel_mean": (0.485, 0.456, 0.406), "pixel_std": (0.229, 0.224, 0.225)}
 SGD = Optimizer(name="sgd", learning_rate=0.1, decay="step", momentum=0.9, weight_decay=1e-4)
 
-CONFIG = Study(
+CONFIG = ImageStudy(
   name="cifar10_resnet8",
   dataset="cifar10",
   validation_examples=5000,

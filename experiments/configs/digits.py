@@ -5,14 +5,14 @@ The embedded data set: needs no download and no GPU, and takes about a minute on
     python -m experiments.study digits
 """
 
-from experiments.config import Study
+from experiments.domains.images import ImageStudy
 from kd_jax.models.spec import ModelSpec
 from kd_jax.optimizers import Optimizer
 
 # Mean and standard deviation of the training pixels.
 _PIXELS = {"pixel_mean": (0.304,), "pixel_std": (0.376,)}
 
-CONFIG = Study(
+CONFIG = ImageStudy(
   name="digits",
   dataset="digits",
   validation_examples=287,

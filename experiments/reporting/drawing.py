@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.reporting.metric import metric_of
 from experiments.reporting.statistics import method_titles
 
 
@@ -49,6 +50,11 @@ def titles(results: Mapping[str, Any]) -> dict[str, str]:
   """Titles that matplotlib draws as they are: no mathematics, none hidden from the legend."""
   titles = {name: title.replace("$", r"\$") for name, title in method_titles(results).items()}
   return {name: f" {t}" if t.startswith("_") else t for name, t in titles.items()}
+
+
+def metric_label(results: Mapping[str, Any]) -> str:
+  """The metric's label, drawn as it is."""
+  return metric_of(results).label.replace("$", r"\$")
 
 
 def styles(titles: Mapping[str, str], theme: Theme) -> dict[str, tuple]:

@@ -3,19 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.reporting.formats import and_, duration, flatten, interval, percent, plain
+from experiments.reporting.metric import metric_of
 from experiments.reporting.statistics import (
-  KD,
   MIN_SEEDS,
   SCRATCH,
   Estimate,
+  baselines,
   estimate,
   excludes_zero,
   gain,
   method_titles,
+  network_score,
+  paper_score,
   pick,
-  test_accuracies,
+  test_scores,
 )
-from experiments.reporting.tables import duration, flatten, interval, percent, plain
 
 Results = Mapping[str, Any]
 
@@ -34,16 +37,14 @@ def verdict(name: str, difference: Estimate) -> str:
 
 def reading(results: Results) -> list[str]:
   """The findings in plain sentences, each drawn from the numbers alone."""
-  titles = _spoken(results)
+  titles, bases = _spoken(results), baselines(results)
   gains = {
-    name: {base: gain(results, name, base) for base in (SCRATCH, KD)}
-    for name in titles
-    if name != SCRATCH
+    name: {base: gain(results, name, base) for base in bases} for name in titles if name != SCRATCH
   }
   lines: list[str] = []
   counts: list[int] = []
   comparisons = 0
-  for base in (SCRATCH, KD):
+  for base in bases:
     found = {name: both[base] for name, both in gains.items() if both[base] is not None}
     judged = {name: value for name, value in found.items() if value.count >= MIN_SEEDS}
     comparisons += len(judged)
@@ -52,8 +53,8 @@ def reading(results: Results) -> list[str]:
       winners = [titles[name] for name, value in judged.items() if value.low > 0]
       others = [titles[name] for name, value in judged.items() if value.low <= 0]
       verb, rest = ("beat" if len(winners) > 1 else "beats"), ("do" if len(others) > 1 else "does")
-      line = f"Beyond the 95 % interval, {_and(winners) or 'no method'} {verb} {titles[base]}"
-      lines.append(line + (f"; {_and(others)} {rest} not." if winners and others else "."))
+      line = f"Beyond the 95 % interval, {and_(winners) or 'no method'} {verb} {titles[base]}"
+      lines.append(line + (f"; {and_(others)} {rest} not." if winners and others else "."))
   for name, both in gains.items():
     said = [verdict(titles[base], value) for base, value in both.items() if value is not None]
     if said:
@@ -63,9 +64,9 @@ def reading(results: Results) -> list[str]:
       f"Some comparisons rest on fewer than {MIN_SEEDS} seeds: an interval from so few says next "
       "to nothing, and no winner is named from them."
     )
-  missing = [title for name, title in titles.items() if not test_accuracies(results, name)]
+  missing = [title for name, title in titles.items() if not test_scores(results, name)]
   if missing:
-    lines.append(f"Without a test result so far: {_and(missing)}.")
+    lines.append(f"Without a test result so far: {and_(missing)}.")
   return lines + _limits(results, comparisons) + _against_paper(results, titles, gains)
 
 
@@ -75,15 +76,11 @@ def _spoken(results: Results) -> dict[str, str]:
   return titles | ({SCRATCH: "training from scratch"} if SCRATCH in titles else {})
 
 
-def _and(names: list[str]) -> str:
-  return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
 def _limits(results: Results, comparisons: int) -> list[str]:
   """What the intervals leave out, and a teacher that is no better than the student."""
-  lines = []
-  scratch = test_accuracies(results, SCRATCH)
-  examples, ceiling = pick(results["dataset"], "test"), pick(results["teacher"], "test_accuracy")
+  lines, metric = [], metric_of(results)
+  scratch = test_scores(results, SCRATCH)
+  examples, ceiling = pick(results["dataset"], "test"), network_score(results, "teacher")
   if comparisons > 1:
     lines.append(
       f"The {comparisons} intervals are not corrected for one another: where nothing differs, "
@@ -100,13 +97,10 @@ def _limits(results: Results, comparisons: int) -> list[str]:
       f"An assistant is trained beside its students ({duration(assistant)}, not in their time), once for all "
       "seeds: the spread of its method leaves out the assistant's own."
     )
-  if (
-    pick(results["teacher"], "test_accuracy") is not None
-    and pick(results["teacher"], "seconds") is None
-  ):
+  if ceiling is not None and pick(results["teacher"], "seconds") is None:
     lines.append(
       "The teacher was imported. It may have learnt from the examples held out here, so its validation "
-      "accuracy is not given; the students have not seen them."
+      f"{metric.label} is not given; the students have not seen them."
     )
   if len(set(lengths.values())) > 1:
     titles = method_titles(results)
@@ -117,12 +111,17 @@ def _limits(results: Results, comparisons: int) -> list[str]:
     )
   if scratch:
     mean = estimate(scratch.values()).mean
-    if examples:
+    if examples and metric.is_accuracy:
       error = 100 * (mean * (1 - mean) / examples) ** 0.5
       lines.append(
         f"The intervals cover the spread over seeds only. One of the {examples:,.0f} test "
         f"examples is {100 / examples:.2g} points, and an accuracy of {percent(mean)} % "
         f"measured on so many has a sampling error of about ±{error:.2g} points of its own."
+      )
+    elif examples:
+      lines.append(
+        f"The intervals cover the spread over seeds only: the {examples:,.0f} test {metric.examples} "
+        f"are one sample, and how far {metric.label} would differ on another is not estimated here."
       )
     if ceiling is not None and ceiling <= mean:
       lines.append(
@@ -134,15 +133,15 @@ def _limits(results: Results, comparisons: int) -> list[str]:
 
 def _against_paper(results: Results, titles: dict[str, str], gains: dict) -> list[str]:
   """The paper's gain over scratch beside ours."""
-  lines, floor = [], pick(results["paper"], "test_accuracy", SCRATCH)
+  lines, floor = [], paper_score(results, SCRATCH)
   differing = (results["paper"] or {}).get("differing") or []
   if differing:
     lines.append(
       "The paper's numbers are of another setting and only for orientation; this run differs in "
-      f"{_and([str(name).replace('_', ' ') for name in differing])}."
+      f"{and_([str(name).replace('_', ' ') for name in differing])}."
     )
   for name, both in gains.items():
-    value, ours = pick(results["paper"], "test_accuracy", name), both[SCRATCH]
+    value, ours = paper_score(results, name), both[SCRATCH]
     if None in (floor, value, ours):
       continue
     theirs = value - floor
@@ -165,13 +164,16 @@ def summary(results: Results) -> str:
     splits = {key: pick(data, key) for key in ("train", "validation", "test")}
     counts = ", ".join(f"{count:,.0f} {key}" for key, count in splits.items() if count)
     name = f"{data.get('name') or 'unnamed'} {data.get('version') or ''}".strip()
-    parts.append(f"Data: {name}" + (f" ({counts} examples)." if counts else "."))
+    metric = metric_of(results)
+    examples = "examples" if metric.is_accuracy else metric.examples
+    parts.append(f"Data: {name}" + (f" ({counts} {examples})." if counts else "."))
   source = f" ({teacher['source']})" if teacher.get("source") else ""
   models = [f"{teacher.get('model') or 'teacher'}{source}"]
   if results["assistant"]:
     models.append(f"{results['assistant'].get('model') or ''} (assistant)".strip())
   models.append(str(student.get("model") or "student"))
   parts.append(f"Teacher → student: {' → '.join(models)}.")
+  parts += filter(None, [case(results)])
   epochs = [
     f"{method_titles(results)[name]} {' + '.join(plain(pick(p, 'epochs')) for p in spec['phases'])}"
     for name, spec in results["methods"].items()
@@ -185,6 +187,16 @@ def summary(results: Results) -> str:
   facts += [f"batch size {', '.join(sorted(batches))}"] if batches else []
   parts.append("; ".join(facts) + ".")
   return " ".join([*parts, *_where(results)])
+
+
+def case(results: Results) -> str:
+  """Which case of Structural KD the study is of; empty where it is of none."""
+  said = {key: str(value) for key, value in (results.get("case") or {}).items() if value}
+  if not said:
+    return ""
+  models = f"{said.get('teacher', 'teacher')} → {said.get('student', 'student')}"
+  marginals = f"; the teacher's marginals: {said['marginals']}" if "marginals" in said else ""
+  return f"Structural KD, case {said.get('name', 'unnamed')}: {models}{marginals}."
 
 
 def _where(results: Results) -> list[str]:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-SCRATCH, KD = "scratch", "kd"
+from experiments.reporting.metric import metric_of
+
+SCRATCH, KD, TOKEN_KD = "scratch", "kd", "token_kd"
 MIN_SEEDS = 3
 """Below this many seeds an interval says next to nothing, and no verdict is drawn from it."""
 
@@ -92,7 +94,7 @@ def pick(record: Mapping[str, Any] | None, *path: str) -> float | None:
   """The number at a path of nested dictionaries, None where any part is missing or null.
 
   Raises:
-    ValueError: something else than a number is there, or an accuracy outside [0, 1].
+    ValueError: something else than a number is there, or a metric outside [0, 1].
 
   >>> pick({"test": {"best": {"accuracy": 0.5}}}, "test", "best", "accuracy")
   0.5
@@ -115,7 +117,7 @@ def pick(record: Mapping[str, Any] | None, *path: str) -> float | None:
   is_fraction = path[0] == "validation" and len(path) > 1
   is_fraction = is_fraction or any(key.endswith("accuracy") for key in path)
   if is_fraction and not 0 <= value <= 1:
-    raise ValueError(f"{'.'.join(path)} is {value}: accuracies are fractions from 0 to 1")
+    raise ValueError(f"{'.'.join(path)} is {value}: metrics are fractions from 0 to 1")
   return float(value)
 
 
@@ -138,19 +140,46 @@ def by_seed(rows: Mapping[int, Mapping[str, Any]], *path: str) -> dict[int, floa
   return {seed: value for seed, value in picked.items() if value is not None}
 
 
-def test_accuracies(results: Mapping[str, Any], method: str) -> dict[int, float]:
-  """Seed -> test accuracy of the method's checkpoint that was best on validation."""
-  return by_seed(final_rows(results, method), "test", "best", "accuracy")
+def test_scores(results: Mapping[str, Any], method: str) -> dict[int, float]:
+  """Seed -> test metric of the method's checkpoint that was best on validation."""
+  return by_seed(final_rows(results, method), "test", "best", metric_of(results).key)
 
 
-test_accuracies.__test__ = False  # the name speaks of the test set: pytest must not collect it
+test_scores.__test__ = False  # the name speaks of the test set: pytest must not collect it
+
+
+def network_score(results: Mapping[str, Any], role: str, split: str = "test") -> float | None:
+  """The metric of the teacher or the assistant on a split."""
+  return network_pick(results, role, metric_of(results).key, split)
+
+
+def network_pick(
+  results: Mapping[str, Any], role: str, key: str, split: str = "test"
+) -> float | None:
+  """Any measured value of the teacher or the assistant, from `split_key` or from `split`'s own object."""
+  value = pick(results.get(role), f"{split}_{key}")
+  return pick(results.get(role), split, key) if value is None else value
+
+
+def paper_score(results: Mapping[str, Any], method: str) -> float | None:
+  """The metric that the paper gives for a method, or for the teacher or the assistant."""
+  return pick(results.get("paper"), f"test_{metric_of(results).key}", method)
+
+
+def baselines(results: Mapping[str, Any]) -> dict[str, str]:
+  """Method -> its short name, for those that gains are taken over: scratch, and KD or else token KD."""
+  names = {SCRATCH: "scratch", KD: "KD"}
+  if not metric_of(results).stated or KD in method_titles(results):
+    return names
+  del names[KD]
+  return names | ({TOKEN_KD: "token KD"} if TOKEN_KD in method_titles(results) else {})
 
 
 def gain(results: Mapping[str, Any], method: str, baseline: str) -> Estimate | None:
-  """Test accuracy of a method minus a baseline's, paired by seed."""
+  """Test metric of a method minus a baseline's, paired by seed."""
   if method == baseline:
     return None
-  return paired_difference(test_accuracies(results, method), test_accuracies(results, baseline))
+  return paired_difference(test_scores(results, method), test_scores(results, baseline))
 
 
 def seconds_by_seed(results: Mapping[str, Any], method: str) -> dict[int, float]:

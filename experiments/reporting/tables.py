@@ -1,92 +1,40 @@
-"""The numbers of a study as text, and as tables."""
+"""The numbers of a study as tables."""
 
-import itertools
-import json
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from experiments.reporting.documents import Table
+from experiments.reporting.formats import (
+  DASH,
+  decimal,
+  duration,
+  heading,
+  interval,
+  percent,
+  plain,
+  sentence,
+  spread,
+)
+from experiments.reporting.metric import metric_of
 from experiments.reporting.statistics import (
-  KD,
   SCRATCH,
   Estimate,
+  baselines,
   by_seed,
   estimate,
   excludes_zero,
   final_rows,
   gain,
   method_titles,
+  network_pick,
+  network_score,
+  paper_score,
   pick,
   seconds_by_seed,
-  test_accuracies,
+  test_scores,
 )
 
-DASH = "–"
 Results = Mapping[str, Any]
-
-
-def percent(value: float | None, *, sign: str = "") -> str:
-  """A fraction in per cent with two decimals.
-
-  >>> percent(0.88443), percent(0.01, sign="+"), percent(None)
-  ('88.44', '+1.00', '–')
-  """
-  return DASH if value is None else f"{100 * value:{sign}.2f}"
-
-
-def plain(value: float | None) -> str:
-  """Three significant digits, whole numbers whole."""
-  if value is None:
-    return DASH
-  return f"{value:,.0f}" if value == 0 or abs(value) >= 100 else f"{value:.3g}"
-
-
-def decimal(value: float | None) -> str:
-  """Three decimals, for divergences and calibration errors."""
-  return DASH if value is None else f"{value:.3f}"
-
-
-def duration(seconds: float | None) -> str:
-  """Seconds as a person says them.
-
-  >>> duration(42), duration(750), duration(8000)
-  ('42 s', '12.5 min', '2.2 h')
-  """
-  if seconds is None:
-    return DASH
-  for limit, unit in ((3600, "h"), (60, "min")):
-    if seconds >= 2 * limit:
-      return f"{seconds / limit:.1f} {unit}"
-  return f"{seconds:.3g} s"
-
-
-def interval(value: Estimate | None, *, sign: str = "") -> str:
-  """The interval's two ends in per cent."""
-  if value is None or value.low is None:
-    return DASH
-  return f"[{percent(value.low, sign=sign)}, {percent(value.high, sign=sign)}]"
-
-
-def spread(values: Iterable[float], show: Callable[[float | None], str] = percent) -> str:
-  """Mean ± standard deviation; one value has no deviation, none at all is a dash."""
-  values = list(values)
-  if not values:
-    return DASH
-  found = estimate(values)
-  return f"{show(found.mean)} ± {show(found.sd)}"
-
-
-def flatten(settings: Any, prefix: str = "") -> dict[str, str]:
-  """Nested settings as dotted names.
-
-  >>> flatten({"optimiser": {"name": "sgd"}, "seeds": 3})
-  {'optimiser.name': 'sgd', 'seeds': '3'}
-  """
-  if isinstance(settings, dict) and (settings or not prefix):
-    items = [flatten(value, f"{prefix}.{key}".strip(".")) for key, value in settings.items()]
-    return dict(itertools.chain.from_iterable(item.items() for item in items))
-  text = settings if isinstance(settings, str) else json.dumps(settings, ensure_ascii=False)
-  return {prefix: text}
 
 
 def _gain_cell(difference: Estimate | None, seeds: int) -> str:
@@ -102,36 +50,37 @@ def _gain_cell(difference: Estimate | None, seeds: int) -> str:
 
 
 def main_table(results: Results) -> Table:
-  """Accuracies of teacher, assistant and every method, each from its last phase; fits a terminal."""
-  paper = results["paper"]
+  """The metric of teacher, assistant and every method, each from its last phase; fits a terminal."""
+  paper, metric, bases = results["paper"], metric_of(results), baselines(results)
   header = [
     "Method",
     "Seeds",
-    "Test, %\nmean ± sd\n95 % interval",
+    f"{metric.test_title}\nmean ± sd\n95 % interval",
     "Last epoch,\ntest, %",
     "Validation,\nbest, %",
-    "Gain over\nscratch, points",
-    "Gain over\nKD, points",
+    *(f"Gain over\n{name}, points" for name in bases.values()),
   ]
   rows = []
   for role, label in _networks(results):
-    test, validation = (pick(results[role], f"{kind}_accuracy") for kind in ("test", "validation"))
-    rows.append((role, [label, DASH, percent(test), DASH, percent(validation), DASH, DASH]))
+    test, validation = (
+      percent(network_score(results, role, split)) for split in ("test", "validation")
+    )
+    rows.append((role, [label, DASH, test, DASH, validation, *[DASH] * len(bases)]))
   for method, title in method_titles(results).items():
     finals = final_rows(results, method)
-    values = test_accuracies(results, method).values()
+    values = test_scores(results, method).values()
     row = [title, str(len(finals))]
     row += [f"{spread(values)}\n{interval(estimate(values))}" if values else DASH]
-    row += [spread(by_seed(finals, "test", "last", "accuracy").values())]
+    row += [spread(by_seed(finals, "test", "last", metric.key).values())]
     row += [spread(by_seed(finals, "validation", "best").values())]
-    row += [_gain_cell(gain(results, method, base), len(values)) for base in (SCRATCH, KD)]
+    row += [_gain_cell(gain(results, method, base), len(values)) for base in bases]
     rows.append((method, row))
   if paper:
     header.append(
       "Paper, %\n(gain)" if not paper.get("differing") else "Paper, %\n(gain);\nother setting"
     )
     for name, row in rows:
-      value, scratch = (pick(paper, "test_accuracy", key) for key in (name, SCRATCH))
+      value, scratch = (paper_score(results, key) for key in (name, SCRATCH))
       cell = percent(value)
       if None not in (value, scratch) and name not in (SCRATCH, "teacher", "assistant"):
         cell += f"\n({percent(value - scratch, sign='+')})"
@@ -139,24 +88,55 @@ def main_table(results: Results) -> Table:
   return Table(header, [row for _, row in rows])
 
 
+class Column(NamedTuple):
+  """A column of the detail table: its head, its name in a sentence, and how it shows a number."""
+
+  head: str
+  name: str
+  show: Callable[[float | None], str] = percent
+
+
+COLUMNS = {
+  "agreement": Column("Agreement with\nteacher, %", "agreement"),
+  "kl_to_teacher": Column("KL to teacher,\nnats", "KL(teacher || student)", decimal),
+  "ece": Column("ECE", "expected calibration error (ECE)", decimal),
+}
+
+
+def detail_columns(results: Results) -> dict[str, Column]:
+  """Key -> column of what is measured beside the metric; where the metric is stated, only what is there."""
+  metric = metric_of(results)
+  if not metric.stated:
+    return COLUMNS
+  columns = {
+    key: COLUMNS[key]._replace(name=label) if key in COLUMNS else Column(heading(label), label)
+    for key, label in metric.others.items()
+  }
+  columns |= {key: column for key, column in COLUMNS.items() if key not in columns}
+  finals = [row for row in results["rows"] if row["final"]]
+  return {
+    key: column
+    for key, column in columns.items()
+    if any(pick(row, "test", "best", key) is not None for row in finals)
+  }
+
+
 def detail_table(results: Results) -> Table:
-  """Agreement with the teacher, calibration and time of the same networks."""
-  header = ["Method", "Agreement with\nteacher, %", "KL to teacher,\nnats", "ECE", "Time\nper seed"]
-  rows = []
+  """Other metrics, agreement with the teacher, calibration and time of the same networks."""
+  columns, rows = detail_columns(results), []
   for role, label in _networks(results):
-    model = results[role]
-    times = [decimal(pick(model, "test_ece")), duration(pick(model, "seconds"))]
-    rows.append([label, DASH, DASH, *times])
+    values = (column.show(network_pick(results, role, key)) for key, column in columns.items())
+    rows.append([label, *values, duration(pick(results[role], "seconds"))])
   for method, title in method_titles(results).items():
     finals = final_rows(results, method)
-    row = [title, spread(by_seed(finals, "test", "best", "agreement").values())]
-    row += [
-      spread(by_seed(finals, "test", "best", key).values(), decimal)
-      for key in ("kl_to_teacher", "ece")
-    ]
+    cells = (
+      spread(by_seed(finals, "test", "best", key).values(), column.show)
+      for key, column in columns.items()
+    )
     seconds = seconds_by_seed(results, method).values()
-    rows.append([*row, duration(estimate(seconds).mean if seconds else None)])
-  return Table(header, rows)
+    rows.append([title, *cells, duration(estimate(seconds).mean if seconds else None)])
+  heads = [column.head for column in columns.values()]
+  return Table(["Method", *heads, "Time\nper seed"], rows)
 
 
 def _networks(results: Results) -> list[tuple[str, str]]:
@@ -170,8 +150,10 @@ def _networks(results: Results) -> list[tuple[str, str]]:
 
 def phase_table(results: Results) -> Table:
   """Every phase of every method, over its seeds."""
+  metric = metric_of(results)
   header = ["Method: phase", "Epochs", "Seeds", "Best epoch", "Validation,\nbest, %"]
-  header += ["Validation,\nlast, %", "Test,\nbest, %", "Test,\nlast, %", "Seconds", "Images/s"]
+  header += ["Validation,\nlast, %", "Test,\nbest, %", "Test,\nlast, %", "Seconds"]
+  header.append(f"{sentence(metric.examples)}/s")
   groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
   for row in results["rows"]:
     groups.setdefault((row["method"], row["phase"]), {})[row["seed"]] = row
@@ -184,8 +166,8 @@ def phase_table(results: Results) -> Table:
     for path in (
       ("validation", "best"),
       ("validation", "last"),
-      ("test", "best", "accuracy"),
-      ("test", "last", "accuracy"),
+      ("test", "best", metric.key),
+      ("test", "last", metric.key),
     ):
       cells.append(spread(by_seed(rows, *path).values()))
     for key in ("seconds", "examples_per_second"):
@@ -203,9 +185,9 @@ def _range(values: list[float]) -> str:
 
 
 def seed_table(results: Results) -> Table:
-  """Test accuracy of every seed: what the means are made of."""
+  """Test metric of every seed: what the means are made of."""
   titles = method_titles(results)
-  values = {name: test_accuracies(results, name) for name in titles}
+  values = {name: test_scores(results, name) for name in titles}
   seeds = sorted(set().union(*values.values()))
   rows = [
     [titles[name], *(percent(values[name].get(seed)) for seed in seeds)]
@@ -216,19 +198,19 @@ def seed_table(results: Results) -> Table:
 
 
 def capacity_table(results: Results) -> Table:
-  """Sizes beside the teacher's, and how much of the accuracy gap each method closes."""
+  """Sizes beside the teacher's, and how much of the gap to it each method closes."""
   teacher, student = results["teacher"], results["student"]
   large, small = pick(teacher, "parameters"), pick(student, "parameters")
-  ceiling = pick(teacher, "test_accuracy")
+  ceiling = network_score(results, "teacher")
   means = {
     name: estimate(values.values()).mean
     for name in method_titles(results)
-    if (values := test_accuracies(results, name))
+    if (values := test_scores(results, name))
   }
   floor = means.get(SCRATCH)
   rows = []
   for role, label in _networks(results):
-    count, value = (pick(results[role], key) for key in ("parameters", "test_accuracy"))
+    count, value = pick(results[role], "parameters"), network_score(results, role)
     ratio = f"{large / count:.1f}×" if large and count else DASH
     rows.append([label.replace("\n", " "), _count(count), ratio, percent(value), DASH])
   for name, title in method_titles(results).items():
@@ -238,7 +220,8 @@ def capacity_table(results: Results) -> Table:
     label = f"{student.get('model') or 'Student'}, {title}"
     ratio = f"{large / small:.1f}×" if large and small else DASH
     rows.append([label, _count(small), ratio, percent(means.get(name)), closed])
-  header = ["Model", "Parameters", "Smaller than\nthe teacher", "Test\naccuracy, %", "Gap closed"]
+  header = ["Model", "Parameters", "Smaller than\nthe teacher"]
+  header += [f"Test\n{metric_of(results).label}, %", "Gap closed"]
   return Table(header, rows)
 
 

@@ -4,10 +4,30 @@ import dataclasses
 import functools
 import hashlib
 import json
+from typing import NamedTuple
 
 import numpy as np
 
 from kd_jax.data.splits import content_ids, hash_ids
+from kd_jax.types import PyTree
+
+
+class Bucket(NamedTuple):
+  """Examples of one shape, as a network reads them: a data set is one bucket, or several by length.
+
+  Attributes:
+    rows: [M] int positions in the data set.
+    length: n, to which the sequences are padded; None for images.
+    inputs: [M, ...] what the network reads.
+    labels: [M, ...].
+    keys: [M] uint32, from the example ids.
+  """
+
+  rows: np.ndarray
+  length: int | None
+  inputs: PyTree
+  labels: PyTree
+  keys: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,6 +126,11 @@ class Dataset:
     """Returns the data set of the given rows (integers or a mask), in that order."""
     arrays = ("images", "labels", "ids", "keys")
     return dataclasses.replace(self, **{field: getattr(self, field)[rows] for field in arrays})
+
+  @property
+  def buckets(self) -> tuple[Bucket, ...]:
+    """All images as one bucket."""
+    return (Bucket(np.arange(len(self)), None, self.images, self.labels, self.keys),)
 
   @functools.cached_property
   def fingerprint(self) -> str:

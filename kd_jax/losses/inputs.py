@@ -6,9 +6,6 @@ import numpy as np
 
 from kd_jax.types import Array, ArrayLike
 
-# Finite, so that gradients stay finite where a score is excluded.
-NEG_INF = -1e30
-
 
 def static_value(value: ArrayLike) -> np.ndarray | None:
   """The value as NumPy, or None while it is being traced."""

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 
 from kd_jax.losses.divergences import kl_from_log_probs
 from kd_jax.losses.inputs import (
-  NEG_INF,
   apply_mask,
   as_float32,
   blank,
@@ -14,7 +13,7 @@ from kd_jax.losses.inputs import (
   temper,
   times_squared_temperature,
 )
-from kd_jax.types import Array, ArrayLike, TopK
+from kd_jax.types import NEG_INF, Array, ArrayLike, TopK
 
 
 def _tail_log_prob(log_probs: Array, indices: Array) -> Array:

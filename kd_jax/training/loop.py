@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,10 +10,13 @@ import jax
 import numpy as np
 
 from kd_jax import metrics, parallel
-from kd_jax.data import Dataset
 from kd_jax.data.augmentation import Augmentation
+from kd_jax.data.dataset import Bucket, Dataset
+from kd_jax.data.sequences import SequenceDataset
 from kd_jax.phases import Phase, Recipe
-from kd_jax.training import step as steps
+from kd_jax.structured import layout
+from kd_jax.training import batches, step as steps
+from kd_jax.training.evaluation import CLASSIFICATION, Evaluation
 from kd_jax.training.state import (
   LoopState,
   init_variables,
@@ -33,7 +36,7 @@ class Task:
   """What all phases of all methods share.
 
   Attributes:
-    model: the student, built with `axis_name=parallel.AXIS`.
+    model: the student; image networks are built with `axis_name=parallel.AXIS`.
     train: training examples.
     validation: held-out examples, for choosing the best epoch.
     batch_size: of all devices together.
@@ -41,11 +44,12 @@ class Task:
     augmentation: of the training examples.
     views: how many views of each example training goes through, one an epoch.
     one_dispatch: see `parallel.one_dispatch_an_epoch`; by default what suits a convolutional network.
+    evaluation: how the network is judged, and by what the best epoch is chosen.
   """
 
   model: nn.Module
-  train: Dataset
-  validation: Dataset
+  train: Dataset | SequenceDataset
+  validation: Dataset | SequenceDataset
   batch_size: int
   seeds: tuple[int, ...] = (0,)
   augmentation: Augmentation = Augmentation(name="none")
@@ -53,10 +57,21 @@ class Task:
   one_dispatch: bool = dataclasses.field(
     default_factory=lambda: parallel.one_dispatch_an_epoch(convolutional=True)
   )
+  evaluation: Evaluation = CLASSIFICATION
 
   @property
   def steps_per_epoch(self) -> int:
-    return len(self.train) // self.batch_size
+    return batches.steps_per_epoch(self.train.buckets, self.batch_size)
+
+  @property
+  def examples_per_epoch(self) -> int:
+    """Of images, those that fill whole batches; of sequences, all."""
+    return min(len(self.train), self.steps_per_epoch * self.batch_size)
+
+  @property
+  def example(self) -> PyTree:
+    """One example [1, ...] of what the network reads, for `init_variables`."""
+    return jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
 
 
 class EpochReport(NamedTuple):
@@ -123,34 +138,39 @@ def train_phase(
       steps_per_epoch=per_epoch,
       views=task.views,
       epochs_before=epochs_before,
+      evaluation=task.evaluation,
     ),
     one_dispatch=task.one_dispatch,
     donate=True,
   )
   evaluate = make_evaluator(
-    task.model, task.validation, task.batch_size, one_dispatch=task.one_dispatch
+    task.model,
+    task.validation,
+    task.batch_size,
+    one_dispatch=task.one_dispatch,
+    evaluation=task.evaluation,
   )
-  data = parallel.replicate(device_data(task.train, teacher.arrays))
+  held = [
+    parallel.replicate(device_data(bucket, teacher.of_bucket(index), task.seeds))
+    for index, bucket in enumerate(task.train.buckets)
+  ]
   rate = phase.optimizer.schedule(total_steps)
   train = parallel.replicate(state.train)
   for done in range(int(state.train.step[0]) // per_epoch if per_epoch else 0, phase.epochs):
-    rows = parallel.shuffled_rows(
-      task.seeds, epochs_before + done, len(task.train), task.batch_size
-    )
     started = time.perf_counter()
-    train, results = run_epoch(train, data, parallel.shard(rows, axis=2))
+    train, results = _run_epoch(run_epoch, train, held, task, epochs_before + done)
     seconds = time.perf_counter() - started
     host = parallel.fetch(train)
     _refuse_non_finite(results, host.variables, task, phase, done, label)
-    accuracy = evaluate(train.variables)["accuracy"]
-    state = track_best(state, host, accuracy, done + 1)
+    score = evaluate(train.variables)[task.evaluation.select]
+    state = track_best(state, host, score, done + 1)
     record = {
       "epoch": done + 1,
       "train_loss": _means(results["loss"]),
       "terms": {name: _means(values) for name, values in results["terms"].items()},
-      "train_accuracy": _means(results["accuracy"]),
+      **{f"train_{name}": _means(values) for name, values in results["metrics"].items()},
       "gradient_norm": _means(results["gradient_norm"]),
-      "validation_accuracy": [float(a) for a in accuracy],
+      f"validation_{task.evaluation.select}": [float(value) for value in score],
       "schedules": schedule_values(phase, done),
       "learning_rate": float(rate(done * per_epoch)),
     }
@@ -173,7 +193,7 @@ def train_recipe(
   Raises:
     NonFiniteError, ValueError: as `train_phase`.
   """
-  fresh = init_variables(task.model, task.train.images[:1], task.seeds)
+  fresh = init_variables(task.model, task.example, task.seeds)
   state, epochs_before = None, 0
   for phase in recipe.phases:
     variables = start_variables(phase.start, fresh, state)
@@ -186,6 +206,17 @@ def train_recipe(
     epochs_before += phase.epochs
 
 
+def _run_epoch(run_epoch, train: PyTree, held: list[PyTree], task: Task, epoch: int):
+  """All steps of an epoch, bucket by bucket in their shuffled order; results are stacked, [steps, K]."""
+  results = []
+  for stretch in batches.plan_epoch(task.train.buckets, task.seeds, epoch, task.batch_size):
+    mask = None if stretch.mask is None else parallel.shard(stretch.mask, axis=1)
+    batch = steps.StepBatch(parallel.shard(stretch.rows, axis=2), mask)
+    train, outputs = run_epoch(train, held[stretch.bucket], batch)
+    results.append(outputs)
+  return train, jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
 def _check_fit(task: Task, state: LoopState, teacher: steps.Teacher) -> None:
   """Refuses arrays of other lengths than the task's: on a device, a row out of range is silently clamped."""
   if not len(task.validation):
@@ -194,22 +225,34 @@ def _check_fit(task: Task, state: LoopState, teacher: steps.Teacher) -> None:
     raise ValueError(
       f"the state holds {len(state.train.step)} seeds, the task has {len(task.seeds)}: {task.seeds}"
     )
-  expected = (len(task.train), task.views)
-  for leaf in jax.tree.leaves(teacher.arrays) if teacher.cached else ():
-    if leaf.shape[:2] != expected:
-      raise ValueError(
-        f"teacher outputs {leaf.shape} are of {leaf.shape[0]} examples and {leaf.shape[1]} views, the "
-        f"task has {expected[0]} and {expected[1]}"
-      )
+  if not teacher.cached:
+    return
+  buckets = task.train.buckets
+  if len(teacher.arrays) != len(buckets):
+    raise ValueError(
+      f"teacher outputs are of {len(teacher.arrays)} buckets, the task has {len(buckets)}"
+    )
+  for bucket, arrays in zip(buckets, teacher.arrays, strict=True):
+    if bucket.length is not None:
+      layout.check(arrays, len(bucket.rows), bucket.length)
+      continue
+    expected = (len(bucket.rows), task.views)
+    for leaf in jax.tree.leaves(arrays):
+      if leaf.shape[:2] != expected:
+        raise ValueError(
+          f"teacher outputs {leaf.shape} are of {leaf.shape[0]} examples and {leaf.shape[1]} views, the "
+          f"task has {expected[0]} and {expected[1]}"
+        )
 
 
 def make_evaluator(
   model: nn.Module,
-  dataset: Dataset,
+  dataset: Dataset | SequenceDataset,
   batch_size: int,
   *,
   one_dispatch: bool,
-  teacher_logits: np.ndarray | None = None,
+  evaluation: Evaluation = CLASSIFICATION,
+  teacher: Sequence[PyTree] | None = None,
 ) -> Callable[[PyTree], dict[str, np.ndarray]]:
   """Builds a function from replicated variables [devices, K, ...] to metrics {name: [K] float64}.
 
@@ -218,28 +261,34 @@ def make_evaluator(
     dataset: evaluated whole, without augmentation.
     batch_size: of all devices together.
     one_dispatch: see `parallel.one_dispatch_an_epoch`.
-    teacher_logits: [N, C], for agreement with the teacher and the divergence from it.
+    evaluation: which metrics.
+    teacher: its predictions for each bucket of the data set, for the metrics that compare with it.
   """
   parallel.device_batch_size(batch_size)
   run = parallel.epoch_runner(
-    steps.make_evaluation_step(model), one_dispatch=one_dispatch, donate=False
+    steps.make_evaluation_step(model, evaluation), one_dispatch=one_dispatch, donate=False
   )
-  data = parallel.replicate(device_data(dataset, () if teacher_logits is None else teacher_logits))
-  batches = tuple(
-    parallel.shard(array, axis=1) for array in parallel.batches_of_rows(len(dataset), batch_size)
-  )
+  parts = []
+  for index, bucket in enumerate(dataset.buckets):
+    data = parallel.replicate(device_data(bucket, () if teacher is None else teacher[index]))
+    rows = parallel.batches_of_rows(len(bucket.rows), batch_size)
+    parts.append((data, tuple(parallel.shard(array, axis=1) for array in rows)))
 
   def evaluate(variables: PyTree) -> dict[str, np.ndarray]:
-    _, pairs = run(variables, data, batches)
-    sums = jax.tree.map(lambda x: x.astype(np.float64).sum(axis=0), pairs)
+    totals = []
+    for data, rows in parts:
+      _, pairs = run(variables, data, rows)
+      totals.append(jax.tree.map(lambda x: x.astype(np.float64).sum(axis=0), pairs))
+    sums = jax.tree.map(lambda *x: sum(x), *totals)
     return {name: metrics.compute(*pair) for name, pair in sums.items()}
 
   return evaluate
 
 
-def device_data(dataset: Dataset, teacher: PyTree) -> steps.DeviceData:
-  """A data set, and what the teacher keeps beside it, as the arrays that a step reads."""
-  return steps.DeviceData(dataset.images, dataset.labels, dataset.keys, teacher)
+def device_data(bucket: Bucket, teacher: PyTree, seeds: Sequence[int] = ()) -> steps.DeviceData:
+  """A bucket, and what the teacher keeps beside it, as the arrays that a step reads."""
+  numbers = np.asarray(seeds, np.uint32)
+  return steps.DeviceData(bucket.inputs, bucket.labels, bucket.keys, teacher, numbers)
 
 
 def schedule_values(phase: Phase, epoch: float) -> dict[str, float]:

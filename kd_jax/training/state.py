@@ -30,18 +30,18 @@ class LoopState(NamedTuple):
 
   Attributes:
     train: after the last finished epoch.
-    best: the variables of the epoch with the highest validation accuracy, the latest of equals; of each seed.
-    best_accuracy: [K] float64 on the validation split; -1 before the first epoch.
+    best: the variables of the epoch with the highest validation score, the latest of equals; of each seed.
+    best_score: [K] float64, the selection metric on the validation split; -1 before the first epoch.
     best_epoch: [K] int64, counted from 1; 0 before the first.
   """
 
   train: TrainState
   best: PyTree
-  best_accuracy: ArrayLike
+  best_score: ArrayLike
   best_epoch: ArrayLike
 
 
-def init_variables(model: nn.Module, inputs: ArrayLike, seeds: Sequence[int]) -> PyTree:
+def init_variables(model: nn.Module, inputs: PyTree, seeds: Sequence[int]) -> PyTree:
   """Fresh variables for each seed, stacked: [K, ...] NumPy arrays.
 
   Args:
@@ -83,19 +83,19 @@ def start_phase(variables: PyTree, optimizer: optax.GradientTransformation) -> L
   return LoopState(
     train=train,
     best=variables,
-    best_accuracy=np.full(num_seeds, -1.0),
+    best_score=np.full(num_seeds, -1.0),
     best_epoch=np.zeros(num_seeds, np.int64),
   )
 
 
 def track_best(
-  state: LoopState, train: TrainState, validation_accuracy: np.ndarray, epoch: int
+  state: LoopState, train: TrainState, validation_score: np.ndarray, epoch: int
 ) -> LoopState:
   """The loop state after an epoch: keeps, for each seed, the better of the old best and the new weights.
 
   Of equals the later is kept: it has trained longer and, where a temperature falls, under a lower one.
   """
-  better = validation_accuracy >= state.best_accuracy
+  better = validation_score >= state.best_score
 
   def choose(old, new):
     return np.where(better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
@@ -103,7 +103,7 @@ def track_best(
   return LoopState(
     train=train,
     best=jax.tree.map(choose, state.best, train.variables),
-    best_accuracy=np.where(better, validation_accuracy, state.best_accuracy),
+    best_score=np.where(better, validation_score, state.best_score),
     best_epoch=np.where(better, epoch, state.best_epoch),
   )
 

@@ -1,6 +1,6 @@
 """One training step and one evaluation step, as pure functions of one device's share of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -8,42 +8,62 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax import metrics, parallel
+from kd_jax import parallel
 from kd_jax.data.augmentation import Augmentation, augment_batch
 from kd_jax.losses.reductions import masked_sum_and_count
 from kd_jax.phases import Term
+from kd_jax.structured import layout
+from kd_jax.training.evaluation import CLASSIFICATION, Evaluation
 from kd_jax.training.state import TrainState
 from kd_jax.types import Array, ArrayLike, Batch, Outputs, PyTree
 
 
 class DeviceData(NamedTuple):
-  """A whole data set on every device.
+  """A bucket of a data set on every device.
 
   Attributes:
-    images: [N, ...] what the network reads, before augmentation.
-    labels: [N] int32.
-    keys: [N] uint32, from the example ids.
-    teacher: the arrays of a `Teacher`.
+    inputs: [M, ...] what the network reads, before augmentation.
+    labels: [M, ...].
+    keys: [M] uint32, from the example ids.
+    teacher: the arrays of a `Teacher`; for evaluation, its predictions or ().
+    seeds: [K] uint32, of the seeds that train together: dropout follows from them.
   """
 
-  images: ArrayLike
-  labels: ArrayLike
+  inputs: PyTree
+  labels: PyTree
   keys: ArrayLike
   teacher: PyTree = ()
+  seeds: ArrayLike = ()
+
+
+class StepBatch(NamedTuple):
+  """Which examples of a bucket a step takes.
+
+  Attributes:
+    rows: [K, B] in the bucket.
+    mask: [B] 0 where a batch is filled up; None where none ever is.
+  """
+
+  rows: ArrayLike
+  mask: ArrayLike | None
 
 
 class Teacher(NamedTuple):
   """Where the teacher's outputs come from.
 
   Attributes:
-    arrays: what stays on the device.
+    arrays: what stays on the device; of a cached teacher, a tuple with an entry for each bucket.
     outputs: (arrays, rows [B], inputs [B, ...], view) -> Outputs of these examples.
-    cached: whether the arrays have a row for each example and view, [N, V, ...].
+    cached: whether the arrays have rows for the examples.
   """
 
   arrays: PyTree
-  outputs: Callable[[PyTree, Array, Array, Array], Outputs]
+  outputs: Callable[[PyTree, Array, PyTree, Array], Outputs]
   cached: bool = False
+
+  def of_bucket(self, index: int) -> PyTree:
+    """The arrays that a bucket's examples need."""
+    return self.arrays[index] if self.cached else self.arrays
 
 
 NO_TEACHER = Teacher((), lambda arrays, rows, inputs, view: Outputs())
@@ -52,8 +72,17 @@ NO_TEACHER = Teacher((), lambda arrays, rows, inputs, view: Outputs())
 def cached_teacher(outputs: Outputs) -> Teacher:
   """A teacher whose outputs were computed before: arrays [N, V, ...] for each example and view."""
   return Teacher(
-    outputs,
+    (outputs,),
     lambda arrays, rows, inputs, view: jax.tree.map(lambda x: x[rows, view], arrays),
+    cached=True,
+  )
+
+
+def cached_structures(buckets: Sequence[layout.Structure]) -> Teacher:
+  """A teacher of sequences: its scores for each bucket of the data set, in the bucket's order and length."""
+  return Teacher(
+    tuple(buckets),
+    lambda arrays, rows, inputs, view: Outputs(scores=layout.take_rows(arrays, rows)),
     cached=True,
   )
 
@@ -85,10 +114,11 @@ def objective(
   Returns:
     (share of the loss, {term: share of its unweighted mean}).
   """
+  examples = jax.tree.leaves(batch.labels)[0].shape[:1]
   loss, shares = 0.0, {}
   for term in terms:
     values = term.loss_at(student, teacher, batch, epoch)
-    mask = batch.mask if values.shape[:1] == batch.labels.shape else None
+    mask = batch.mask if values.shape[:1] == examples else None
     total, count = masked_sum_and_count(values, mask)
     shares[term.name] = total / jnp.maximum(parallel.sum_over_devices(count), 1.0)
     loss += term.weight_at(epoch) * shares[term.name]
@@ -105,62 +135,79 @@ def make_train_step(
   steps_per_epoch: int,
   views: int,
   epochs_before: int = 0,
-) -> Callable[[TrainState, DeviceData, Array], tuple[TrainState, dict[str, Array]]]:
+  evaluation: Evaluation = CLASSIFICATION,
+) -> Callable[[TrainState, DeviceData, StepBatch], tuple[TrainState, dict[str, Array]]]:
   """Builds the train step: (state [K], data, rows [K, B / devices]) -> (state, metrics [K]).
 
   It runs inside a map over the axis `parallel.AXIS`. In epoch e, counted from the first phase on, the student
-  sees view e mod `views` of each example. Metrics: loss, each term, accuracy, and the gradient's global norm;
-  equal on all devices.
+  sees view e mod `views` of each example. Dropout is a function of (seed, epochs before, step, device).
+  Metrics: loss, each term, the evaluation's metrics of training, and the gradient's global norm; equal on
+  all devices.
   """
 
-  def step(state: TrainState, data: DeviceData, rows: Array):
+  def step(state: TrainState, data: DeviceData, rows: Array, mask: Array | None, seed: Array):
+    inputs = _take(data.inputs, rows)
     view = (epochs_before + state.step // steps_per_epoch) % views
-    inputs = augment_batch(augmentation, data.images[rows], data.keys[rows], view)
-    batch = Batch(inputs, data.labels[rows])
+    if augmentation.name != "none":
+      inputs = augment_batch(augmentation, inputs, data.keys[rows], view)
+    batch = Batch(inputs, _take(data.labels, rows), mask)
     teacher = teacher_outputs(data.teacher, rows, inputs, view)
     epoch = epoch_at(state.step, steps_per_epoch)
     collections = {name: v for name, v in state.variables.items() if name != "params"}
+    noise = {"dropout": _noise_key(seed, epochs_before, state.step)}
 
     def share_of_loss(params):
       variables = {"params": params, **collections}
-      outputs, updates = model.apply(variables, inputs, train=True, mutable=list(collections))
+      outputs, updates = model.apply(
+        variables, inputs, train=True, mutable=list(collections), rngs=noise
+      )
       loss, shares = objective(terms, outputs, teacher, batch, epoch)
-      return loss, (shares, updates, metrics.accuracy(outputs.logits, batch.labels))
+      return loss, (shares, updates, evaluation.training(outputs, batch.labels, mask))
 
     params = state.variables["params"]
-    (loss, (shares, updates, accuracy)), gradient = jax.value_and_grad(share_of_loss, has_aux=True)(
+    (loss, (shares, updates, pairs)), gradient = jax.value_and_grad(share_of_loss, has_aux=True)(
       params
     )
-    gradient, loss, shares, (right, count) = parallel.sum_over_devices(
-      (gradient, loss, shares, accuracy)
-    )
+    gradient, loss, shares, pairs = parallel.sum_over_devices((gradient, loss, shares, pairs))
     change, opt_state = optimizer.update(gradient, state.opt_state, params)
     variables = {"params": optax.apply_updates(params, change), **updates}
     results = {
       "loss": loss,
       "terms": shares,
-      "accuracy": right / count,
+      "metrics": {name: total / count for name, (total, count) in pairs.items()},
       "gradient_norm": optax.tree.norm(gradient),
     }
     return TrainState(state.step + 1, variables, opt_state), results
 
-  return jax.vmap(step, in_axes=(0, None, 0))
+  mapped = jax.vmap(step, in_axes=(0, None, 0, None, 0))
+  return lambda state, data, batch: mapped(state, data, batch.rows, batch.mask, data.seeds)
 
 
-def make_evaluation_step(model: nn.Module) -> Callable:
+def make_evaluation_step(model: nn.Module, evaluation: Evaluation = CLASSIFICATION) -> Callable:
   """Builds the evaluation step: (variables [K], data, (rows, mask)) -> (variables, {metric: pair [K]}).
 
-  `data.teacher` holds the teacher's logits [N, C] for the metrics that compare with it, or ().
+  `data.teacher` holds the teacher's predictions [M, ...] for the metrics that compare with it, or ().
   """
 
   def evaluate(variables: PyTree, data: DeviceData, batch: tuple[Array, Array]):
     rows, mask = batch
-    teacher_logits = None if isinstance(data.teacher, tuple) else data.teacher[rows]
+    compared = bool(jax.tree.leaves(data.teacher))
+    teacher = _take(data.teacher, rows) if compared else None
 
     def one(variables):
-      logits = model.apply(variables, data.images[rows], train=False).logits
-      return metrics.classification(logits, data.labels[rows], mask, teacher_logits)
+      outputs = model.apply(variables, _take(data.inputs, rows), train=False)
+      return evaluation.metrics(outputs, _take(data.labels, rows), mask, teacher)
 
     return variables, parallel.sum_over_devices(jax.vmap(one)(variables))
 
   return evaluate
+
+
+def _take(tree: PyTree, rows: Array) -> PyTree:
+  return jax.tree.map(lambda x: x[rows], tree)
+
+
+def _noise_key(seed: Array, epochs_before: int, step: Array) -> Array:
+  """Of the dropout of one seed's step on one device."""
+  key = jax.random.fold_in(jax.random.key(seed), epochs_before)
+  return jax.random.fold_in(jax.random.fold_in(key, step), parallel.device_index())

@@ -1,18 +1,12 @@
-"""Evaluation metrics as (sum, count) pairs.
-
-Pairs of batches, devices and hosts add up, and are divided once, at the end: `compute`. So padding,
-uneven batches and the number of devices cannot change a result.
-"""
+"""Metrics of classifiers: accuracy, agreement with a teacher, calibration."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kd_jax.losses.divergences import forward_kl
 from kd_jax.losses.reductions import masked_sum_and_count
-from kd_jax.types import Array, ArrayLike
-
-Pair = tuple[Array, Array]
+from kd_jax.metrics.pairs import Pair
+from kd_jax.types import ArrayLike
 
 CALIBRATION_BINS = 15
 
@@ -93,21 +87,3 @@ def classification(
     pairs["agreement"] = agreement(logits, teacher_logits, mask)
     pairs["kl_to_teacher"] = kl_to_teacher(logits, teacher_logits, mask)
   return pairs
-
-
-def compute(sum_: ArrayLike, count: ArrayLike) -> np.ndarray:
-  """The value of a metric from its accumulated pair.
-
-  A sum with an axis more than the count has one of bins: their absolute values are added (ECE).
-
-  Args:
-    sum_: [...] or [..., bins].
-    count: [...].
-
-  Returns:
-    [...] float64.
-  """
-  sum_, count = np.asarray(sum_, np.float64), np.asarray(count, np.float64)
-  if sum_.ndim > count.ndim:
-    sum_ = np.abs(sum_).sum(axis=-1)
-  return sum_ / np.maximum(count, 1.0)

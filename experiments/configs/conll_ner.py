@@ -1,0 +1,27 @@
+"""Named entities (CoNLL-03): structural KD in cases 1a, 2a, 3 and 4 (arXiv 2010.05010).
+
+BiLSTM taggers with words and a character CNN, all learnt from the training sentences: no word vectors from
+elsewhere, so that the level of the scores is lower than the paper's.
+
+    python -m experiments.study conll_ner --case 2a
+    python -m experiments.study conll_ner --dataset sample      # built in, runs anywhere
+    python -m experiments.study conll_ner --files train.conll dev.conll test.conll
+"""
+
+from experiments.domains.sequences import TaggingStudy
+from kd_jax.models.sequence_spec import SequenceSpec
+from kd_jax.optimizers import Optimizer
+
+_ADAM = Optimizer(name="adam", learning_rate=2e-3, decay="linear", weight_decay=0.0, clip_norm=5.0)
+
+CONFIG = TaggingStudy(
+  name="conll_ner",
+  batch_size=32,
+  teacher=SequenceSpec(width=128),
+  teacher_epochs=15,
+  teacher_optimizer=_ADAM,
+  student=SequenceSpec(word_width=32, character_width=16, width=32, dropout=0.2),
+  epochs=15,
+  optimizer=_ADAM,
+  seeds=3,
+)

@@ -1,0 +1,88 @@
+"""What a kind of data decides of a study; the stages of a study ask it and know nothing else of the data."""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+
+from kd_jax import inference, teacher_cache
+from kd_jax.data.dataset import Dataset
+from kd_jax.data.sequences import SequenceDataset
+from kd_jax.phases import Recipe
+from kd_jax.training.evaluation import Evaluation
+from kd_jax.training.step import Teacher
+from kd_jax.types import PyTree
+
+Spec = Any
+"""A network as plain frozen dataclasses."""
+
+
+class Domain(abc.ABC):
+  """The data and the networks of a study.
+
+  Attributes:
+    train, validation, test: the splits.
+    num_classes: classes or tags, for recipes' budgets.
+    evaluation: how networks are judged.
+    teacher, assistant, student: their specifications.
+    views: of each training example that students go through.
+    teacher_views: of each training example that a network trained without a cache goes through.
+    augmentation: of the training examples.
+    source: the arguments of loading, as JSON values, with the "kind" of data: `lineage` loads again by them.
+    notes: what a user should know of how the data were read.
+  """
+
+  train: Dataset | SequenceDataset
+  validation: Dataset | SequenceDataset
+  test: Dataset | SequenceDataset
+  num_classes: int
+  evaluation: Evaluation
+  teacher: Spec
+  assistant: Spec | None
+  student: Spec
+  views: int
+  teacher_views: int
+  augmentation: Any
+  source: dict[str, Any]
+  notes: Sequence[str] = ()
+
+  @abc.abstractmethod
+  def build(self, spec: Spec, axis_name: str | None = None) -> nn.Module:
+    """A network; `axis_name` is the mapped axis of its training."""
+
+  @abc.abstractmethod
+  def label(self, spec: Spec) -> str:
+    """What tables call it."""
+
+  @abc.abstractmethod
+  def convolutional(self, spec: Spec) -> bool:
+    """Whether it convolves: see `parallel.one_dispatch_an_epoch`."""
+
+  @abc.abstractmethod
+  def check(self, recipes: dict[str, Recipe]) -> None:
+    """Refuses, before anything is trained, what later stages could not do; raises ValueError."""
+
+  @abc.abstractmethod
+  def data_settings(self) -> dict[str, Any]:
+    """What decides a run's result besides networks, recipes and training examples, as plain values."""
+
+  @abc.abstractmethod
+  def cache_spec(self, digest: str, model: dict[str, Any], spec: Spec) -> teacher_cache.CacheSpec:
+    """What a cache of a network's outputs on the training examples is."""
+
+  @abc.abstractmethod
+  def predictor(self, spec: Spec, model: nn.Module, variables: PyTree) -> inference.Predict:
+    """What the network says of the training examples, as its cache keeps it."""
+
+  @abc.abstractmethod
+  def cached_teacher(self, cache: teacher_cache.Cache) -> Teacher:
+    """The teacher of a student, from a cache."""
+
+  @abc.abstractmethod
+  def header(self) -> dict[str, Any]:
+    """What results.json says of the data and of the metric."""
+
+  def kept_with_checkpoints(self) -> dict[str, Any]:
+    """What is needed to use a network besides its weights, as JSON."""
+    return {}

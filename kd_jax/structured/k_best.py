@@ -1,0 +1,52 @@
+"""The best paths of a linear chain: Viterbi, and its k best."""
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.types import NEG_INF, Array
+
+
+def best_paths(unary: Array, transition: Array, mask: Array, k: int) -> tuple[Array, Array]:
+  """The k best paths, by keeping the k best prefixes that end in each tag.
+
+  Prefixes kept at a tag are distinct, so their extensions are; ties go to the lowest tag.
+
+  Args:
+    unary: [n, B, L].
+    transition: [B or 1, L, L] (from, to).
+    mask: [n, B].
+    k: how many.
+
+  Returns:
+    int32 tags [n, B, k] and scores [B, k], best first; a path that scores NEG_INF/2 or less does not exist: its
+    tags are 0 and its score NEG_INF.
+  """
+  num_labels = unary.shape[-1]
+  first = jnp.where(jnp.arange(k) == 0, unary[0][..., None], NEG_INF)  # [B, L, k]: tag, rank
+  kept = jnp.broadcast_to(jnp.arange(num_labels * k).reshape(num_labels, k), first.shape)
+
+  def best(candidates):
+    if k == 1:
+      return jnp.max(candidates, -1, keepdims=True), jnp.argmax(candidates, -1, keepdims=True)
+    return jax.lax.top_k(candidates, k)
+
+  def step(state, position):
+    scores, valid = position
+    extended = state[:, None] + jnp.swapaxes(transition, 1, 2)[..., None]  # [B, to, from, k]
+    new, origin = best(extended.reshape(*extended.shape[:2], -1))
+    valid = valid[:, None, None]
+    state = jnp.where(valid, new + scores[..., None], state)
+    return state, jnp.where(valid, origin, kept)
+
+  last, origins = jax.lax.scan(step, first, (unary[1:], mask[1:]))
+  scores, entry = best(last.reshape(last.shape[0], -1))
+
+  def back(entry, origin):
+    previous = jnp.take_along_axis(origin.reshape(origin.shape[0], -1), entry, axis=1)
+    return previous, entry
+
+  start, entries = jax.lax.scan(back, entry, origins, reverse=True)
+  exists = scores > NEG_INF / 2
+  tags = jnp.concatenate([start[None], entries]) // k
+  tags = jnp.where(exists & mask[..., None], tags, 0).astype(jnp.int32)
+  return tags, jnp.where(exists, scores, NEG_INF)

@@ -1,0 +1,148 @@
+"""Structures as arrays with rows: which fields belong to a sentence, and how long they are at its true length.
+
+A network gives structures padded to the longest sentence of a batch. Kept for later, each sentence's fields
+are cut to their true size and joined end to end (ragged): scores of spans and arcs grow with the square of
+the length, so padding to the longest would multiply them.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.structured.dependency import DependencyScores, ParsingTags
+from kd_jax.structured.linear_chain import LinearChain
+from kd_jax.structured.maxent import MaxEnt
+from kd_jax.structured.spans import SpanScores
+from kd_jax.structured.structure import Structure
+from kd_jax.types import Array
+
+KINDS = {
+  kind.__name__: kind for kind in (LinearChain, MaxEnt, SpanScores, DependencyScores, ParsingTags)
+}
+
+# For each field with a value for every sentence, by how much each of its leading axes exceeds n.
+_AXES = {
+  "LinearChain": {"unary": (0,)},
+  "MaxEnt": {"logits": (0,)},
+  "SpanScores": {"scores": (0, 0)},
+  "DependencyScores": {"arc": (0, 1), "relation": (0, 1), "refined": (0, 1)},
+  "ParsingTags": {"logits": (0,)},
+}
+
+
+class Ragged(NamedTuple):
+  """The scores of many sentences at their true lengths.
+
+  Attributes:
+    kind: name of the structure.
+    lengths: [N] int32.
+    values: {field: [sum of the sentences' sizes, ...]} sentence after sentence.
+    shared: {field: array} what all sentences have in common: a chain's transitions.
+  """
+
+  kind: str
+  lengths: np.ndarray
+  values: dict[str, np.ndarray]
+  shared: dict[str, np.ndarray]
+
+  def sizes(self, name: str) -> np.ndarray:
+    """How many entries of a field each sentence has."""
+    axes = _AXES[self.kind][name]
+    return np.prod([self.lengths.astype(np.int64) + extra for extra in axes], axis=0)
+
+  def take(self, rows: np.ndarray) -> "Ragged":
+    """The sentences of the given rows, in that order."""
+    values = {}
+    for name, flat in self.values.items():
+      sizes = self.sizes(name)
+      starts = np.concatenate([[0], np.cumsum(sizes)])
+      parts = [flat[starts[row] : starts[row + 1]] for row in rows]
+      values[name] = np.concatenate(parts) if parts else flat[:0]
+    return Ragged(self.kind, self.lengths[rows], values, self.shared)
+
+
+def pack(scores: Structure, lengths: np.ndarray) -> Ragged:
+  """Cuts the scores of a batch to the sentences' true lengths.
+
+  Args:
+    scores: host arrays, [M, n, ...]; fields that sentences share without the leading axis.
+    lengths: [M].
+  """
+  kind = type(scores).__name__
+  own, shared = split(scores)
+  values = {}
+  for name, array in own.items():
+    axes, array = _AXES[kind][name], np.asarray(array)
+    tail = array.shape[1 + len(axes) :]
+    parts = [
+      row[tuple(slice(length + extra) for extra in axes)].reshape(-1, *tail)
+      for row, length in zip(array, lengths, strict=True)
+    ]
+    values[name] = np.concatenate(parts) if parts else array.reshape(-1, *tail)[:0]
+  shared = {name: np.asarray(array) for name, array in shared.items()}
+  return Ragged(kind, np.asarray(lengths, np.int32), values, shared)
+
+
+def unpack(ragged: Ragged, length: int) -> Structure:
+  """The sentences padded with zeros to one length, with their mask; the inverse of `pack`.
+
+  Raises:
+    ValueError: a sentence is longer.
+  """
+  if len(ragged.lengths) and ragged.lengths.max() > length:
+    raise ValueError(f"a sentence of {ragged.lengths.max()} tokens does not fit into {length}")
+  fields = dict.fromkeys(KINDS[ragged.kind]._fields) | ragged.shared
+  fields["mask"] = np.arange(length) < ragged.lengths[:, None]
+  for name, flat in ragged.values.items():
+    axes = _AXES[ragged.kind][name]
+    tail = flat.shape[1:]
+    padded = np.zeros((len(ragged.lengths), *(length + extra for extra in axes), *tail), flat.dtype)
+    start = 0
+    for row, count in enumerate(ragged.lengths):
+      shape = tuple(count + extra for extra in axes)
+      size = int(np.prod(shape))
+      where = (row, *(slice(extent) for extent in shape))
+      padded[where] = flat[start : start + size].reshape(*shape, *tail)
+      start += size
+    fields[name] = padded
+  return KINDS[ragged.kind](**fields)
+
+
+def join(parts: list[Ragged]) -> Ragged:
+  """The sentences of several, one after another; what they share is that of the first."""
+  first = parts[0]
+  return Ragged(
+    first.kind,
+    np.concatenate([part.lengths for part in parts]),
+    {name: np.concatenate([part.values[name] for part in parts]) for name in first.values},
+    first.shared,
+  )
+
+
+def split(scores: Structure) -> tuple[dict[str, Array], dict[str, Array]]:
+  """(fields with a value for every sentence, fields that sentences share), without the mask."""
+  own, shared = {}, {}
+  for name, array in scores._asdict().items():
+    if name != "mask" and array is not None:
+      (own if name in _AXES[type(scores).__name__] else shared)[name] = array
+  return own, shared
+
+
+def take_rows(scores: Structure, rows: Array) -> Structure:
+  """The given sentences of a padded structure [M, n, ...]; what all share stays as it is."""
+  own = split(scores)[0] | {"mask": scores.mask}
+  return scores._replace(**{name: jnp.asarray(array)[rows] for name, array in own.items()})
+
+
+def check(scores: Structure, rows: int, length: int) -> None:
+  """Refuses a padded structure that is not of so many sentences and positions.
+
+  Raises:
+    ValueError: with both shapes.
+  """
+  if np.shape(scores.mask) != (rows, length):
+    raise ValueError(
+      f"the teacher's scores are of {np.shape(scores.mask)} sentences and positions, the task's bucket "
+      f"of {(rows, length)}"
+    )

@@ -1,0 +1,76 @@
+"""How a network is judged: what the metrics are, and which of them chooses the best epoch."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kd_jax import metrics
+from kd_jax.structured.structure import Parse, decode
+from kd_jax.types import Array, Outputs, PyTree
+
+Pairs = dict[str, metrics.Pair]
+
+
+class Evaluation(NamedTuple):
+  """How the networks of a kind of data are judged.
+
+  Attributes:
+    select: the metric that chooses the best epoch: the higher the better.
+    metrics: (outputs, labels, mask [B] or None, teacher) -> {name: (sum, count)}; the teacher's predictions,
+      or None, serve the metrics that compare with it.
+    predictions: outputs -> [B, ...] what is kept of a teacher for that.
+    training: (outputs, labels, mask) -> {name: (sum, count)}, of every training step: cheap ones.
+  """
+
+  select: str
+  metrics: Callable[[Outputs, PyTree, Array | None, PyTree], Pairs]
+  predictions: Callable[[Outputs], PyTree]
+  training: Callable[[Outputs, PyTree, Array | None], Pairs] = lambda outputs, labels, mask: {}
+
+
+def _classification(outputs: Outputs, labels, mask, teacher) -> Pairs:
+  return metrics.classification(outputs.logits, labels, mask, teacher)
+
+
+def _tagging(outputs: Outputs, labels, mask, teacher) -> Pairs:
+  tags, valid = decode(outputs.scores), _valid(outputs, mask)
+  pairs = metrics.span_f1(tags, labels, valid)
+  pairs["token_accuracy"] = metrics.token_accuracy(tags, labels, valid)
+  if teacher is not None:
+    pairs["agreement"] = metrics.token_accuracy(tags, teacher, valid)
+  return pairs
+
+
+def _parsing(outputs: Outputs, labels, mask, teacher) -> Pairs:
+  tree, valid = decode(outputs.scores), _valid(outputs, mask)
+  pairs = metrics.attachment_scores(tree.heads, tree.relations, labels, valid)
+  if teacher is not None:
+    same = (tree.heads == teacher.heads) & (tree.relations == teacher.relations)
+    pairs["agreement"] = metrics.masked_sum_and_count(same, valid)
+  return pairs
+
+
+def _valid(outputs: Outputs, mask: Array | None) -> Array:
+  """[B, n] tokens of examples that count."""
+  tokens = outputs.scores.mask
+  return tokens if mask is None else tokens & (mask[:, None] > 0)
+
+
+CLASSIFICATION = Evaluation(
+  select="accuracy",
+  metrics=_classification,
+  predictions=lambda outputs: outputs.logits,
+  training=lambda outputs, labels, mask: {
+    "accuracy": metrics.accuracy(outputs.logits, labels, mask)
+  },
+)
+"""Images: accuracy; calibration, and agreement with the teacher beside it."""
+
+TAGGING = Evaluation(
+  select="f1", metrics=_tagging, predictions=lambda outputs: decode(outputs.scores)
+)
+"""Named entities: precision, recall and F1 of spans; accuracy of, and agreement on, tokens beside them."""
+
+PARSING = Evaluation(
+  select="las", metrics=_parsing, predictions=lambda outputs: Parse(*decode(outputs.scores))
+)
+"""Dependency trees: labelled and unlabelled attachment; agreement on head and relation beside them."""
