@@ -34,7 +34,6 @@ from kd_jax.losses.sequences import (
   token_kd_loss as token_kd_loss,
 )
 from kd_jax.losses.structural import (
-  STRUCTURAL_KD_CASES as STRUCTURAL_KD_CASES,
   structural_kd_case_1a as structural_kd_case_1a,
   structural_kd_case_1b as structural_kd_case_1b,
   structural_kd_case_2a as structural_kd_case_2a,

@@ -19,6 +19,15 @@ def at_the_door(teacher: PyTree, temperature: ArrayLike, stop_teacher_gradient: 
   return jax.lax.stop_gradient(teacher) if stop_teacher_gradient else teacher
 
 
+def expect(structure: PyTree, *kinds: type) -> None:
+  """Refuses a structure that a named case does not take."""
+  if not isinstance(structure, kinds):
+    raise ValueError(
+      f"this case takes {' or '.join(kind.__name__ for kind in kinds)} here, got "
+      f"{type(structure).__name__}: structural_kd_loss finds the case by type"
+    )
+
+
 def is_one(temperature: ArrayLike) -> bool:
   """Whether T is known to be 1, so that nothing is tempered."""
   return isinstance(temperature, int | float) and temperature == 1

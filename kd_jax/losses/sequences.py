@@ -24,6 +24,7 @@ from kd_jax.structured import (
   spans,
 )
 from kd_jax.structured.dependency import DependencyScores, ParsingTags
+from kd_jax.structured.inputs import as_mask, as_scores
 from kd_jax.structured.linear_chain import LinearChain
 from kd_jax.structured.maxent import MaxEnt
 from kd_jax.structured.spans import SpanScores
@@ -149,7 +150,7 @@ def posterior_kd_loss(
   if isinstance(student, LinearChain):
     refuse_other_shapes(marginals, student.unary)
     targets = sharpen(marginals, temperature, axes=1)
-    log_student = _safe_log(linear_chain.marginals(divide(student, temperature))[0])
+    log_student = _log_marginals(divide(student, temperature))
     values = jnp.where(targets > 0, targets * log_student, 0.0)
     return times_squared_temperature(-jnp.sum(values, axis=(-2, -1)), temperature)
   return token_cross_entropy(marginals, _emissions(student), temperature)
@@ -278,6 +279,34 @@ def _with_tree_marginals(teacher: DependencyScores) -> DependencyScores:
   return teacher._replace(refined=_safe_log(marginals))
 
 
+def _log_marginals(chain: LinearChain) -> Array:
+  """log P(y_i) [..., n, L], in log space throughout: a tag that the student rules out has a gradient."""
+  unary = as_scores("unary", chain.unary, "n, L")
+  mask = as_mask(chain.mask, unary.shape[:-1])[..., None]
+  unary = jnp.moveaxis(jnp.where(mask, unary, 0.0), -2, 0)
+  valid = jnp.moveaxis(mask, -2, 0)
+
+  def largest_zero(message):
+    return message - jax.lax.stop_gradient(jnp.max(message, axis=-1, keepdims=True))
+
+  def forward(before, scores):
+    paths = before[..., :, None] + chain.transition
+    message = largest_zero(jax.nn.logsumexp(paths, axis=-2) + scores)
+    return message, message
+
+  def backward(after, position):
+    scores, real = position
+    paths = chain.transition + (scores + after)[..., None, :]
+    message = jnp.where(real, largest_zero(jax.nn.logsumexp(paths, axis=-1)), 0.0)
+    return message, message
+
+  _, before = jax.lax.scan(forward, unary[0], unary[1:])
+  _, after = jax.lax.scan(backward, jnp.zeros_like(unary[0]), (unary[1:], valid[1:]), reverse=True)
+  before = jnp.concatenate([unary[:1], before])
+  after = jnp.concatenate([after, jnp.zeros_like(unary[:1])])
+  return jnp.moveaxis(jax.nn.log_softmax(before + after, axis=-1), 0, -2)
+
+
 def _safe_log(probabilities: Array) -> Array:
   """log p, NEG_INF at 0; the gradient there is 0."""
   possible = probabilities > 0
@@ -285,8 +314,9 @@ def _safe_log(probabilities: Array) -> Array:
 
 
 def _token_kl(log_targets: Array, student: MaxEnt) -> Array:
-  """Sum over the positions of KL(targets || student); padding counts 0."""
+  """Sum over the positions of KL(targets || student); padding and targets of nothing count 0."""
   values = kl_from_log_probs(log_targets, maxent.log_probs(student))
+  values = jnp.where(jnp.any(log_targets > NEG_INF / 2, axis=-1), values, 0.0)
   if student.mask is not None:
     values = jnp.where(jnp.asarray(student.mask).astype(bool), values, 0.0)
   return jnp.sum(values, axis=-1)

@@ -28,6 +28,7 @@ from kd_jax.losses.inputs import times_squared_temperature
 from kd_jax.losses.marginals import (
   at_the_door,
   divide,
+  expect,
   is_one,
   refuse_other_shapes,
   sharpen,
@@ -112,6 +113,8 @@ def structural_kd_case_1a(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
+  expect(teacher, LinearChain)
+  expect(student, LinearChain)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
   if is_one(temperature):
     return linear_chain.cross_entropy(teacher, student)
@@ -145,6 +148,8 @@ def structural_kd_case_1b(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
+  expect(teacher, DependencyScores)
+  expect(student, ParsingTags, DependencyScores)
   return _parsing_case(teacher._replace(refined=None), student, temperature, stop_teacher_gradient)
 
 
@@ -161,6 +166,8 @@ def structural_kd_case_2a(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
+  expect(teacher, LinearChain)
+  expect(student, MaxEnt)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
   return token_cross_entropy(linear_chain.marginals(teacher)[0], student, temperature)
 
@@ -179,6 +186,8 @@ def structural_kd_case_2b(
 
   Args, Returns and Raises as of `structural_kd_loss`; and ValueError for a teacher without `refined`.
   """
+  expect(teacher, DependencyScores)
+  expect(student, ParsingTags, DependencyScores)
   if teacher.refined is None:
     raise ValueError("case 2b needs a second-order teacher, whose `refined` is not None: see 1b")
   return _parsing_case(teacher, student, temperature, stop_teacher_gradient)
@@ -199,6 +208,8 @@ def structural_kd_case_3(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
+  expect(teacher, MaxEnt)
+  expect(student, LinearChain)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
   chain = maxent.as_chain(divide(teacher, temperature))
   loss = linear_chain.cross_entropy(chain, divide(student, temperature))
@@ -219,6 +230,8 @@ def structural_kd_case_4(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
+  expect(teacher, SpanScores)
+  expect(student, MaxEnt)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
   return token_cross_entropy(spans.tag_marginals(*teacher), student, temperature)
 
@@ -234,6 +247,8 @@ def structural_kd_maxent(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
+  expect(teacher, MaxEnt)
+  expect(student, MaxEnt)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
   return token_cross_entropy(maxent.marginals(teacher), student, temperature)
 

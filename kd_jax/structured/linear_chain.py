@@ -10,12 +10,17 @@ A masked position has no influence whatever stands there. A sentence without a v
 structure, the empty one, of score 0.
 """
 
-import math
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
+from kd_jax.structured.chain import (
+  Columns,
+  LinearChain,
+  columns_of,
+  constrain,
+  leading_axes,
+  with_boundaries,
+)
 from kd_jax.structured.chain_messages import (
   chain_log_partition,
   chain_states,
@@ -24,71 +29,24 @@ from kd_jax.structured.chain_messages import (
 )
 from kd_jax.structured.checks import as_tags, shared_mask
 from kd_jax.structured.divergence import categorical_kl
-from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
-from kd_jax.structured.k_best import best_paths
-from kd_jax.types import NEG_INF, Array, ArrayLike
+from kd_jax.structured.k_best import k_best, viterbi
+from kd_jax.types import Array, ArrayLike
 
-
-class LinearChain(NamedTuple):
-  """Scores of tag sequences.
-
-  Attributes:
-    unary: [..., n, L] of each tag at each position.
-    transition: [..., L, L] of a tag (row) followed by another (column); [L, L] for all sentences alike.
-    mask: [..., n], ones for tokens and then zeros; None where all count.
-  """
-
-  unary: ArrayLike
-  transition: ArrayLike
-  mask: ArrayLike | None = None
-
-
-class _Columns(NamedTuple):
-  """A checked chain with its batch last: unary [n, L, B], transition [L, L, B or 1], mask [n, B]."""
-
-  unary: Array
-  transition: Array
-  mask: Array
-
-
-def _columns(chain: LinearChain) -> _Columns:
-  """Checks a chain, blanks out its padding and moves its batch to the end."""
-  unary = as_scores("unary", chain.unary, "n, L")
-  transition = as_scores("transition", chain.transition, "L, L")
-  leading, (length, num_labels) = unary.shape[:-2], unary.shape[-2:]
-  if transition.shape[-2:] != (num_labels, num_labels) or 0 in (length, num_labels):
-    raise ValueError(
-      f"unary {unary.shape} is of [..., n, L] and transition {transition.shape} must be of [L, L] "
-      "with the same tags, n and L at least 1"
-    )
-  mask = as_mask(chain.mask, unary.shape[:-1])
-  refuse_nan("unary", unary, mask[..., None])
-  refuse_nan("transition", transition, jnp.ones((), bool))
-  if transition.size == num_labels**2:
-    transition = transition.reshape(1, num_labels, num_labels)
-  else:
-    try:
-      transition = jnp.broadcast_to(transition, (*leading, num_labels, num_labels))
-    except ValueError:
-      raise ValueError(
-        f"transition {transition.shape} must be [L, L] or have the leading axes of unary "
-        f"{unary.shape}"
-      ) from None
-    transition = transition.reshape(-1, num_labels, num_labels)
-  # In a sentence without tokens only tag 0 is left at the first position: one structure, of score 0.
-  alone = jnp.where((jnp.arange(length)[:, None] == 0) & (jnp.arange(num_labels) > 0), NEG_INF, 0.0)
-  blanks = jnp.where(mask[..., :1, None], 0.0, alone)
-  unary = jnp.where(mask[..., None], jnp.maximum(unary, NEG_INF), blanks)
-  batch = math.prod(leading)
-  return _Columns(
-    jnp.transpose(unary.reshape(batch, length, num_labels), (1, 2, 0)),
-    jnp.moveaxis(jnp.maximum(transition, NEG_INF), 0, -1),
-    mask.reshape(batch, length).T,
-  )
-
-
-def _leading(chain: LinearChain) -> tuple[int, ...]:
-  return jnp.shape(chain.unary)[:-2]
+__all__ = [
+  "LinearChain",
+  "constrain",
+  "cross_entropy",
+  "entropy",
+  "k_best",
+  "kl_divergence",
+  "log_partition",
+  "log_prob",
+  "marginals",
+  "sample",
+  "score",
+  "viterbi",
+  "with_boundaries",
+]
 
 
 def log_partition(chain: LinearChain, *, algorithm: str = "scan") -> Array:
@@ -115,7 +73,7 @@ def log_partition(chain: LinearChain, *, algorithm: str = "scan") -> Array:
   """
   if algorithm not in ("scan", "associative"):
     raise ValueError(f'algorithm must be "scan" or "associative", got {algorithm!r}')
-  return chain_log_partition(*_columns(chain), algorithm).reshape(_leading(chain))
+  return chain_log_partition(*columns_of(chain), algorithm).reshape(leading_axes(chain))
 
 
 def marginals(chain: LinearChain) -> tuple[Array, Array]:
@@ -134,61 +92,12 @@ def marginals(chain: LinearChain) -> tuple[Array, Array]:
     >>> unary.tolist()[0], pairwise.tolist()[0]
     ([0.5, 0.5], [[0.25, 0.25], [0.25, 0.25]])
   """
-  columns = _columns(chain)
+  columns = columns_of(chain)
   states, unary, _ = states_and_marginals(*columns)
   pairwise = jnp.exp(log_conditionals(states, columns.transition)) * unary[1:, None]
   unary, pairwise = jnp.moveaxis(unary, -1, 0), jnp.moveaxis(pairwise, -1, 0)
-  leading = _leading(chain)
+  leading = leading_axes(chain)
   return unary.reshape(leading + unary.shape[1:]), pairwise.reshape(leading + pairwise.shape[1:])
-
-
-def viterbi(chain: LinearChain) -> tuple[Array, Array]:
-  """The best tag sequence and its score; of equally good tags the lowest.
-
-  Returns:
-    int32 tags [..., n], 0 at masked positions, and scores [...].
-
-  Raises:
-    ValueError: as `log_partition`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from kd_jax.structured.linear_chain import LinearChain, viterbi
-    >>> tags, best = viterbi(LinearChain(jnp.array([[1., 0.], [0., 1.]]), jnp.eye(2) * 3))
-    >>> tags.tolist(), float(best)
-    ([0, 0], 4.0)
-  """
-  tags, scores = k_best(chain, 1)
-  return tags[..., 0, :], scores[..., 0]
-
-
-def k_best(chain: LinearChain, k: int) -> tuple[Array, Array]:
-  """The k best tag sequences, all different, the best first.
-
-  Args:
-    chain: n positions, L tags.
-    k: how many, a Python integer.
-
-  Returns:
-    int32 tags [..., k, n] and scores [..., k]; where fewer than k sequences are allowed, the rest has
-    tags 0 and scores NEG_INF.
-
-  Raises:
-    ValueError: k below 1, or as `log_partition`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from kd_jax.structured.linear_chain import LinearChain, k_best
-    >>> tags, scores = k_best(LinearChain(jnp.array([[1., 0.], [0., 3.]]), jnp.zeros((2, 2))), 2)
-    >>> tags.tolist(), scores.tolist()
-    ([[0, 1], [1, 1]], [4.0, 3.0])
-  """
-  if k < 1:
-    raise ValueError(f"k must be at least 1, got {k}")
-  unary, transition, mask = _columns(chain)
-  tags, scores = best_paths(jnp.swapaxes(unary, 1, 2), jnp.moveaxis(transition, -1, 0), mask, k)
-  leading = _leading(chain)
-  return jnp.transpose(tags, (1, 2, 0)).reshape(*leading, k, -1), scores.reshape(*leading, k)
 
 
 def entropy(chain: LinearChain) -> Array:
@@ -208,13 +117,13 @@ def entropy(chain: LinearChain) -> Array:
     >>> round(float(entropy(LinearChain(jnp.zeros((3, 2)), jnp.zeros((2, 2))))), 4)
     2.0794
   """
-  columns = _columns(chain)
+  columns = columns_of(chain)
   states, unary, _ = states_and_marginals(*columns)
   steps = log_conditionals(states, columns.transition)
   last = jax.nn.log_softmax(states[-1], axis=0)
   total = -jnp.sum(jnp.exp(last) * last, axis=0)
   total -= jnp.sum(jnp.exp(steps) * steps * unary[1:, None], axis=(0, 1, 2))
-  return total.reshape(_leading(chain))
+  return total.reshape(leading_axes(chain))
 
 
 def score(chain: LinearChain, tags: ArrayLike) -> Array:
@@ -236,7 +145,7 @@ def score(chain: LinearChain, tags: ArrayLike) -> Array:
     >>> float(score(LinearChain(jnp.array([[1., 0.], [0., 3.]]), jnp.eye(2)), jnp.array([0, 1])))
     4.0
   """
-  unary, transition, mask = _columns(chain)
+  unary, transition, mask = columns_of(chain)
   num_labels = unary.shape[1]
   tags = as_tags(tags, mask.T.reshape(jnp.shape(chain.unary)[:-1]), num_labels)
   tags = tags.reshape(mask.shape[::-1]).T
@@ -245,7 +154,7 @@ def score(chain: LinearChain, tags: ArrayLike) -> Array:
   unary = jnp.take_along_axis(unary, tags[:, None], axis=1)[:, 0]
   pairs = jnp.take_along_axis(flat.reshape(num_labels**2, -1), moves, axis=0)
   total = jnp.sum(unary, axis=0) + jnp.sum(jnp.where(mask[1:], pairs, 0.0), axis=0)
-  return total.reshape(_leading(chain))
+  return total.reshape(leading_axes(chain))
 
 
 def log_prob(chain: LinearChain, tags: ArrayLike) -> Array:
@@ -271,11 +180,11 @@ def log_prob(chain: LinearChain, tags: ArrayLike) -> Array:
   return score(chain, tags) - log_partition(chain)
 
 
-def _pair(teacher: LinearChain, student: LinearChain) -> tuple[_Columns, _Columns]:
+def _pair(teacher: LinearChain, student: LinearChain) -> tuple[Columns, Columns]:
   mask = shared_mask(
     teacher.mask, student.mask, jnp.asarray(teacher.unary), jnp.asarray(student.unary)
   )
-  return _columns(teacher._replace(mask=mask)), _columns(student._replace(mask=mask))
+  return columns_of(teacher._replace(mask=mask)), columns_of(student._replace(mask=mask))
 
 
 def cross_entropy(teacher: LinearChain, student: LinearChain) -> Array:
@@ -311,7 +220,7 @@ def cross_entropy(teacher: LinearChain, student: LinearChain) -> Array:
   expected = jnp.sum(unary * student_columns.unary, axis=(0, 1))
   expected += jnp.sum(counts * student_columns.transition, axis=(0, 1))
   total = chain_log_partition(*student_columns, "scan") - expected
-  return total.reshape(_leading(student))
+  return total.reshape(leading_axes(student))
 
 
 def kl_divergence(teacher: LinearChain, student: LinearChain) -> Array:
@@ -352,7 +261,7 @@ def kl_divergence(teacher: LinearChain, student: LinearChain) -> Array:
     jax.nn.log_softmax(student_states[-1], axis=0),
     axis=0,
   )
-  return (total + jnp.sum(unary[1:] * steps, axis=(0, 1))).reshape(_leading(student))
+  return (total + jnp.sum(unary[1:] * steps, axis=(0, 1))).reshape(leading_axes(student))
 
 
 def sample(chain: LinearChain, key: Array) -> Array:
@@ -375,7 +284,7 @@ def sample(chain: LinearChain, key: Array) -> Array:
     >>> sample(certain, jax.random.key(0)).tolist()
     [1, 0]
   """
-  columns = _columns(chain)
+  columns = columns_of(chain)
   states = chain_states(*columns)
   keys = jax.random.split(key, len(states))
 
@@ -389,92 +298,3 @@ def sample(chain: LinearChain, key: Array) -> Array:
   first, rest = jax.lax.scan(back, last, (keys[:-1], states[:-1], columns.mask[1:]), reverse=True)
   tags = jnp.where(columns.mask, jnp.concatenate([first[None], rest]), 0)
   return tags.T.astype(jnp.int32).reshape(jnp.shape(chain.unary)[:-1])
-
-
-def _ends(mask: Array) -> tuple[Array, Array]:
-  """Bool [..., n]: where the first and the last valid position are."""
-  after = jnp.concatenate([mask[..., 1:], jnp.zeros_like(mask[..., :1])], axis=-1)
-  first = mask & (jnp.arange(mask.shape[-1]) == 0)
-  return first, mask & ~after
-
-
-def with_boundaries(
-  unary: ArrayLike,
-  transition: ArrayLike,
-  start: ArrayLike,
-  end: ArrayLike,
-  mask: ArrayLike | None = None,
-) -> LinearChain:
-  """A chain with scores for its first and last tag, folded into the unary scores there.
-
-  Args:
-    unary: [..., n, L].
-    transition: [..., L, L].
-    start: [L] scores of the first tag.
-    end: [L] scores of the last tag.
-    mask: [..., n] or None.
-
-  Returns:
-    `LinearChain`.
-
-  Raises:
-    ValueError: for integer scores, or start and end that are not of shape [L].
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from kd_jax.structured.linear_chain import with_boundaries
-    >>> zeros = jnp.zeros((2, 2))
-    >>> with_boundaries(zeros, zeros, jnp.array([1., 2.]), jnp.array([3., 4.])).unary.tolist()
-    [[1.0, 2.0], [3.0, 4.0]]
-  """
-  unary = as_scores("unary", unary, "n, L")
-  start, end = as_scores("start", start, "L"), as_scores("end", end, "L")
-  for name, scores in (("start", start), ("end", end)):
-    if scores.shape != unary.shape[-1:]:
-      raise ValueError(f"{name} {scores.shape} must be [L], unary is {unary.shape} of [..., n, L]")
-  first, last = _ends(as_mask(mask, unary.shape[:-1]))
-  unary += jnp.where(first[..., None], start, 0.0) + jnp.where(last[..., None], end, 0.0)
-  return LinearChain(unary, transition, mask)
-
-
-def constrain(
-  chain: LinearChain,
-  allowed: ArrayLike,
-  start: ArrayLike | None = None,
-  end: ArrayLike | None = None,
-) -> LinearChain:
-  """A chain in which what is not allowed has score NEG_INF.
-
-  Args:
-    chain: n positions, L tags.
-    allowed: bool [L, L]: may this tag (row) be followed by that one (column)?
-    start: bool [L]: may a sentence start with this tag? None: with any.
-    end: bool [L]: may it end with it?
-
-  Returns:
-    `LinearChain`.
-
-  Raises:
-    ValueError: for masks of other shapes, or integer scores.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from kd_jax.structured.linear_chain import LinearChain, constrain, viterbi
-    >>> chain = LinearChain(jnp.array([[1., 0.], [0., 1.]]), jnp.zeros((2, 2)))
-    >>> viterbi(constrain(chain, allowed=jnp.eye(2, dtype=bool)))[0].tolist()
-    [0, 0]
-  """
-  unary = as_scores("unary", chain.unary, "n, L")
-  transition = as_scores("transition", chain.transition, "L, L")
-  allowed = jnp.asarray(allowed, bool)
-  if allowed.shape != transition.shape[-2:]:
-    raise ValueError(f"allowed {allowed.shape} must be [L, L], transition is {transition.shape}")
-  first, last = _ends(as_mask(chain.mask, unary.shape[:-1]))
-  for name, where, tags in (("start", first, start), ("end", last, end)):
-    if tags is None:
-      continue
-    tags = jnp.asarray(tags, bool)
-    if tags.shape != unary.shape[-1:]:
-      raise ValueError(f"{name} {tags.shape} must be [L], unary is {unary.shape} of [..., n, L]")
-    unary = jnp.where(where[..., None] & ~tags, NEG_INF, unary)
-  return LinearChain(unary, jnp.where(allowed, transition, NEG_INF), chain.mask)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kd_jax.structured.chain import LinearChain
 from kd_jax.structured.checks import as_tags, shared_mask
 from kd_jax.structured.divergence import categorical_kl
 from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
-from kd_jax.structured.linear_chain import LinearChain
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
 

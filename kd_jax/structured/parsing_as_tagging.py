@@ -103,6 +103,15 @@ def tag_marginals(log_heads: Array, log_relations: Array, tags: ParsingTags) -> 
   return jnp.where(valid & possible, jax.nn.softmax(joint, axis=-1), 0.0)
 
 
+def refuse_other_tokens(tree: Tree, shape: tuple[int, ...]) -> None:
+  """Refuses a tree [..., n] of other sentences or positions than the scores."""
+  found = jnp.shape(tree.heads), jnp.shape(tree.relations)
+  if found != (shape, shape):
+    raise ValueError(
+      f"a tree's heads {found[0]} and relations {found[1]} must be of the scores' tokens {shape}"
+    )
+
+
 def tags_of_tree(tree: Tree, tags: ParsingTags) -> tuple[Array, Array]:
   """The tag of every token of a gold tree.
 
@@ -111,6 +120,7 @@ def tags_of_tree(tree: Tree, tags: ParsingTags) -> tuple[Array, Array]:
     token's head and relation; the index is 0 there.
   """
   heads, valid = heads_of_tags(tags)
+  refuse_other_tokens(tree, valid.shape[:-1])
   named = valid & (heads == jnp.asarray(tree.heads)[..., None])
   named &= jnp.asarray(tags.relations) == jnp.asarray(tree.relations)[..., None]
   return jnp.argmax(named, axis=-1).astype(jnp.int32), jnp.any(named, axis=-1)

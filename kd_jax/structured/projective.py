@@ -27,28 +27,43 @@ def _inside(heads: Scaled) -> tuple[Scaled, Scaled]:
   """
   size = heads.exponent.shape[0]
   offset = jnp.arange(size)[None, :] - jnp.arange(size)[:, None]
+  last = jnp.arange(size) == size - 1
+  arcs = heads.map(jnp.transpose)
 
-  def split(first, second, width):
-    """[i, 1]: sum_k first[i, k] second[k, i + width]; rows over the end are never written anywhere."""
-    ends = second.map(lambda chart: jnp.roll(chart.T, -width, axis=0))
-    return (first * ends).sum(axis=1, keepdims=True)
+  def split(by_start, by_end, width):
+    """[i]: sum_k by_start[i, k] by_end[i + width, k]; rows over the end are never written anywhere."""
+    return (by_start * by_end.map(lambda chart: jnp.roll(chart, -width, axis=0))).sum(axis=1)
 
-  @jax.checkpoint
+  # A chart is kept by (start, k), by (end, k) or both, as sums over k read it: transposing costs more.
   def step(charts, width):
-    right, left, right_arc, left_arc = charts
-    here = offset == width
-    after = left.map(lambda chart: jnp.roll(chart, -1, axis=0))
-    after = excluded().where(jnp.arange(size)[:, None] == size - 1, after)
-    join = split(right, after, width)
-    right_arc = (join * heads.map(jnp.transpose)).where(here, right_arc)
-    left_arc = (join * heads).where(here, left_arc)
-    new_right, new_left = split(right_arc, right, width), split(left, left_arc, width)
-    return (new_right.where(here, right), new_left.where(here, left), right_arc, left_arc), None
+    right, right_by_end, left, left_by_end, right_arc, left_arc_by_end = charts
+    here, here_by_end = offset == width, offset == -width
+
+    def write(chart, values):
+      return values.map(lambda x: x[:, None]).where(here, chart)
+
+    def write_by_end(chart, values):
+      return values.map(lambda x: x[None, :]).where(here_by_end, chart)
+
+    after = left_by_end.map(lambda chart: jnp.roll(chart, -1, axis=1))
+    join = split(right, excluded().where(last, after), width)
+    right_arc = (join.map(lambda x: x[:, None]) * arcs).where(here, right_arc)
+    left_arc_by_end = (join.map(lambda x: x[None, :]) * arcs).where(here_by_end, left_arc_by_end)
+    new_right, new_left = split(right_arc, right_by_end, width), split(left, left_arc_by_end, width)
+    return (
+      write(right, new_right),
+      write_by_end(right_by_end, new_right),
+      write(left, new_left),
+      write_by_end(left_by_end, new_left),
+      right_arc,
+      left_arc_by_end,
+    ), None
 
   nothing = excluded((size, size))
   single = from_log(jnp.where(offset == 0, 0.0, NEG_INF))
-  charts, _ = jax.lax.scan(step, (single, single, nothing, nothing), jnp.arange(1, size))
-  return charts[0], charts[1]
+  charts = (single, single, single, single, nothing, nothing)
+  charts, _ = jax.lax.scan(step, charts, jnp.arange(1, size))
+  return charts[0], charts[2]
 
 
 def _all_trees(scores: Array, single_root: bool) -> Scaled:

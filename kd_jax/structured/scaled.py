@@ -1,8 +1,8 @@
 """Positive numbers of any size as mantissa · e^exponent, the exponent a whole number.
 
-Log space keeps the digits of large logs, not those of the numbers: beside scores of 1e4, float32 holds a probability
-to 1e-3. Here both stay: sums and products are taken on mantissas near 1, and whole exponents add up
-without rounding. Gradients flow through mantissas.
+Log space keeps the digits of large logs, not those of the numbers: beside scores of 1e4 float32 holds a
+probability to 1e-3. Here both stay: sums and products are taken of mantissas near 1, and whole exponents
+add up without rounding. Gradients flow through mantissas.
 """
 
 from typing import NamedTuple

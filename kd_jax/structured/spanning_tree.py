@@ -4,9 +4,9 @@ The elimination of `matrix_tree` with (max, +) in place of (+, ×): with w(i, h)
 
     D(k) = max_h w(k, h) ;  w(i, h) <- max(w(i, h), w(i, k) + w(k, h) - D(k))
 
-over the tokens that are left. Of trees over those, each arc that came by k can be led through k again: so a best
-tree grows back, token by token. The root is head of none but the token that is left in the end, and what was
-led through that arc.
+over the tokens that are left. Where an arc of the best tree over those is better led through k, k goes back
+there: so the best tree of all grows, token by token. D never counts the root, which so has one child: the token
+that is left in the end, or what goes in between.
 """
 
 import jax
@@ -83,8 +83,8 @@ def maximum_spanning_tree(arc: ArrayLike, mask: ArrayLike | None = None) -> Arra
 
   .. math:: \arg\max_{trees} \sum_i arc(i, head(i))
 
-  Where no tree does without excluded arcs (scores near NEG_INF), it has as few of them as can be, and is the best
-  of those. Whatever the scores, the result is a tree. Nothing is differentiable here.
+  Where no tree does without excluded arcs (scores near NEG_INF), it has as few of them as can be, and is the
+  best of those. Whatever the scores, the result is a tree. No gradient flows through it.
 
   Args:
     arc: [..., n, n+1] scores by dependent and head, column 0 the root.
@@ -106,11 +106,12 @@ def maximum_spanning_tree(arc: ArrayLike, mask: ArrayLike | None = None) -> Arra
   """
   scores, valid, mask = as_arcs(arc, mask)
   allowed = valid & (scores > EXCLUDED)
-  best = jnp.max(scores, axis=-1, where=allowed, initial=2 * EXCLUDED, keepdims=True)
-  scores = jnp.where(allowed, scores - best, 0.0)
+  scores = jnp.where(allowed, scores, 0.0)
   # One excluded arc costs more than all others of a tree could make up for.
-  cost = 1.0 - scores.shape[-2] * jnp.min(scores, axis=(-2, -1), keepdims=True)
+  spread = jnp.max(scores, axis=-1) - jnp.min(scores, axis=-1)
+  cost = 1.0 + jnp.sum(spread, axis=-1)[..., None, None]
   scores = jnp.where(allowed, scores, -cost)
+  scores -= jnp.max(scores, axis=-1, keepdims=True)
 
   def one(scores, mask):
     return _grow(*_eliminate(scores, mask))

@@ -1,21 +1,24 @@
 """Flat segmentations: labelled spans that do not overlap, scored each by its start, end and label.
 
-A sentence is cut into segments: a span with a label, or one token outside all spans (O), which scores 0. With t(i, j)
-the log-weight of all labels that the segment from i to j may have,
-
-    F(0) = 0 ;  F(j + 1) = log sum_{i <= j} exp(F(i) + t(i, j)) ;  log Z = F(n)
-
-O(n² R) in all, n steps of O(n). Marginals are gradients of log Z, that of the outside scores among them: sums of
-products of positive terms, so that small ones keep their digits.
+A token outside all spans (O) scores 0. Tags are BIOES, numbered 0 for O and then, for each label r in turn, S
+1+4r, B 2+4r, I 3+4r, E 4+4r. `segments` has the dynamic programme.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
-from kd_jax.types import NEG_INF, Array, ArrayLike
+from kd_jax.structured.divergence import categorical_kl
+from kd_jax.structured.inputs import as_mask
+from kd_jax.structured.segments import (
+  as_segments as _as_segments,
+  best_segments,
+  by_end,
+  forward,
+  log_conditionals,
+  segment_marginals,
+)
+from kd_jax.types import Array, ArrayLike
 
 
 class SpanScores(NamedTuple):
@@ -28,60 +31,6 @@ class SpanScores(NamedTuple):
 
   scores: ArrayLike
   mask: ArrayLike | None = None
-
-
-def _as_segments(scores: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array, Array]:
-  """Scores [..., n, n, R+1] by start, end and label, O last; where a segment is none, NEG_INF.
-
-  A token of padding is an O, and nothing else: it moves no sum.
-
-  Returns:
-    those scores, bool [..., n, n, R]: which spans there are, and the mask as bool [..., n].
-  """
-  scores = as_scores("scores", scores, "n, n, R")
-  num_tokens = scores.shape[-2]
-  if scores.shape[-3] != num_tokens or scores.shape[-1] == 0:
-    raise ValueError(
-      f"scores must be of shape [..., n, n, R] by start, end and label, got {scores.shape}"
-    )
-  if mask is not None and jnp.shape(mask) != scores.shape[:-2]:
-    raise ValueError(f"mask {jnp.shape(mask)} must be of the shape [..., n] of scores {scores.shape}")
-  mask = as_mask(mask, scores.shape[:-2])
-  ordered = jnp.triu(jnp.ones((num_tokens, num_tokens), bool))
-  valid = (ordered & mask[..., None, :])[..., None]  # a prefix mask: the end decides
-  refuse_nan("scores", scores, valid)
-  spans = jnp.where(valid, jnp.clip(scores, NEG_INF, -NEG_INF), NEG_INF)
-  outside = jnp.where(jnp.eye(num_tokens, dtype=bool)[..., None], 0.0, NEG_INF)
-  outside = jnp.broadcast_to(outside, (*spans.shape[:-1], 1))
-  return jnp.concatenate([spans, outside], axis=-1), valid, mask
-
-
-def _forward(segments: Array) -> Array:
-  """F [..., n+1]: log-weight of all that may stand before a position."""
-  by_end = jnp.moveaxis(jax.nn.logsumexp(segments, axis=-1), -1, 0)  # [n, ..., start]
-  start = jnp.arange(by_end.shape[0] + 1)
-
-  def step(forward, weights_and_end):
-    weights, end = weights_and_end
-    value = jax.nn.logsumexp(forward[..., :-1] + weights, axis=-1, keepdims=True)
-    return jnp.where(start == end + 1, value, forward), None
-
-  first = jnp.where(start == 0, 0.0, NEG_INF)
-  first = jnp.broadcast_to(first, (*by_end.shape[1:-1], start.size))
-  return jax.lax.scan(step, first, (by_end, start[:-1]))[0]
-
-
-def _marginals(segments: Array) -> Array:
-  """P [..., n, n, R+1] of each segment."""
-  return jax.grad(lambda segments: jnp.sum(_forward(segments)[..., -1]))(segments)
-
-
-def _log_conditionals(segments: Array) -> Array:
-  """log P(start, label | a segment ends here) [..., n, n, R+1]: their sum over segments is log P(all)."""
-  joint = _forward(segments)[..., :-1, None, None] + segments
-  by_end = jnp.moveaxis(joint, -2, -3)  # [..., end, start, label]
-  flat = by_end.reshape(*by_end.shape[:-2], -1)
-  return jnp.moveaxis(jax.nn.log_softmax(flat, axis=-1).reshape(by_end.shape), -2, -3)
 
 
 def log_partition(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
@@ -106,15 +55,14 @@ def log_partition(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
     5
   """
   segments, _, _ = _as_segments(scores, mask)
-  return _forward(segments)[..., -1]
+  return forward(segments)[..., -1]
 
 
 def span_marginals(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
   """The probability of each span: the gradient of log Z.
 
   Args:
-    scores: [..., n, n, R] by start, end (inclusive) and label; only start <= end is read.
-    mask: [..., n], ones and then zeros; None where all are tokens.
+    scores, mask: as in `log_partition`.
 
   Returns:
     [..., n, n, R]; 0 at padding and for start > end.
@@ -124,11 +72,11 @@ def span_marginals(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
 
   Example:
     >>> import jax.numpy as jnp
-    >>> span_marginals(jnp.zeros((2, 2, 1)))[..., 0].round(3).tolist()
-    [[0.4, 0.2], [0.0, 0.4]]
+    >>> (5 * span_marginals(jnp.zeros((2, 2, 1))))[..., 0].round(3).tolist()
+    [[2.0, 1.0], [0.0, 2.0]]
   """
   segments, valid, _ = _as_segments(scores, mask)
-  return jnp.where(valid, _marginals(segments)[..., :-1], 0.0)
+  return jnp.where(valid, segment_marginals(segments)[..., :-1], 0.0)
 
 
 def tag_marginals(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
@@ -137,8 +85,7 @@ def tag_marginals(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
   .. math:: P(I_r, m) = \sum_{u < m < v} P(u, v, r) \quad P(B_r, m) = \sum_{v > m} P(m, v, r) \quad ...
 
   Args:
-    scores: [..., n, n, R] by start, end (inclusive) and label; only start <= end is read.
-    mask: [..., n], ones and then zeros; None where all are tokens.
+    scores, mask: as in `log_partition`.
 
   Returns:
     [..., n, 4R+1]: 0 is O; for label r, S 1+4r, B 2+4r, I 3+4r, E 4+4r. Rows sum to 1; 0 at padding.
@@ -151,11 +98,11 @@ def tag_marginals(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
 
   Example:
     >>> import jax.numpy as jnp
-    >>> tag_marginals(jnp.zeros((2, 2, 1))).round(3).tolist()
-    [[0.4, 0.4, 0.2, 0.0, 0.0], [0.4, 0.4, 0.0, 0.0, 0.2]]
+    >>> (5 * tag_marginals(jnp.zeros((2, 2, 1)))).round(3).tolist()
+    [[2.0, 2.0, 1.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0, 1.0]]
   """
   segments, _, mask = _as_segments(scores, mask)
-  marginals = _marginals(segments)
+  marginals = segment_marginals(segments)
   num_tokens = mask.shape[-1]
   diagonal = jnp.einsum("...iir->...ir", marginals)
   outside, single = diagonal[..., -1:], diagonal[..., :-1]
@@ -175,8 +122,7 @@ def viterbi(scores: ArrayLike, mask: ArrayLike | None = None) -> tuple[Array, Ar
   """The best segmentation, as BIOES tags.
 
   Args:
-    scores: [..., n, n, R] by start, end (inclusive) and label; only start <= end is read.
-    mask: [..., n], ones and then zeros; None where all are tokens.
+    scores, mask: as in `log_partition`.
 
   Returns:
     tags [..., n] int32, numbered as in `tag_marginals`, 0 at padding; and its score [...].
@@ -191,37 +137,11 @@ def viterbi(scores: ArrayLike, mask: ArrayLike | None = None) -> tuple[Array, Ar
     ([2, 4], 2.0)
   """
   segments, _, mask = _as_segments(scores, mask)
-  num_tokens, outside = mask.shape[-1], segments.shape[-1] - 1
-  label = jnp.argmax(segments, axis=-1)
-  by_end = jnp.moveaxis(jnp.max(segments, axis=-1), -1, 0)
-  position = jnp.arange(num_tokens + 1)
-
-  def forward_step(best, weights_and_end):
-    weights, end = weights_and_end
-    candidates = best[..., :-1] + weights
-    value = jnp.max(candidates, axis=-1, keepdims=True)
-    return jnp.where(position == end + 1, value, best), jnp.argmax(candidates, axis=-1)
-
-  first = jnp.where(position == 0, 0.0, NEG_INF)
-  first = jnp.broadcast_to(first, (*mask.shape[:-1], num_tokens + 1))
-  best, starts = jax.lax.scan(forward_step, first, (by_end, position[:-1]))
-
-  def back_step(segment, step):
-    start, end, kind = segment
-    starts, labels, here = step  # the best start of a segment that ends here, and labels by start
-    new = here < start
-    start = jnp.where(new, starts, start)
-    end = jnp.where(new, here, end)
-    chosen = jnp.take_along_axis(labels, start[..., None], axis=-1)[..., 0]
-    kind = jnp.where(new, chosen, kind)
-    at_start, at_end = here == start, here == end
-    place = jnp.where(at_start, jnp.where(at_end, 1, 2), jnp.where(at_end, 4, 3))
-    return (start, end, kind), jnp.where(kind == outside, 0, 4 * kind + place)
-
-  none = jnp.full(mask.shape[:-1], num_tokens, starts.dtype)
-  steps = (starts, jnp.moveaxis(label, -1, 0).astype(starts.dtype), position[:-1])
-  _, tags = jax.lax.scan(back_step, (none, none, none), steps, reverse=True)
-  return jnp.moveaxis(tags, 0, -1).astype(jnp.int32), best[..., -1]
+  at = jnp.arange(mask.shape[-1])
+  best, starts, ends, labels = best_segments(segments)
+  place = jnp.where(starts == ends, 1, jnp.where(at == starts, 2, jnp.where(at == ends, 4, 3)))
+  tags = jnp.where(labels == segments.shape[-1] - 1, 0, 4 * labels + place)
+  return tags.astype(jnp.int32), best
 
 
 def spans_of_tags(tags: ArrayLike, num_labels: int, mask: ArrayLike | None = None) -> Array:
@@ -263,9 +183,8 @@ def score(scores: ArrayLike, tags: ArrayLike, mask: ArrayLike | None = None) -> 
   """The summed score of the well-formed spans of BIOES tags [..., n]; see `spans_of_tags`.
 
   Args:
-    scores: [..., n, n, R] by start, end (inclusive) and label; only start <= end is read.
+    scores, mask: as in `log_partition`.
     tags: [..., n] integers.
-    mask: [..., n], ones and then zeros; None where all are tokens.
 
   Returns:
     [...] float32.
@@ -289,9 +208,8 @@ def log_prob(scores: ArrayLike, tags: ArrayLike, mask: ArrayLike | None = None) 
   """log P of the segmentation that BIOES tags [..., n] say: its score less log Z.
 
   Args:
-    scores: [..., n, n, R] by start, end (inclusive) and label; only start <= end is read.
+    scores, mask: as in `log_partition`.
     tags: [..., n] integers, numbered as in `tag_marginals`.
-    mask: [..., n], ones and then zeros; None where all are tokens.
 
   Returns:
     [...] float32.
@@ -315,8 +233,7 @@ def entropy(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
   with O among the labels: each term is at least 0, where log Z less the expected score would cancel.
 
   Args:
-    scores: [..., n, n, R] by start, end (inclusive) and label; only start <= end is read.
-    mask: [..., n], ones and then zeros; None where all are tokens.
+    scores, mask: as in `log_partition`.
 
   Returns:
     [...] float32, at least 0.
@@ -330,7 +247,7 @@ def entropy(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
     5.0
   """
   segments, _, _ = _as_segments(scores, mask)
-  return _expected(_marginals(segments), -_log_conditionals(segments))
+  return _expected(segments, -log_conditionals(segments))
 
 
 def cross_entropy(
@@ -357,7 +274,7 @@ def cross_entropy(
     1.609
   """
   teacher, student = _as_pair(teacher_scores, student_scores, mask)
-  return _expected(_marginals(teacher), -_log_conditionals(student))
+  return _expected(teacher, -log_conditionals(student))
 
 
 def kl_divergence(
@@ -384,8 +301,9 @@ def kl_divergence(
     True
   """
   teacher, student = _as_pair(teacher_scores, student_scores, mask)
-  difference = _log_conditionals(teacher) - _log_conditionals(student)
-  return jnp.maximum(_expected(_marginals(teacher), difference), 0.0)
+  ends_here = jnp.sum(by_end(segment_marginals(teacher)), axis=-1)
+  given_end = categorical_kl(log_conditionals(teacher), log_conditionals(student))
+  return jnp.sum(ends_here * given_end, axis=-1)
 
 
 def _as_pair(teacher: ArrayLike, student: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array]:
@@ -396,6 +314,7 @@ def _as_pair(teacher: ArrayLike, student: ArrayLike, mask: ArrayLike | None) -> 
   return _as_segments(teacher, mask)[0], _as_segments(student, mask)[0]
 
 
-def _expected(marginals: Array, values: Array) -> Array:
-  """The sum over segments [...]; what cannot be adds nothing, whatever its value."""
-  return jnp.sum(jnp.where(marginals > 0, marginals * values, 0.0), axis=(-3, -2, -1))
+def _expected(segments: Array, values: Array) -> Array:
+  """The sum of values by end over a random segmentation; what cannot be adds nothing."""
+  marginals = by_end(segment_marginals(segments))
+  return jnp.sum(jnp.where(marginals > 0, marginals * values, 0.0), axis=(-2, -1))

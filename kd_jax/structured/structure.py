@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from kd_jax.structured import linear_chain, maxent, parsing_as_tagging, spans
 from kd_jax.structured.dependency import DependencyScores, ParsingTags, parse
+from kd_jax.structured.inputs import as_scores
 from kd_jax.structured.linear_chain import LinearChain
 from kd_jax.structured.maxent import MaxEnt
 from kd_jax.structured.spans import SpanScores
@@ -62,7 +63,10 @@ def log_prob(scores: Structure, labels: PyTree) -> Array:
   """
   match scores:
     case LinearChain():
-      return linear_chain.log_prob(scores, labels)
+      # Cast once: the gradients of the score and of log Z cancel, and must not be rounded before.
+      unary = as_scores("unary", scores.unary, "n, L")
+      transition = as_scores("transition", scores.transition, "L, L")
+      return linear_chain.log_prob(LinearChain(unary, transition, scores.mask), labels)
     case MaxEnt():
       return maxent.log_prob(scores, labels)
     case SpanScores():
@@ -93,6 +97,7 @@ def as_chain(scores: Structure) -> LinearChain:
 def _tree_log_prob(scores: DependencyScores, tree: Tree) -> Array:
   heads = parsing_as_tagging.log_head_marginals(scores)
   relations = parsing_as_tagging.log_relation_probs(scores)
+  parsing_as_tagging.refuse_other_tokens(tree, heads.shape[:-1])
   gold = jnp.asarray(tree.heads)
   at_head = jnp.take_along_axis(relations, gold[..., None, None], axis=-2)[..., 0, :]
   values = _pick(heads, gold) + _pick(at_head, jnp.asarray(tree.relations))

@@ -4,18 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kd_jax.structured.maxent import MaxEnt
 
 from kd_jax.losses import structural
 from kd_jax.structured import dependency, linear_chain
 from kd_jax.structured.dependency import ParsingTags
 from kd_jax.structured.linear_chain import LinearChain
+from kd_jax.structured.maxent import MaxEnt
 from tests.losses import structures as builders
-from tests.losses.structures import Pair, StructuredLossContract
+from tests.losses.structures import EagerContract, Pair, StructuredLossContract, refused
 from tests.structured import oracles
 
 
-class TestCase1a(StructuredLossContract):
+class TestCase1a(EagerContract, StructuredLossContract):
   loss = staticmethod(structural.structural_kd_case_1a)
   kinds = ("chain", "chain")
 
@@ -35,7 +35,7 @@ class TestCase1a(StructuredLossContract):
     return temperature**2 * (log_z - expected / temperature)
 
 
-class TestCase1b(StructuredLossContract):
+class TestCase1b(EagerContract, StructuredLossContract):
   loss = staticmethod(structural.structural_kd_case_1b)
   kinds = ("parser", "parsing tags")
 
@@ -71,7 +71,7 @@ class TestCase3(StructuredLossContract):
     return temperature**2 * oracles.cross_entropy(builders.sequences(teacher), *parts)
 
 
-class TestCase4(StructuredLossContract):
+class TestCase4(EagerContract, StructuredLossContract):
   loss = staticmethod(structural.structural_kd_case_4)
   kinds = ("spans", "bioes")
 
@@ -135,10 +135,10 @@ class TestDispatch:
     assert structural.STRUCTURAL_KD_CASES[name] is case.loss
     pair = case().pair(seed=1)
     by_type, by_name = (
-      jax.jit(lambda pair, loss=loss: loss(*pair, temperature=2.0))(pair)
+      jax.make_jaxpr(lambda pair, loss=loss: loss(*pair, temperature=2.0))(pair)
       for loss in (structural.structural_kd_loss, case.loss)
     )
-    np.testing.assert_array_equal(by_type, by_name)
+    assert str(by_type) == str(by_name)
 
   def test_all_cases_of_the_paper_are_named(self):
     assert list(structural.STRUCTURAL_KD_CASES) == ["1a", "1b", "2a", "2b", "3", "4"]
@@ -167,22 +167,19 @@ class TestDispatch:
   @pytest.mark.parametrize("name", structural.STRUCTURAL_KD_CASES)
   def test_a_named_case_refuses_other_structures(self, name):
     teacher, student = BY_NAME[name]().pair()
-    other = builders.pair_of("spans", "spans").student
+    other = builders.pair_of("parsing tags", "spans")
     loss = structural.STRUCTURAL_KD_CASES[name]
-    with pytest.raises(ValueError, match="SpanScores"):
-      loss(teacher, other)
-    wrong = student if name == "4" else other
-    with pytest.raises(ValueError, match=type(wrong).__name__):
-      loss(wrong, student)
+    refused(loss, teacher, other.student, match="SpanScores")
+    refused(loss, other.teacher, student, match="ParsingTags")
 
   def test_case_2b_needs_a_second_order_teacher(self):
-    with pytest.raises(ValueError, match="refined"):
-      structural.structural_kd_case_2b(*builders.pair_of("parser", "parsing tags"))
+    pair = builders.pair_of("parser", "parsing tags")
+    refused(structural.structural_kd_case_2b, *pair, match="refined")
 
   def test_case_1b_takes_a_second_order_teacher_by_its_arcs(self):
     teacher, student = builders.pair_of("refined parser", "parsing tags")
     found = jax.jit(structural.structural_kd_case_1b)(teacher, student)
-    reference = TestCase1b().expect(Pair(teacher._replace(refined=None), student), ())
+    reference = TestCase1b().expect(Pair(teacher._replace(refined=None), student))
     np.testing.assert_allclose(found, reference, rtol=2e-5)
 
   def test_other_numbers_of_tags_are_refused(self):
@@ -196,25 +193,24 @@ class TestDispatch:
       (tokens, bioes),
       (spans, tokens),
     ):
-      with pytest.raises(ValueError, match=r"4, 4, 3.*4, 4, 9|4, 4, 9.*4, 4, 3"):
-        structural.structural_kd_loss(teacher, student)
+      match = r"4, 4, 3.*4, 4, 9|4, 4, 9.*4, 4, 3"
+      refused(structural.structural_kd_loss, teacher, student, match=match)
 
 
 class TestExactness:
   def test_own_scores_give_the_entropy(self):
     """And no other student is below it."""
     chain, other = builders.pair_of("chain", "chain", seed=8)
-    loss = TestCase1a().find
-    found = loss(Pair(chain, chain), (("temperature", 1.0),))[0]
-    expected = [
-      oracles.entropy(builders.sequences(s), builders.parts(s)) if len(s.unary) else 0
-      for s in (builders.sentence(chain, row) for row in range(len(builders.LENGTHS)))
-    ]
-    np.testing.assert_allclose(found.values, expected, rtol=2e-5)
+    find = TestCase1a().find
+    found = find(Pair(chain, chain), 1.0)
+    for row, length in enumerate(builders.LENGTHS):
+      if length:
+        own = builders.sentence(chain, row)
+        expected = oracles.entropy(builders.sequences(own), builders.parts(own))
+        np.testing.assert_allclose(found.values[row], expected, rtol=2e-5)
+        assert find(Pair(chain, other), 1.0).values[row] > expected + 1e-3
     for gradient in found.student.values():
       np.testing.assert_allclose(gradient, 0, atol=1e-5)
-    values = loss(Pair(chain, other), (("temperature", 1.0),))[0].values
-    assert np.all(values[np.array(builders.LENGTHS) > 0] > found.values[[0, 1, 3]] + 1e-3)
 
   def test_tempered_pairs_of_case_1a_are_no_distribution(self):
     """Then the loss falls below zero.
@@ -250,9 +246,8 @@ class TestExactness:
     student = ParsingTags(student.logits[..., :2], np.int32([1, 1]), np.int32([0, 1]), student.mask)
     last = [length - 1 for length in builders.LENGTHS if length]  # nothing to the right of it
     for temperature in (1.0, 3.0):
-      options = (("temperature", temperature),)
-      found = TestCase1b().find(Pair(teacher, student), options)[0]
-      expected = TestCase1b().expect(Pair(teacher, student), options)
+      found = TestCase1b().find(Pair(teacher, student), temperature)
+      expected = TestCase1b().expect(Pair(teacher, student), temperature)
       np.testing.assert_allclose(found.values, expected, rtol=2e-5, atol=1e-6)
       assert found.values[builders.LENGTHS.index(1)] == 0
       np.testing.assert_array_equal(found.student["logits"][[0, 1, 3], last], 0)
@@ -284,27 +279,27 @@ class TestExactness:
         expected[row] = builders.independent(targets, tags.logits, 1.0)
     np.testing.assert_allclose(loss(teacher, student), expected, rtol=5e-5)
 
-  def test_more_leading_axes_and_none(self):
-    for case in (TestCase1a(), TestCase1b(), TestCase4()):
-      pair = case.pair(seed=12)
-      expected = case.find(pair)[0].values
-      options = dict(case.all_options()[-1])
+  @pytest.mark.parametrize("case", [TestCase1a(), TestCase1b(), TestCase4()])
+  def test_other_leading_axes_and_no_mask(self, case):
+    pair = case.pair(seed=12)
+    expected = case.find(pair, 1.0).values
 
-      def reshape(scores, leading):
-        changed = {
-          name: np.reshape(getattr(scores, name), (*leading, *getattr(scores, name).shape[1:]))
-          for name, yes in builders.batched(scores).items()
-          if yes
-        }
-        return scores._replace(**changed)
+    def reshape(scores, leading, **changes):
+      fields = {
+        name: getattr(scores, name) for name, yes in builders.batched(scores).items() if yes
+      }
+      return scores._replace(
+        **(
+          {name: np.reshape(x, (*leading, *np.shape(x)[1:])) for name, x in fields.items()}
+          | changes
+        )
+      )
 
-      loss = jax.jit(lambda pair, case=case, options=options: case.loss(*pair, **options))
-      found = loss(Pair(*(reshape(scores, (2, 2)) for scores in pair)))
-      np.testing.assert_allclose(found, np.reshape(expected, (2, 2)), rtol=1e-5)
-      alone = Pair(*(reshape(builders.take(scores, np.s_[:1]), ()) for scores in pair))
-      np.testing.assert_allclose(loss(alone), expected[0], rtol=1e-5)
-      unmasked = Pair(*(scores._replace(mask=None) for scores in alone))
-      np.testing.assert_allclose(loss(unmasked), expected[0], rtol=1e-5)
+    loss = jax.jit(case.loss)
+    found = loss(*(reshape(scores, (2, 2)) for scores in pair))
+    np.testing.assert_allclose(found, np.reshape(expected, (2, 2)), rtol=1e-5)
+    found = loss(*(reshape(builders.take(scores, np.s_[:1]), (), mask=None) for scores in pair))
+    np.testing.assert_allclose(found, expected[0], rtol=1e-5)
 
 
 class TestHardConstraints:
@@ -335,25 +330,25 @@ class TestHardConstraints:
 
   @pytest.mark.parametrize("temperature", [1.0, 3.0])
   def test_case_1a(self, temperature):
-    pair, options = self.pair(), (("temperature", temperature),)
-    default, learning = TestCase1a().find(pair, options)
+    pair = self.pair()
+    found = TestCase1a().find(pair, temperature)
     expected = [
       TestCase1a().reference(*scores, temperature=temperature) for scores in self.sentences(pair)
     ]
     assert np.all(np.abs(expected) < 100)
-    np.testing.assert_allclose(default.values, expected, rtol=2e-5)
-    for leaf in jax.tree.leaves(learning):
+    np.testing.assert_allclose(found.values, expected, rtol=2e-5)
+    for leaf in jax.tree.leaves(found):
       assert np.isfinite(leaf).all()
     for name in ("unary", "transition"):  # what is excluded on both sides is not pulled either way
       excluded = np.asarray(getattr(pair.student, name)) < -1e29
       assert excluded.any()
-      np.testing.assert_allclose(np.where(excluded, default.student[name], 0), 0, atol=1e-6)
+      np.testing.assert_allclose(np.where(excluded, found.student[name], 0), 0, atol=1e-6)
 
   def test_case_2a(self):
     teacher, _ = self.pair()
     student = MaxEnt(np.random.default_rng(14).standard_normal(teacher.unary.shape), teacher.mask)
     student = student._replace(logits=np.float32(student.logits))
-    found = TestCase2a().find(Pair(teacher, student), (("temperature", 1.0),))[1]
+    found = TestCase2a().find(Pair(teacher, student), 1.0)
     for row, (chain, _) in enumerate(self.sentences(Pair(teacher, teacher))):
       tokens = MaxEnt(np.float64(student.logits[row, : len(chain.unary)]), None)
       np.testing.assert_allclose(
@@ -365,10 +360,10 @@ class TestHardConstraints:
   @pytest.mark.parametrize("temperature", [1.0, 3.0])
   def test_a_student_that_excludes_what_the_teacher_does_not(self, temperature):
     """The cross-entropy is infinite by right: large and finite here, as are its gradients."""
-    student, options = self.pair().student, (("temperature", temperature),)
+    student = self.pair().student
     chain = LinearChain(0 * student.unary, 0 * student.transition, student.mask)
     for case, teacher in ((TestCase1a(), chain), (TestCase3(), MaxEnt(chain.unary, chain.mask))):
-      found = case.find(Pair(teacher, student), options)[1]
+      found = case.find(Pair(teacher, student), temperature)
       assert np.all(found.values > 1e20)
       for leaf in jax.tree.leaves(found):
         assert np.isfinite(leaf).all()
@@ -378,5 +373,4 @@ def test_scores_must_be_floats():
   chain = builders.pair_of("chain", "chain").teacher
   tags = chain._replace(unary=np.ones(chain.unary.shape, np.int32))
   for pair in ((tags, chain), (chain, tags)):
-    with pytest.raises(ValueError, match="unary must be floating point"):
-      structural.structural_kd_loss(*pair)
+    refused(structural.structural_kd_loss, *pair, match="unary must be floating point")

@@ -148,16 +148,19 @@ class TestTwoWaysOfSumming:
     def spread(unary, transition):
       return linear_chain.entropy(LinearChain(unary, transition)).sum()
 
+    def total(unary, transitions):
+      return jax.vmap(spread, (None, 0))(unary, transitions).sum()
+
     each = jax.grad(spread, (0, 1))
-    found, *expected = jax.jit(
+    (of_unary, of_transitions), *expected = jax.jit(
       lambda transitions: (
-        jax.vmap(each, (None, 0))(unary, transitions),
+        jax.grad(total, (0, 1))(unary, transitions),
         *(each(unary, transition) for transition in transitions),
       )
     )(transitions)
+    np.testing.assert_allclose(of_unary, expected[0][0] + expected[1][0], atol=2e-5)
     for i in range(2):
-      for actual, wanted in zip(found, expected[i], strict=True):
-        np.testing.assert_allclose(actual[i], wanted, atol=2e-5)
+      np.testing.assert_allclose(of_transitions[i], expected[i][1], atol=2e-5)
 
 
 class TestTransitions:
