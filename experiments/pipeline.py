@@ -19,7 +19,7 @@ class Pipeline(Networks):
     """
     together = self.study.seeds_together
     if together is None:
-      together = 1 if self.domain.convolutional(self.domain.student) else self.study.seeds
+      together = self.domain.seeds_together(self.study.seeds)
     wanted = set(range(self.study.seeds))
     folders = (self.root / "students" / method).glob("seeds-*")
     begun = [tuple(int(seed) for seed in folder.name.split("-")[1:]) for folder in folders]

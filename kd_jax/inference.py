@@ -17,8 +17,8 @@ from kd_jax.structured import layout
 from kd_jax.types import Outputs, PyTree
 
 Predict = Callable[[np.ndarray, int, int], Any]
-"""(rows [M], view, global batch size) -> outputs: of images by name, [M, ...], "logits" or the fields of `TopK`;
-of sequences a `Ragged` of the M sentences."""
+"""(rows [M], view, global batch size) -> outputs: of images [M, ...] by name, "logits" or the fields of
+`TopK`; of sequences a `Ragged` of the M sentences."""
 
 
 def predictor(

@@ -255,7 +255,7 @@ def make_recipe(
   name: str,
   budget: Budget,
   settings: Mapping[str, Any] | None = None,
-  registry: Mapping[str, Callable[..., Recipe]] = RECIPES,
+  registry: Mapping[str, Callable[..., Recipe]] | None = None,
 ) -> Recipe:
   """The recipe of a method by name, with its own settings.
 
@@ -263,11 +263,12 @@ def make_recipe(
     name: one of the registry.
     budget: epochs, optimiser, number of classes.
     settings: keyword arguments of the method.
-    registry: the methods for a kind of data: `RECIPES`, or those of `kd_jax.structured_recipes`.
+    registry: the methods for a kind of data: by default `RECIPES`; or those of `kd_jax.structured_recipes`.
 
   Raises:
     ValueError: for an unknown method or setting, naming those that exist.
   """
+  registry = RECIPES if registry is None else registry
   if name not in registry:
     raise ValueError(f"unknown method {name!r}: known are {', '.join(registry)}")
   known = list(inspect.signature(registry[name]).parameters)[1:]

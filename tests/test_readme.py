@@ -13,7 +13,7 @@ import kd_jax
 from kd_jax import phases, recipes
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-LOSS, METHOD, ARRAYS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOSS, METHOD, STRUCTURES, ARRAYS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_one_loss_in_a_plain_jit():
@@ -35,6 +35,17 @@ def test_a_new_method(monkeypatch):
   found = made.phases[0].objective[0].loss_at(*outputs, None, 0)
   expected = kd_jax.reverse_kl(outputs[0].logits, outputs[1].logits, temperature=4.0)
   np.testing.assert_array_equal(found, expected)
+
+
+def test_structural_losses_in_a_plain_jit():
+  names = {}
+  exec(STRUCTURES, names)
+  unary, transition, mask = np.zeros((2, 3, 4)), np.zeros((4, 4)), np.array([[1, 1, 1], [1, 0, 0]])
+  # All tags are equally likely: log 4 nats a token, 3 + 1 tokens in 2 sentences.
+  assert names["crf_to_crf"](unary, transition, unary, transition, mask) == pytest.approx(
+    2 * np.log(4)
+  )
+  assert names["crf_to_tagger"](unary, transition, unary, mask) == pytest.approx(2 * np.log(4))
 
 
 def test_one_s_own_arrays():

@@ -130,6 +130,7 @@ OTHERS = {
   "dtype": "float16",
   "top_k": 2,
   "temperature": 4.0,
+  "structure": "MaxEnt",
 }
 
 
@@ -140,7 +141,8 @@ def test_every_field_has_another_value_to_be_refused():
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_cache_of_something_else_is_refused_with_both_values_and_the_remedy(folder, name):
-  changes = {name: OTHERS[name]} | ({"top_k": 2} if name == "temperature" else {})
+  beside = {"temperature": {"top_k": 2}, "structure": {"views": 1}}.get(name, {})
+  changes = {name: OTHERS[name]} | beside
   expected = dataclasses.replace(SPEC, **changes)
   before = manifest(folder)
   predict = Counted()

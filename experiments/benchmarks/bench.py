@@ -1,12 +1,14 @@
 """What the benchmarks run: a study's own networks, batches and phase, on images that need no preparation."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from experiments.config import Study, Where
+from experiments.config import Where, parse
+from experiments.domains.images import ImageStudy
 from kd_jax import data, parallel, recipes
 from kd_jax.models.spec import build_model, is_convolutional
 from kd_jax.training.loop import Task
@@ -37,7 +39,19 @@ class Options:
       raise ValueError(f"repeats >= 1 and starts >= 0 expected: {self.repeats} and {self.starts}")
 
 
-def make_task(study: Study, where: Where, *, synthetic: bool) -> Task:
+def read(argv: Sequence[str] | None) -> tuple[ImageStudy, Where, Options]:
+  """The command line of both benchmarks.
+
+  Raises:
+    ValueError: as `experiments.config.parse`; a study of anything but images.
+  """
+  study, where, options = parse("benchmarks.training", argv, Options)
+  if not isinstance(study, ImageStudy):
+    raise ValueError(f"the benchmark measures studies of images, {study.name} is none")
+  return study, where, options
+
+
+def make_task(study: ImageStudy, where: Where, *, synthetic: bool) -> Task:
   """The students' task as a study has it, but validated on one batch, which is not measured."""
   if where.num_processes > 1:
     raise ValueError(f"the benchmark measures 1 process, got --num-processes {where.num_processes}")
@@ -67,14 +81,14 @@ def make_task(study: Study, where: Where, *, synthetic: bool) -> Task:
   )
 
 
-def _random_images(study: Study, count: int) -> data.Dataset:
+def _random_images(study: ImageStudy, count: int) -> data.Dataset:
   generator, (_, shape, classes) = np.random.default_rng(0), _SHAPES[study.dataset]
   images = generator.integers(0, 256, (count, *shape), np.uint8)
   labels, ids = generator.integers(0, classes, count), np.arange(count).astype(str)
   return data.Dataset(study.dataset, "synthetic", "train", images, labels, None, ids, classes)
 
 
-def make_phase(study: Study, task: Task, epochs: int) -> tuple[recipes.Phase, LoopState]:
+def make_phase(study: ImageStudy, task: Task, epochs: int) -> tuple[recipes.Phase, LoopState]:
   """Phase I of Annealing-KD, cut or stretched to some epochs, and a fresh start of it."""
   phase = study.recipe("annealing_kd", task.train.num_classes).phases[0]
   phase = dataclasses.replace(phase, epochs=epochs)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import config, console
+from experiments import console
 from experiments.benchmarks import bench
 from kd_jax import parallel
 from kd_jax.training.loop import device_data
-from kd_jax.training.step import cached_teacher, make_train_step
+from kd_jax.training.step import StepBatch, cached_teacher, make_train_step
 from kd_jax.types import Outputs
 
 
@@ -44,7 +44,7 @@ def start(argv: Sequence[str], cache: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Takes one step and prints the time of day at its end."""
-  study, where, options = config.parse("benchmarks.training", argv, bench.Options)
+  study, where, options = bench.read(argv)
   console.start(where)
   task = bench.make_task(study, where, synthetic=options.synthetic)
   phase, state = bench.make_phase(study, task, epochs=1)
@@ -60,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     views=task.views,
   )
   run = parallel.epoch_runner(step, one_dispatch=task.one_dispatch, donate=True)
-  held = parallel.replicate(device_data(task.train, teacher.arrays))
+  (bucket,) = task.train.buckets
+  held = parallel.replicate(device_data(bucket, teacher.of_bucket(0), task.seeds))
   # A single step, in the form of an epoch.
   rows = parallel.shuffled_rows(task.seeds, 0, len(task.train), task.batch_size)[:1]
-  run(parallel.replicate(state.train), held, parallel.shard(rows, axis=2))
+  run(parallel.replicate(state.train), held, StepBatch(parallel.shard(rows, axis=2), None))
   print(time.time())
   return 0
 

@@ -19,7 +19,7 @@ import orbax.checkpoint
 
 from experiments import config, console
 from experiments.benchmarks import bench, first_step
-from experiments.config import Study
+from experiments.domains.images import ImageStudy
 from kd_jax import inference, teacher_cache
 from kd_jax.checkpoints import CheckpointStore, unflatten, write_json
 from kd_jax.models.spec import build_model
@@ -33,7 +33,7 @@ Quantity = tuple[str, str, list[float]]
 
 def main(argv: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if argv is None else argv)
-  study, where, options = config.parse("benchmarks.training", arguments, bench.Options)
+  study, where, options = bench.read(arguments)
   # First, while this process holds no device; console.say would take one, to ask which process it is in.
   print(f"first step: {2 * options.starts} fresh processes", flush=True)
   starts = first_step.measure(arguments, options.starts)
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _teachers(study: Study, task: Task, folder: Path) -> tuple[dict[str, Teacher], list[Quantity]]:
+def _teachers(study: ImageStudy, task: Task, folder: Path) -> tuple[dict[str, Teacher], list[Quantity]]:
   """The teacher from its cache and alive; and how fast the cache was filled, a view of a chunk at a time."""
   model = build_model(study.teacher, task.train.num_classes)
   variables = bench.teacher_variables(model, task.train.images)
@@ -107,7 +107,7 @@ def _teachers(study: Study, task: Task, folder: Path) -> tuple[dict[str, Teacher
 
 
 def _epochs(
-  study: Study, task: Task, teachers: dict[str, Teacher], repeats: int
+  study: ImageStudy, task: Task, teachers: dict[str, Teacher], repeats: int
 ) -> tuple[dict[str, list[float]], EpochReport]:
   """Seconds of each epoch but the first, by teacher; and the last report."""
   phase, state = bench.make_phase(study, task, repeats + 1)

@@ -18,10 +18,10 @@ CONFIG = TaggingStudy(
   name="conll_ner",
   batch_size=32,
   teacher=SequenceSpec(width=128),
-  teacher_epochs=15,
+  teacher_epochs=20,
   teacher_optimizer=_ADAM,
   student=SequenceSpec(word_width=32, character_width=16, width=32, dropout=0.2),
-  epochs=15,
+  epochs=20,
   optimizer=_ADAM,
   seeds=3,
 )

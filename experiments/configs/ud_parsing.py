@@ -1,4 +1,4 @@
-"""Dependency parsing (Universal Dependencies, English EWT): structural KD in cases 1b and 2b (arXiv 2010.05010).
+"""Dependency parsing (Universal Dependencies, English EWT): structural KD, cases 1b and 2b (arXiv 2010.05010).
 
 A biaffine parser, of first (1b) or second order (2b), teaches parsing as tagging. Scores are of universal
 relations, with punctuation, as in the CoNLL 2018 shared task; trees are decoded with one root.
@@ -20,10 +20,10 @@ CONFIG = ParsingStudy(
   max_length=64,
   cache_dtype="float16",
   teacher=SequenceSpec(width=128, layers=2),
-  teacher_epochs=15,
+  teacher_epochs=20,
   teacher_optimizer=_ADAM,
   student=SequenceSpec(word_width=32, character_width=16, width=64, dropout=0.2),
-  epochs=15,
+  epochs=20,
   optimizer=_ADAM,
   seeds=3,
 )

@@ -60,6 +60,10 @@ class Domain(abc.ABC):
     """Whether it convolves: see `parallel.one_dispatch_an_epoch`."""
 
   @abc.abstractmethod
+  def seeds_together(self, seeds: int) -> int:
+    """How many seeds of the student are best trained as one program, of so many."""
+
+  @abc.abstractmethod
   def check(self, recipes: dict[str, Recipe]) -> None:
     """Refuses, before anything is trained, what later stages could not do; raises ValueError."""
 

@@ -111,6 +111,9 @@ class Images(Domain):
   def convolutional(self, spec):
     return is_convolutional(spec)
 
+  def seeds_together(self, seeds):
+    return 1 if self.convolutional(self.student) else seeds
+
   def check(self, recipes: dict[str, Recipe]) -> None:
     if not len(self.validation):
       raise ValueError("validation_examples must be at least 1: they choose the best epoch")

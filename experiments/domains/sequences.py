@@ -237,6 +237,10 @@ class Sequences(Domain):
   def convolutional(self, spec) -> bool:
     return False  # the character CNN is written as matrix products
 
+  def seeds_together(self, seeds: int) -> int:
+    # On CPU three recurrent students as one program take twice the time of one after another.
+    return 1 if jax.default_backend() == "cpu" else seeds
+
   def check(self, recipes: dict[str, Recipe]) -> None:
     for split in (self.validation, self.test):
       if not len(split):

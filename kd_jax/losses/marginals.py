@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import check_temperature, times_squared_temperature
+from kd_jax.losses.inputs import check_temperature, static_value, times_squared_temperature
 from kd_jax.structured import maxent
 from kd_jax.structured.maxent import MaxEnt
 from kd_jax.types import NEG_INF, Array, ArrayLike, PyTree
@@ -17,6 +17,29 @@ def at_the_door(teacher: PyTree, temperature: ArrayLike, stop_teacher_gradient: 
   if jnp.ndim(temperature):
     raise ValueError(f"temperature must be one scalar, got shape {jnp.shape(temperature)}")
   return jax.lax.stop_gradient(teacher) if stop_teacher_gradient else teacher
+
+
+def with_one_mask(teacher: PyTree, student: PyTree) -> tuple[PyTree, PyTree]:
+  """Both with the sentences' mask: one that has none takes the other's.
+
+  Raises:
+    ValueError: masks that (unless traced) differ.
+  """
+  masks = [getattr(structure, "mask", None) for structure in (teacher, student)]
+  if masks[0] is masks[1] or not (hasattr(teacher, "mask") and hasattr(student, "mask")):
+    return teacher, student
+  if any(mask is None for mask in masks):
+    mask = masks[0] if masks[1] is None else masks[1]
+    return teacher._replace(mask=mask), student._replace(mask=mask)
+  values = [static_value(mask) for mask in masks]
+  if all(value is not None for value in values) and values[0].shape == values[1].shape:
+    differing = int((values[0].astype(bool) != values[1].astype(bool)).sum())
+    if differing:
+      raise ValueError(
+        f"the masks of teacher and student {values[0].shape} differ at {differing} positions: give both "
+        "the sentences' mask"
+      )
+  return teacher, student
 
 
 def expect(structure: PyTree, *kinds: type) -> None:

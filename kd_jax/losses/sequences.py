@@ -14,6 +14,7 @@ from kd_jax.losses.marginals import (
   refuse_other_shapes,
   sharpen,
   token_cross_entropy,
+  with_one_mask,
 )
 from kd_jax.structured import (
   dependency,
@@ -86,6 +87,7 @@ def token_kd_loss(
     As a baseline of Wang et al. 2021, arXiv 2010.05010.
   """
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   match teacher:
     case LinearChain() | MaxEnt():
       log_targets = maxent.log_probs(divide(_emissions(teacher), temperature))
@@ -136,6 +138,7 @@ def posterior_kd_loss(
     arXiv 2004.03846.
   """
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   match teacher:
     case LinearChain():
       marginals = linear_chain.marginals(teacher)[0]
@@ -187,6 +190,7 @@ def k_best_kd_loss(
     Wang et al., ACL 2020, arXiv 2004.03846, top-K and top-WK distillation.
   """
   teacher = at_the_door(teacher, 1.0, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   paths, log_weights = _k_best(teacher, k)
   if not weighted:
     existing = log_weights > NEG_INF / 2
@@ -220,6 +224,7 @@ def fuzzy_crf_loss(
     Zhou et al., Multi-Grained Knowledge Distillation for Named Entity Recognition, NAACL 2021.
   """
   teacher = at_the_door(teacher, 1.0, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   paths, scores = _k_best(teacher, k)
   log_probs = _log_probs_of_paths(student, paths, scores)
   existing = jax.lax.stop_gradient(scores) > NEG_INF / 2

@@ -33,6 +33,7 @@ from kd_jax.losses.marginals import (
   refuse_other_shapes,
   sharpen,
   token_cross_entropy,
+  with_one_mask,
 )
 from kd_jax.structured import linear_chain, maxent, parsing_as_tagging, spans
 from kd_jax.structured.dependency import DependencyScores, ParsingTags
@@ -116,6 +117,7 @@ def structural_kd_case_1a(
   expect(teacher, LinearChain)
   expect(student, LinearChain)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   if is_one(temperature):
     return linear_chain.cross_entropy(teacher, student)
   refuse_other_shapes(teacher.unary, student.unary)
@@ -169,6 +171,7 @@ def structural_kd_case_2a(
   expect(teacher, LinearChain)
   expect(student, MaxEnt)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   return token_cross_entropy(linear_chain.marginals(teacher)[0], student, temperature)
 
 
@@ -211,6 +214,7 @@ def structural_kd_case_3(
   expect(teacher, MaxEnt)
   expect(student, LinearChain)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   chain = maxent.as_chain(divide(teacher, temperature))
   loss = linear_chain.cross_entropy(chain, divide(student, temperature))
   return times_squared_temperature(loss, temperature)
@@ -233,6 +237,7 @@ def structural_kd_case_4(
   expect(teacher, SpanScores)
   expect(student, MaxEnt)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   return token_cross_entropy(spans.tag_marginals(*teacher), student, temperature)
 
 
@@ -250,6 +255,7 @@ def structural_kd_maxent(
   expect(teacher, MaxEnt)
   expect(student, MaxEnt)
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   return token_cross_entropy(maxent.marginals(teacher), student, temperature)
 
 
@@ -281,6 +287,7 @@ def _parsing_case(
   stop_teacher_gradient: bool,
 ) -> Array:
   teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
   heads, relations = (
     parsing_as_tagging.log_head_marginals(teacher),
     parsing_as_tagging.log_relation_probs(teacher),

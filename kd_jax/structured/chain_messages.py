@@ -30,16 +30,11 @@ def _largest(scores: Array, axis: int) -> Array:
   return jax.lax.stop_gradient(jnp.max(scores, axis=axis, keepdims=True))
 
 
-def _factor(transition: Array) -> Array:
-  # Clipped for vmap, which evaluates both branches of a condition: what is not used must stay finite.
-  return jnp.exp(jnp.clip(transition, -MAX_FACTORISED, MAX_FACTORISED))
-
-
 def _scan_states(
   unary: Array, transition: Array, mask: Array, factorised: bool
 ) -> tuple[Array, Array]:
   """States [n, L, B] and log Z [B], one position after the other; padding leaves a state as it is."""
-  factor = _factor(transition)
+  factor = jnp.exp(transition)
 
   def log_sums(state):
     if factorised:
@@ -66,7 +61,7 @@ def _scan_marginals(
   states: Array, transition: Array, mask: Array, factorised: bool
 ) -> tuple[Array, Array]:
   """Unary marginals [n, L, B] and expected transition counts [L, L, B], from the end to the start."""
-  factor = _factor(transition)
+  factor = jnp.exp(transition)
   last = jax.nn.softmax(states[-1], axis=0)
   if factorised:
     weights = jnp.exp(states[:-1])

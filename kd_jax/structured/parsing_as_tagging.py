@@ -10,6 +10,7 @@ References:
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd_jax.structured.dependency import DependencyScores, ParsingTags
 from kd_jax.structured.inputs import as_mask, as_scores
@@ -95,6 +96,10 @@ def tag_marginals(log_heads: Array, log_relations: Array, tags: ParsingTags) -> 
   arcs = jnp.take_along_axis(log_heads, heads, axis=-1)
   # One flat gather of (head, relation) for each tag; [..., n, n+1, R] is never copied.
   number = log_relations.shape[-1]
+  if not isinstance(relations, jax.core.Tracer) and np.max(relations, initial=0) >= number:
+    raise ValueError(
+      f"a tag has relation {int(np.max(relations))}, the arcs have {number} relations"
+    )
   flat = log_relations.reshape(*log_relations.shape[:-2], -1)
   names = jnp.take_along_axis(flat, heads * number + relations, axis=-1)
   valid &= arcs > EXCLUDED

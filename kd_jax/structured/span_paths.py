@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.spans import _as_segments
+from kd_jax.structured.segments import as_segments
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
 
@@ -32,7 +32,7 @@ def k_best(scores: ArrayLike, k: int, mask: ArrayLike | None = None) -> tuple[Ar
   """
   if k < 1:
     raise ValueError(f"k must be at least 1, got {k}")
-  segments, _, mask = _as_segments(scores, mask)
+  segments, _, mask = as_segments(scores, mask)
   num_tokens, kinds = segments.shape[-2:]
   batch = mask.shape[:-1]
   by_end = jnp.moveaxis(segments, -2, 0)  # [end, ..., start, kind]
@@ -99,7 +99,7 @@ def token_scores(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
     >>> (3 * jax.nn.softmax(token_scores(jnp.zeros((2, 2, 1))))).round(2).tolist()
     [[1.0, 1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0, 1.0]]
   """
-  segments, _, mask = _as_segments(scores, mask)
+  segments, _, mask = as_segments(scores, mask)
   spans, num_tokens = segments[..., :-1], mask.shape[-1]
   later = jnp.triu(jnp.ones((num_tokens, num_tokens), bool), k=1)[..., None]
   single = jnp.einsum("...iir->...ir", spans)

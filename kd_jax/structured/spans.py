@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from kd_jax.structured.divergence import categorical_kl
 from kd_jax.structured.inputs import as_mask
 from kd_jax.structured.segments import (
-  as_segments as _as_segments,
+  as_segments,
   best_segments,
   by_end,
   forward,
@@ -54,7 +54,7 @@ def log_partition(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
     >>> round(float(jnp.exp(log_partition(jnp.zeros((2, 2, 1))))))  # OO, SO, OS, SS, BE
     5
   """
-  segments, _, _ = _as_segments(scores, mask)
+  segments, _, _ = as_segments(scores, mask)
   return forward(segments)[..., -1]
 
 
@@ -75,7 +75,7 @@ def span_marginals(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
     >>> (5 * span_marginals(jnp.zeros((2, 2, 1))))[..., 0].round(3).tolist()
     [[2.0, 1.0], [0.0, 2.0]]
   """
-  segments, valid, _ = _as_segments(scores, mask)
+  segments, valid, _ = as_segments(scores, mask)
   return jnp.where(valid, segment_marginals(segments)[..., :-1], 0.0)
 
 
@@ -101,7 +101,7 @@ def tag_marginals(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
     >>> (5 * tag_marginals(jnp.zeros((2, 2, 1)))).round(3).tolist()
     [[2.0, 2.0, 1.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0, 1.0]]
   """
-  segments, _, mask = _as_segments(scores, mask)
+  segments, _, mask = as_segments(scores, mask)
   marginals = segment_marginals(segments)
   num_tokens = mask.shape[-1]
   diagonal = jnp.einsum("...iir->...ir", marginals)
@@ -136,7 +136,7 @@ def viterbi(scores: ArrayLike, mask: ArrayLike | None = None) -> tuple[Array, Ar
     >>> tags.tolist(), float(score)
     ([2, 4], 2.0)
   """
-  segments, _, mask = _as_segments(scores, mask)
+  segments, _, mask = as_segments(scores, mask)
   at = jnp.arange(mask.shape[-1])
   best, starts, ends, labels = best_segments(segments)
   place = jnp.where(starts == ends, 1, jnp.where(at == starts, 2, jnp.where(at == ends, 4, 3)))
@@ -197,7 +197,7 @@ def score(scores: ArrayLike, tags: ArrayLike, mask: ArrayLike | None = None) -> 
     >>> float(score(jnp.full((3, 3, 1), 2.0), jnp.array([2, 4, 1])))
     4.0
   """
-  segments, _, mask = _as_segments(scores, mask)
+  segments, _, mask = as_segments(scores, mask)
   if jnp.shape(tags) != mask.shape:
     raise ValueError(f"tags {jnp.shape(tags)} must be of the scores' shape [..., n] = {mask.shape}")
   spans = spans_of_tags(tags, segments.shape[-1] - 1, mask)
@@ -246,7 +246,7 @@ def entropy(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
     >>> round(float(jnp.exp(entropy(jnp.zeros((2, 2, 1))))), 3)
     5.0
   """
-  segments, _, _ = _as_segments(scores, mask)
+  segments, _, _ = as_segments(scores, mask)
   return _expected(segments, -log_conditionals(segments))
 
 
@@ -311,7 +311,7 @@ def _as_pair(teacher: ArrayLike, student: ArrayLike, mask: ArrayLike | None) -> 
     raise ValueError(
       f"teacher_scores {jnp.shape(teacher)} and student_scores {jnp.shape(student)} must have one shape"
     )
-  return _as_segments(teacher, mask)[0], _as_segments(student, mask)[0]
+  return as_segments(teacher, mask)[0], as_segments(student, mask)[0]
 
 
 def _expected(segments: Array, values: Array) -> Array:

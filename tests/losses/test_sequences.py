@@ -6,24 +6,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kd_jax.structured.maxent import MaxEnt
 
 from kd_jax.losses import sequences
 from kd_jax.losses.logits import soft_target_kd_loss
 from kd_jax.structured import linear_chain
 from kd_jax.structured.dependency import DependencyScores, ParsingTags
 from kd_jax.structured.linear_chain import LinearChain
+from kd_jax.structured.maxent import MaxEnt
 from kd_jax.structured.spans import SpanScores
 from kd_jax.types import Tree
 from tests.losses import structures as builders
-from tests.losses.structures import LENGTHS, N, Pair, StructuredLossContract
+from tests.losses.structures import LENGTHS, EagerContract, N, Pair, StructuredLossContract, refused
 from tests.structured import oracles
 
 
 def log_prob(scores, gold):
   """log P(gold) of one sentence, from the list of all structures or token by token."""
   match scores:
-    case LinearChain() | MaxEnt():
+    case MaxEnt():
+      rows = zip(scores.logits, gold, strict=True)
+      return sum(builders.log_softmax(row)[tag] for row, tag in rows)
+    case LinearChain():
       listed = builders.sequences(scores)
       found = oracles.log_probs(listed, builders.parts(scores))
     case SpanScores():
@@ -58,9 +61,9 @@ def gold_nll(teacher, student):
   return sequences.structure_nll_loss(student, gold)
 
 
-class NLLContract(StructuredLossContract):
+class NLLContract(EagerContract, StructuredLossContract):
   loss = staticmethod(gold_nll)
-  temperatures = ()
+  temperatures = (None,)
   learns = teacher_learns = False
   kind: str
 
@@ -76,13 +79,13 @@ class NLLContract(StructuredLossContract):
 
   def test_labels_of_padding_do_not_matter(self):
     pair = self.pair(5)
-    expected = self.find(pair)[0]
+    expected = self.find(pair)
     for filler in (-100, 10**6):
 
       def replace(labels, filler=filler):
         return np.where(builders.mask(), labels, np.asarray(filler, labels.dtype))
 
-      found = self.find(pair._replace(teacher=jax.tree.map(replace, pair.teacher)))[0]
+      found = self.find(pair._replace(teacher=jax.tree.map(replace, pair.teacher)))
       jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
@@ -175,51 +178,48 @@ class TestTokenKD(StructuredLossContract):
     return temperature**2 * total
 
   def test_is_soft_target_kd_summed_over_tokens(self):
-    if not set(self.kinds) <= {"chain", "tokens"}:
-      return
-    pair = self.pair(3)
-    of_tokens = soft_target_kd_loss(
-      pair.student[0], pair.teacher[0], temperature=3.0, mask=builders.mask()
-    )
-    np.testing.assert_allclose(self.find(pair)[0].values, of_tokens.sum(axis=-1), rtol=1e-5)
+    pair = builders.pair_of("chain", "chain", seed=3)
+    emissions = pair.student.unary, pair.teacher.unary
+    of_tokens = jax.jit(soft_target_kd_loss)(*emissions, temperature=3.0, mask=builders.mask())
+    found = TestTokenKD().find(pair, 3.0).values
+    np.testing.assert_allclose(found, of_tokens.sum(axis=-1), rtol=1e-5)
 
   def test_is_zero_at_equality(self):
     for scale in (1.0, 100.0):
       pair = self.pair(4, scale)
-      match pair:
-        case (LinearChain() | MaxEnt(), _):
-          pair = Pair(
-            pair.teacher, pair.student._replace(**{pair.student._fields[0]: pair.teacher[0]})
-          )
-        case _:
-          logits = np.zeros(pair.student.logits.shape, np.float32)
-          for row, length in enumerate(LENGTHS):
-            if length:
-              scores = [builders.sentence(side, row) for side in pair]
-              targets = np.maximum(self.targets(*scores, 1.0), 1e-30)
-              logits[row, :length] = np.log(targets)
-          pair = pair._replace(student=pair.student._replace(logits=logits))
-      for options in self.all_options():
-        # Where the scores are those of log-probabilities, T divides the same scores on both sides.
-        found = self.find(pair, options)[0]
+      field = pair.student._fields[0]
+      scores = np.zeros_like(pair.student[0])
+      for row, length in enumerate(LENGTHS):
+        if length:
+          targets = self.targets(*(builders.sentence(side, row) for side in pair), 1.0)
+          # Of log-probabilities T makes the tempered distribution.
+          scores[row, :length] = np.log(np.maximum(targets, 1e-300))
+      pair = pair._replace(student=pair.student._replace(**{field: scores}))
+      for temperature in self.temperatures:
+        found = self.find(pair, temperature)
         np.testing.assert_allclose(found.values, 0, atol=2e-5)
         for gradient in found.student.values():
           np.testing.assert_allclose(gradient, 0, atol=2e-5)
 
 
-class TestTokenKDToTokens(TestTokenKD):
-  kinds = ("chain", "tokens")
-
-
-class TestTokenKDFromTokens(TestTokenKD):
-  kinds = ("tokens", "chain")
-
-
 class TestTokenKDFromSpans(TestTokenKD):
+  """A tag's score sums the spans that give a token this tag, whatever else the sentence has."""
+
   kinds = ("spans", "bioes")
 
   def targets(self, teacher, student, temperature):
-    return [builders.softened(row, temperature) for row in builders.tag_marginals(teacher)]
+    n, _, num_labels = teacher.scores.shape
+    found = []
+    for i in range(n):
+      gathered = {0: [0.0]}
+      for start, end, label in np.ndindex(n, n, num_labels):
+        if start <= i <= end:
+          tag = oracles.tags_of_spans([(start, end, label)], n)[i]
+          gathered.setdefault(tag, []).append(teacher.scores[start, end, label])
+      tags = range(4 * num_labels + 1)
+      scores = np.array([oracles.log_sum_exp(gathered.get(tag, [])) for tag in tags])
+      found.append(np.exp(builders.log_softmax(scores / temperature)))
+    return found
 
 
 class TestTokenKDFromParser(TestTokenKD):
@@ -237,32 +237,11 @@ class TestTokenKDFromParser(TestTokenKD):
       pair.student.logits[..., :2], np.int32([1, 1]), np.int32([0, 1]), pair.student.mask
     )
     pair = pair._replace(student=right)
-    for options in self.all_options():
-      found = self.find(pair, options)[0]
+    for temperature in self.temperatures:
+      found = self.find(pair, temperature)
       assert found.values[LENGTHS.index(1)] == 0
       np.testing.assert_array_equal(found.student["logits"][0, 3], 0)
-      alone = [builders.sentence(side, 0) for side in pair]
-      alone[1] = alone[1]._replace(logits=alone[1].logits[:3])  # the last token has no label
-      alone[0] = alone[0]._replace(arc=alone[0].arc[:3], relation=alone[0].relation[:3])
-      targets = np.zeros((3, 2))
-      log_arcs, log_relations = (
-        builders.log_arc_probs(alone[0]),
-        builders.log_relation_probs(alone[0]),
-      )
-      for i in range(3):
-        targets[i] = np.exp(builders.log_softmax(log_arcs[i, i + 2] + log_relations[i, i + 2]))
-      temperature = dict(options)["temperature"]
-      expected = 0.0
-      for target, row in zip(targets, alone[1].logits, strict=True):
-        p = builders.softened(target, temperature)
-        expected += p @ (np.log(p) - builders.log_softmax(row / temperature))
-      np.testing.assert_allclose(found.values[0], temperature**2 * expected, rtol=2e-5)
-
-
-class TestTokenKDFromRefinedParser(TestTokenKDFromParser):
-  """By the arc scores: mean field is structure."""
-
-  kinds = ("refined parser", "parsing tags")
+      self.assert_close(found.values, self.expect(pair, temperature))
 
 
 # Posterior KD.
@@ -289,22 +268,12 @@ class TestPosteriorKD(StructuredLossContract):
     return temperature**2 * total
 
 
-class TestPosteriorKDToTokens(TestPosteriorKD):
-  kinds = ("chain", "tokens")
-
-
-class TestPosteriorKDFromTokens(TestPosteriorKD):
-  kinds = ("tokens", "chain")
-
-
-class TestPosteriorKDFromSpans(TestPosteriorKD):
-  kinds = ("spans", "bioes")
-
-
 class TestPosteriorKDFromParser(TestPosteriorKD):
   """Arcs by the list of all trees with one child of the root."""
 
-  kinds = ("parser", "parsing tags")
+  kinds = ("refined parser", "parsing tags")
+  scales = (0.3, 1.0, 3.0)
+  exact_when_certain = False
 
   def targets(self, teacher, student):
     log_arcs = builders.log_arc_probs(teacher)
@@ -313,10 +282,6 @@ class TestPosteriorKDFromParser(TestPosteriorKD):
     arcs = oracles.marginals(listed, np.where(own, 0, log_arcs).ravel()).reshape(own.shape)
     log_marginals = np.log(np.maximum(arcs, 1e-300))
     return builders.parsing_targets(log_marginals, builders.log_relation_probs(teacher), student)
-
-
-class TestPosteriorKDFromRefinedParser(TestPosteriorKDFromParser):
-  kinds = ("refined parser", "parsing tags")
 
 
 # The k best.
@@ -343,7 +308,7 @@ class TestWeightedKBest(StructuredLossContract):
   loss = staticmethod(sequences.k_best_kd_loss)
   kinds = ("chain", "chain")
   options = (("k", 5), ("weighted", True))
-  temperatures = ()
+  temperatures = (None,)
   exact_when_certain = False  # ties: any k will do
 
   def reference(self, teacher, student, k, weighted):
@@ -359,21 +324,10 @@ class TestKBest(TestWeightedKBest):
   teacher_learns = False
 
 
-class TestKBestToTokens(TestWeightedKBest):
-  kinds = ("chain", "tokens")
+class TestKBestSpans(TestWeightedKBest):
+  """A sentence of one token has 3 segmentations here too."""
 
-
-class TestKBestFromTokens(TestWeightedKBest):
-  kinds = ("tokens", "chain")
-
-
-class TestBestSpans(TestKBest):
   kinds = ("spans", "bioes")
-  options = (("k", 1), ("weighted", True))
-
-
-class TestBestSpansToSpans(TestBestSpans):
-  kinds = ("spans", "spans")
 
 
 class TestBestTree(TestKBest):
@@ -381,15 +335,11 @@ class TestBestTree(TestKBest):
   options = (("k", 1), ("weighted", False))
 
 
-class TestBestRefinedTreeToParser(TestBestTree):
-  kinds = ("refined parser", "parser")
-
-
 class TestFuzzyCRF(StructuredLossContract):
   loss = staticmethod(sequences.fuzzy_crf_loss)
   kinds = ("chain", "chain")
   options = (("k", 5),)
-  temperatures = ()
+  temperatures = (None,)
   teacher_learns = False
   exact_when_certain = False
 
@@ -397,27 +347,60 @@ class TestFuzzyCRF(StructuredLossContract):
     return -oracles.log_sum_exp([log_prob(student, path) for path in best(teacher, k)[0]])
 
   def test_the_best_path_alone_is_its_likelihood(self):
-    pair = self.pair(11)
-    tags, _ = linear_chain.viterbi(pair.teacher)
-    expected = sequences.structure_nll_loss(pair.student, tags)
-    for loss in (sequences.fuzzy_crf_loss, sequences.k_best_kd_loss):
-      np.testing.assert_allclose(loss(*pair, k=1), expected, rtol=1e-6)
+    @jax.jit
+    def both(pair):
+      tags, _ = linear_chain.viterbi(pair.teacher)
+      losses = sequences.fuzzy_crf_loss, sequences.k_best_kd_loss
+      nll = sequences.structure_nll_loss(pair.student, tags)
+      return nll, [loss(*pair, k=1) for loss in losses]
+
+    expected, found = both(builders.pair_of("chain", "chain", seed=11))
+    for values in found:
+      np.testing.assert_allclose(values, expected, rtol=1e-6)
 
   def test_all_paths_are_certain(self):
     pair = self.pair(12)
-    found = self.find(pair, (("k", builders.TAGS**N),))[0]
+    found = self.find(pair, k=builders.TAGS**N)
     assert np.all(found.values >= 0)
     np.testing.assert_allclose(found.values, 0, atol=2e-6)
     for gradient in found.student.values():
       np.testing.assert_allclose(gradient, 0, atol=1e-5)
     # 5 paths are all of the shortest sentence's, and not of the longest one's.
-    of_five = self.find(pair)[0].values
+    of_five = self.find(pair).values
     np.testing.assert_allclose(of_five[LENGTHS.index(1)], 0, atol=2e-6)
     assert of_five[LENGTHS.index(N)] > 0.1
 
 
-class TestFuzzyCRFToTokens(TestFuzzyCRF):
-  kinds = ("chain", "tokens")
+@pytest.mark.parametrize(
+  ("contract", "kinds"),
+  [
+    (TestTokenKD(), ("chain", "tokens")),
+    (TestTokenKD(), ("tokens", "chain")),
+    (TestTokenKDFromParser(), ("refined parser", "parsing tags")),  # by the scores of arcs
+    (TestPosteriorKD(), ("chain", "tokens")),
+    (TestPosteriorKD(), ("tokens", "chain")),
+    (TestPosteriorKD(), ("spans", "bioes")),
+    (TestPosteriorKD(), ("spans", "bioes chain")),
+    (TestPosteriorKDFromParser(), ("parser", "parsing tags")),
+    (TestWeightedKBest(), ("chain", "tokens")),
+    (TestWeightedKBest(), ("tokens", "chain")),
+    (TestBestTree(), ("refined parser", "parser")),
+    (TestFuzzyCRF(), ("chain", "tokens")),
+    (TestFuzzyCRF(), ("spans", "spans")),
+  ],
+)
+def test_other_pairs_equal_the_reference(contract, kinds):
+  pair, options = builders.pair_of(*kinds, seed=13), dict(contract.options)
+  tempered = {} if contract.temperatures[0] is None else {"temperature": 3.0}
+  found = jax.jit(lambda pair: contract.loss(*pair, **options, **tempered))(pair)
+  contract.assert_close(found, contract.expect(pair, **tempered))
+
+
+@pytest.mark.parametrize("contract", [TestTokenKD(), TestPosteriorKD(), TestWeightedKBest()])
+def test_both_have_one_mask(contract):
+  pair = contract.pair(14)
+  expected = contract.find(pair, 1.0).values
+  builders.assert_one_mask(contract.loss, pair, expected, **dict(contract.options))
 
 
 def test_k_best_of_a_constrained_teacher():
@@ -462,15 +445,13 @@ def test_k_best_of_a_constrained_teacher():
 def test_k_below_one(teacher, k):
   pair = builders.pair_of(teacher, "chain" if teacher == "chain" else "bioes")
   for loss in (sequences.k_best_kd_loss, sequences.fuzzy_crf_loss):
-    with pytest.raises(ValueError, match=f"k must be at least 1, got {k}"):
-      loss(*pair, k=k)
+    refused(loss, *pair, match=f"k must be at least 1, got {k}", k=k)
 
 
 def test_k_above_one_of_what_has_no_k_best():
-  for kinds, name in ((("spans", "bioes"), "SpanScores"), (("parser", "parser"), "Dependency")):
-    for loss in (sequences.k_best_kd_loss, sequences.fuzzy_crf_loss):
-      with pytest.raises(ValueError, match=f"(?s){name}.*k = 2"):
-        loss(*builders.pair_of(*kinds), k=2)
+  pair = builders.pair_of("parser", "parser")
+  for loss in (sequences.k_best_kd_loss, sequences.fuzzy_crf_loss):
+    refused(loss, *pair, match="(?s)DependencyScores.*k = 2", k=2)
 
 
 @pytest.mark.parametrize("loss", [sequences.token_kd_loss, sequences.posterior_kd_loss])
@@ -484,8 +465,7 @@ def test_k_above_one_of_what_has_no_k_best():
   ],
 )
 def test_structures_without_tokens_are_refused_by_name(loss, teacher, student, named):
-  with pytest.raises(ValueError, match=named):
-    loss(*builders.pair_of(teacher, student))
+  refused(loss, *builders.pair_of(teacher, student), match=named)
 
 
 @pytest.mark.parametrize("loss", [sequences.token_kd_loss, sequences.posterior_kd_loss])
@@ -494,5 +474,4 @@ def test_other_numbers_of_tags_are_refused(loss):
   wider, bioes = builders.pair_of("bioes chain", "bioes")
   spans = builders.pair_of("spans", "bioes").teacher
   for teacher, student in ((chain, wider), (tokens, bioes), (spans, chain), (spans, tokens)):
-    with pytest.raises(ValueError, match=r"4, 4, 3.*4, 4, 9|4, 4, 9.*4, 4, 3"):
-      loss(teacher, student)
+    refused(loss, teacher, student, match=r"4, 4, 3.*4, 4, 9|4, 4, 9.*4, 4, 3")

@@ -302,6 +302,22 @@ class TestExactness:
     np.testing.assert_allclose(found, expected[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("case", [TestCase1a(), TestCase1b(), TestCase4(), TestParserToParser()])
+def test_both_have_one_mask(case):
+  """At T = 1 and above, which are two ways through case 1a."""
+  pair = case.pair(seed=15)
+  for temperature in (1.0, 3.0):
+    expected = case.find(pair, temperature).values
+    builders.assert_one_mask(case.loss, pair, expected, temperature=temperature)
+
+
+def test_relations_that_the_teacher_does_not_know():
+  teacher, student = builders.pair_of("parser", "parsing tags")
+  wrong = student._replace(relations=student.relations + 1)
+  with pytest.raises(ValueError, match=r"relation 2.*2 relations"):
+    structural.structural_kd_loss(teacher, wrong)
+
+
 class TestHardConstraints:
   """BIOES on both sides: illegal transitions at NEG_INF, begin and end included."""
 

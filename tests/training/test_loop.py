@@ -74,7 +74,7 @@ def test_the_best_epoch_by_validation_accuracy_and_the_later_of_equals(whole):
     best = max(range(3), key=lambda e: (accuracies[e, seed], e))
     state = whole[-1][0].state
     assert state.best_epoch[seed] == best + 1
-    assert state.best_accuracy[seed] == accuracies[best, seed]
+    assert state.best_score[seed] == accuracies[best, seed]
     expected = whole[best][0].state.train.variables
     assert_same_bits(*(training.one_seed(tree, seed) for tree in (state.best, expected)))
 
@@ -283,7 +283,7 @@ def test_evaluation_equals_numpy_whatever_the_batch(batch_size):
   variables = training.fresh(TASK, FINETUNE).train.variables
   teacher_logits = np.random.default_rng(5).standard_normal((13, CLASSES)).astype(np.float32)
   evaluate = make_evaluator(
-    TASK.model, dataset, batch_size, one_dispatch=batch_size == 8, teacher_logits=teacher_logits
+    TASK.model, dataset, batch_size, one_dispatch=batch_size == 8, teacher=[teacher_logits]
   )
   found = evaluate(parallel.replicate(variables))
   for seed in range(2):
@@ -346,7 +346,7 @@ def test_a_phase_starts_from_fresh_best_or_last_weights(tmp_path, monkeypatch):
   # Everything else begins anew in each phase; the order of examples goes on.
   for state, _ in started.values():
     assert state.train.step.tolist() == [0, 0]
-    assert state.best_accuracy.tolist() == [-1, -1]
+    assert state.best_score.tolist() == [-1, -1]
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(state.train.opt_state))
   assert [before for _, before in started.values()] == [0, 3, 5, 7]
   assert [result.state.best_epoch.tolist() for result in results] == [[1, 2]] * 4

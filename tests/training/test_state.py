@@ -28,7 +28,7 @@ def test_a_phase_starts_at_step_zero_without_a_best_epoch():
   variables = states.init_variables(TASK.model, IMAGE, [0, 1])
   state = states.start_phase(variables, OPTIMIZER.build(10))
   assert state.train.step.tolist() == [0, 0]
-  assert state.best_accuracy.tolist() == [-1, -1]
+  assert state.best_score.tolist() == [-1, -1]
   assert state.best_epoch.tolist() == [0, 0]
   assert_same_bits(state.train.variables, variables)
   # Momentum and counts, for each seed.
@@ -57,7 +57,7 @@ def test_the_best_epoch_of_each_seed_and_the_later_of_equals():
   accuracies = np.array([[0.2, 0.5, 0.0], [0.6, 0.5, 0.0], [0.6, 0.4, 0.0], [0.1, 0.3, 0.0]])
   last = follow(accuracies)[-1]
   assert last.best_epoch.tolist() == [3, 2, 4]
-  assert last.best_accuracy.tolist() == [0.6, 0.5, 0.0]
+  assert last.best_score.tolist() == [0.6, 0.5, 0.0]
   assert last.best["params"]["w"].tolist() == [30, 21, 42]
   assert last.best["params"]["m"][:, 1, 0].tolist() == [3, 2, 4]
   # The last weights go on beside the best.
@@ -75,5 +75,5 @@ def test_best_epochs_at_every_moment(accuracies):
       seen = accuracies[:epoch, seed].tolist()
       expected = max(e for e in range(1, epoch + 1) if seen[e - 1] == max(seen))
       assert state.best_epoch[seed] == expected
-      assert state.best_accuracy[seed] == max(seen)
+      assert state.best_score[seed] == max(seen)
       assert state.best["params"]["w"][seed] == 10 * expected + seed

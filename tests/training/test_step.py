@@ -9,6 +9,7 @@ from kd_jax import parallel, recipes
 from kd_jax.data import Augmentation, augment_batch
 from kd_jax.recipes import Term
 from kd_jax.training import step as steps
+from kd_jax.training.loop import device_data
 from kd_jax.types import Batch, Outputs
 from tests import oracles, training
 from tests.training import CLASSES, OPTIMIZER, TASK
@@ -57,7 +58,8 @@ def test_the_objective_is_divided_by_the_count_of_all_devices():
 def test_cached_outputs_are_those_of_the_example_and_the_view():
   arrays = Outputs(np.arange(4 * 3 * 2.0).reshape(4, 3, 2), (np.arange(12).reshape(4, 3),))
   teacher = steps.cached_teacher(arrays)
-  found = teacher.outputs(jax.tree.map(jnp.asarray, teacher.arrays), jnp.array([2, 0]), None, 1)
+  held = jax.tree.map(jnp.asarray, teacher.of_bucket(0))
+  found = teacher.outputs(held, jnp.array([2, 0]), None, 1)
   assert found.logits.tolist() == [[14, 15], [2, 3]]
   assert found.layers[0].tolist() == [7, 1]
 
@@ -69,8 +71,8 @@ def test_cached_outputs_equal_the_live_teacher():
   for view in range(TASK.views):
     inputs = augment_batch(TASK.augmentation, TASK.train.images[rows], TASK.train.keys[rows], view)
     np.testing.assert_allclose(
-      cached.outputs(cached.arrays, rows, inputs, view).logits,
-      live.outputs(live.arrays, rows, inputs, view).logits,
+      cached.outputs(cached.of_bucket(0), rows, inputs, view).logits,
+      live.outputs(live.of_bucket(0), rows, inputs, view).logits,
       rtol=1e-5,
       atol=1e-6,
     )
@@ -102,7 +104,7 @@ def linear_model_by_hand(variables, teacher_logits, rows_of_steps, per_epoch, le
       {
         "loss": 0.5 * cross_entropy + regression_weight * squares,
         "terms": {"labels": cross_entropy, "regression": squares},
-        "accuracy": np.mean(np.argmax(z, axis=1) == labels),
+        "metrics": {"accuracy": np.mean(np.argmax(z, axis=1) == labels)},
         "gradient_norm": np.sqrt(sum(np.sum(g**2) for g in gradients)),
       }
     )
@@ -143,12 +145,12 @@ def test_steps_of_a_linear_model_equal_numpy(one_dispatch):
   rng = np.random.default_rng(2)
   rows = np.stack([np.stack([rng.permutation(24)[:16] for _ in seeds]) for _ in range(4)])
   state = training.init_variables(model, TASK.train.images[:1], seeds)
-  data = steps.DeviceData(TASK.train.images, TASK.train.labels, TASK.train.keys, teacher.arrays)
+  data = device_data(TASK.train.buckets[0], teacher.of_bucket(0), seeds)
   run = parallel.epoch_runner(step, one_dispatch=one_dispatch, donate=True)
   carry, results = run(
     parallel.replicate(training.start_phase(state, optimizer).train),
     parallel.replicate(data),
-    parallel.shard(rows.astype(np.int32), axis=2),
+    steps.StepBatch(parallel.shard(rows.astype(np.int32), axis=2), None),
   )
   after = parallel.fetch(carry)
   assert after.step.tolist() == [4, 4]
