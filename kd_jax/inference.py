@@ -133,7 +133,8 @@ def _bucket_runner(model: nn.Module, variables: PyTree, function: Callable) -> C
   mapped = parallel.epoch_runner(step, one_dispatch=False, donate=False)
 
   def run(bucket: Bucket, rows: np.ndarray, batch_size: int):
-    order, _ = parallel.batches_of_rows(len(rows), batch_size)
+    size = parallel.inference_batch(batch_size, len(rows), bucket.length)
+    order, _ = parallel.batches_of_rows(len(rows), size)
     batches = parallel.shard(rows.astype(np.int32)[order], axis=1)
     _, (own, shared) = mapped(held, parallel.replicate(bucket.inputs), batches)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: len(rows)], own), shared

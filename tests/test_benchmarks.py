@@ -1,10 +1,10 @@
-"""The benchmark in its smallest form: every quantity is measured, and the file says of what."""
+"""The benchmarks in their smallest form: every quantity is measured, and the file says of what."""
 
 import json
 
 import pytest
 
-from experiments.benchmarks import first_step, training
+from experiments.benchmarks import first_step, structures, training
 
 SMALL = ["digits", "--train-limit", "128", "--seeds", "1", "--repeats", "2"]
 SPEEDS = ("cached teacher", "live teacher", "cached / live")
@@ -38,3 +38,47 @@ def test_first_step_fills_the_compile_cache(tmp_path):
 def test_a_failing_start_says_why(tmp_path):
   with pytest.raises(OSError, match="unknown config 'nothing'"):
     first_step.start(["nothing"], str(tmp_path))
+
+
+def test_structures_are_measured_without_pytorch(tmp_path, capsys, monkeypatch):
+  version = structures._version
+  monkeypatch.setattr(structures, "_version", lambda x: None if "torch" in x else version(x))
+  out = tmp_path / "out.json"
+  assert structures.main(["--quick", "--repeats", "2", "--out", str(out)]) == 0
+  assert (
+    "not installed, so not measured: torch, torch-struct, pytorch-crf" in capsys.readouterr().out
+  )
+  found = json.loads(out.read_text())
+  assert found["versions"]["jax"]
+  assert found["versions"]["torch"] is None
+  assert found["device"]["kind"]
+  assert found["cores"] >= 1
+  problems = {problem["name"]: problem for problem in found["problems"]}
+  assert set(problems) == set(structures.PROBLEMS)
+  for problem in problems.values():
+    assert problem["sizes"]["B"] == 2
+    assert problem["contenders"][0]["name"] == "kd_jax"
+    for row in problem["contenders"]:
+      assert len(row["values"]) == 2
+      assert 0 < row["min"] <= row["median"]
+      assert "times_as_fast" not in row
+  scan, associative = problems["chain"]["contenders"]
+  assert scan["difference"] == 0
+  assert associative["difference"] < 1e-5
+  grown = {row["contender"]: row for row in found["growth"] if row["name"] == "chain"}
+  assert set(grown) == {"kd_jax", "kd_jax, associative"}
+  assert all(len(row["n"]) == len(row["median"]) == len(row["min"]) for row in found["growth"])
+
+
+def test_structures_refuses_to_time_what_differs():
+  runners = {"ours": lambda: [[1.0, 2.0]], "close": lambda: [[1.0, 2.0001]]}
+  assert structures._compare("x", runners)["close"] == pytest.approx(5e-5)
+  for other in ([[1.0, 2.1]], [[1.0, float("nan")]]):
+    with pytest.raises(ValueError, match="x: other differs from ours"):
+      structures._compare("x", runners | {"other": lambda other=other: other})
+
+
+def test_structures_ratios():
+  times = {"ours": [1.0, 2.0, 4.0], "loop": [40.0, 30.0, 10.0]}
+  row = structures._row("ours", times, "loop", 0.0)
+  assert row["times_as_fast"] == {"as": "loop", "median": 15.0, "min": 10.0}

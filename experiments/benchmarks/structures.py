@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -231,7 +230,7 @@ def _pytorch() -> dict[str, dict[str, Callable]]:
   missing = [name for name in PACKAGES if _version(name) is None]
   if missing:
     console.say(f"not installed, so not measured: {', '.join(missing)}")
-  if importlib.util.find_spec("torch") is None:
+  if "torch" in missing:
     return {}
   import torch
 

@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _teachers(study: ImageStudy, task: Task, folder: Path) -> tuple[dict[str, Teacher], list[Quantity]]:
+def _teachers(
+  study: ImageStudy, task: Task, folder: Path
+) -> tuple[dict[str, Teacher], list[Quantity]]:
   """The teacher from its cache and alive; and how fast the cache was filled, a view of a chunk at a time."""
   model = build_model(study.teacher, task.train.num_classes)
   variables = bench.teacher_variables(model, task.train.images)

@@ -25,7 +25,6 @@ from kd_jax.structured import (
   spans,
 )
 from kd_jax.structured.dependency import DependencyScores, ParsingTags
-from kd_jax.structured.inputs import as_mask, as_scores
 from kd_jax.structured.linear_chain import LinearChain
 from kd_jax.structured.maxent import MaxEnt
 from kd_jax.structured.spans import SpanScores
@@ -153,7 +152,7 @@ def posterior_kd_loss(
   if isinstance(student, LinearChain):
     refuse_other_shapes(marginals, student.unary)
     targets = sharpen(marginals, temperature, axes=1)
-    log_student = _log_marginals(divide(student, temperature))
+    log_student = linear_chain.log_marginals(divide(student, temperature))
     values = jnp.where(targets > 0, targets * log_student, 0.0)
     return times_squared_temperature(-jnp.sum(values, axis=(-2, -1)), temperature)
   return token_cross_entropy(marginals, _emissions(student), temperature)
@@ -282,34 +281,6 @@ def _with_tree_marginals(teacher: DependencyScores) -> DependencyScores:
   heads = parsing_as_tagging.log_head_marginals(teacher)
   marginals = dependency.spanning_tree_marginals(heads, teacher.mask)
   return teacher._replace(refined=_safe_log(marginals))
-
-
-def _log_marginals(chain: LinearChain) -> Array:
-  """log P(y_i) [..., n, L], in log space throughout: a tag that the student rules out has a gradient."""
-  unary = as_scores("unary", chain.unary, "n, L")
-  mask = as_mask(chain.mask, unary.shape[:-1])[..., None]
-  unary = jnp.moveaxis(jnp.where(mask, unary, 0.0), -2, 0)
-  valid = jnp.moveaxis(mask, -2, 0)
-
-  def largest_zero(message):
-    return message - jax.lax.stop_gradient(jnp.max(message, axis=-1, keepdims=True))
-
-  def forward(before, scores):
-    paths = before[..., :, None] + chain.transition
-    message = largest_zero(jax.nn.logsumexp(paths, axis=-2) + scores)
-    return message, message
-
-  def backward(after, position):
-    scores, real = position
-    paths = chain.transition + (scores + after)[..., None, :]
-    message = jnp.where(real, largest_zero(jax.nn.logsumexp(paths, axis=-1)), 0.0)
-    return message, message
-
-  _, before = jax.lax.scan(forward, unary[0], unary[1:])
-  _, after = jax.lax.scan(backward, jnp.zeros_like(unary[0]), (unary[1:], valid[1:]), reverse=True)
-  before = jnp.concatenate([unary[:1], before])
-  after = jnp.concatenate([after, jnp.zeros_like(unary[:1])])
-  return jnp.moveaxis(jax.nn.log_softmax(before + after, axis=-1), 0, -2)
 
 
 def _safe_log(probabilities: Array) -> Array:

@@ -27,6 +27,7 @@ from kd_jax.structured.chain_messages import (
   log_conditionals,
   states_and_marginals,
 )
+from kd_jax.structured.chain_posteriors import log_marginals
 from kd_jax.structured.checks import as_tags, shared_mask
 from kd_jax.structured.divergence import categorical_kl
 from kd_jax.structured.k_best import k_best, viterbi
@@ -39,6 +40,7 @@ __all__ = [
   "entropy",
   "k_best",
   "kl_divergence",
+  "log_marginals",
   "log_partition",
   "log_prob",
   "marginals",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kd_jax import metrics
+from kd_jax.losses.reductions import masked_sum_and_count
 from kd_jax.structured.structure import Parse, decode
 from kd_jax.types import Array, Outputs, PyTree
 
@@ -45,7 +46,7 @@ def _parsing(outputs: Outputs, labels, mask, teacher) -> Pairs:
   pairs = metrics.attachment_scores(tree.heads, tree.relations, labels, valid)
   if teacher is not None:
     same = (tree.heads == teacher.heads) & (tree.relations == teacher.relations)
-    pairs["agreement"] = metrics.masked_sum_and_count(same, valid)
+    pairs["agreement"] = masked_sum_and_count(same, valid)
   return pairs
 
 

@@ -150,6 +150,8 @@ def train_phase(
     one_dispatch=task.one_dispatch,
     evaluation=task.evaluation,
   )
+  # The share of rows that were examples: what fills up batches counts in their means, not in an epoch's.
+  filled = task.examples_per_epoch / max(per_epoch * task.batch_size, 1)
   held = [
     parallel.replicate(device_data(bucket, teacher.of_bucket(index), task.seeds))
     for index, bucket in enumerate(task.train.buckets)
@@ -166,8 +168,8 @@ def train_phase(
     state = track_best(state, host, score, done + 1)
     record = {
       "epoch": done + 1,
-      "train_loss": _means(results["loss"]),
-      "terms": {name: _means(values) for name, values in results["terms"].items()},
+      "train_loss": _means(results["loss"], filled),
+      "terms": {name: _means(values, filled) for name, values in results["terms"].items()},
       **{f"train_{name}": _means(values) for name, values in results["metrics"].items()},
       "gradient_norm": _means(results["gradient_norm"]),
       f"validation_{task.evaluation.select}": [float(value) for value in score],
@@ -271,7 +273,8 @@ def make_evaluator(
   parts = []
   for index, bucket in enumerate(dataset.buckets):
     data = parallel.replicate(device_data(bucket, () if teacher is None else teacher[index]))
-    rows = parallel.batches_of_rows(len(bucket.rows), batch_size)
+    size = parallel.inference_batch(batch_size, len(bucket.rows), bucket.length)
+    rows = parallel.batches_of_rows(len(bucket.rows), size)
     parts.append((data, tuple(parallel.shard(array, axis=1) for array in rows)))
 
   def evaluate(variables: PyTree) -> dict[str, np.ndarray]:
@@ -302,8 +305,8 @@ def schedule_values(phase: Phase, epoch: float) -> dict[str, float]:
   return values
 
 
-def _means(values: np.ndarray) -> list[float]:
-  return [float(v) for v in values.astype(np.float64).mean(axis=0)]
+def _means(values: np.ndarray, filled: float = 1.0) -> list[float]:
+  return [float(v) / filled for v in values.astype(np.float64).mean(axis=0)]
 
 
 def _refuse_non_finite(results, variables, task: Task, phase: Phase, done: int, label: str) -> None:

@@ -109,7 +109,8 @@ def objective(
   """The weighted sum of the terms' means over the global batch, as this device's share of it.
 
   The shares of all devices add up to the loss, and their gradients to its gradient: so each is divided by the
-  global count, and the caller sums over devices.
+  global count, and the caller sums over devices. Masked rows add nothing and are counted, so that an example
+  weighs the same in a batch that is not full.
 
   Returns:
     (share of the loss, {term: share of its unweighted mean}).
@@ -119,8 +120,8 @@ def objective(
   for term in terms:
     values = term.loss_at(student, teacher, batch, epoch)
     mask = batch.mask if values.shape[:1] == examples else None
-    total, count = masked_sum_and_count(values, mask)
-    shares[term.name] = total / jnp.maximum(parallel.sum_over_devices(count), 1.0)
+    total, _ = masked_sum_and_count(values, mask)
+    shares[term.name] = total / parallel.sum_over_devices(jnp.float32(values.size))
     loss += term.weight_at(epoch) * shares[term.name]
   return loss, shares
 
@@ -179,8 +180,16 @@ def make_train_step(
     }
     return TrainState(state.step + 1, variables, opt_state), results
 
-  mapped = jax.vmap(step, in_axes=(0, None, 0, None, 0))
-  return lambda state, data, batch: mapped(state, data, batch.rows, batch.mask, data.seeds)
+  def seeds_in_turn_or_together(state: TrainState, data: DeviceData, batch: StepBatch):
+    arguments = (state, data, batch.rows, batch.mask, data.seeds)
+    if batch.rows.shape[0] > 1:
+      return jax.vmap(step, in_axes=(0, None, 0, None, 0))(*arguments)
+    # A branch on a value stays a branch without the map, which would compute both sides.
+    first = [jax.tree.map(lambda x: x[0], part) for part in (state, batch.rows, data.seeds)]
+    results = step(first[0], data, first[1], batch.mask, first[2])
+    return jax.tree.map(lambda x: x[None], results)
+
+  return seeds_in_turn_or_together
 
 
 def make_evaluation_step(model: nn.Module, evaluation: Evaluation = CLASSIFICATION) -> Callable:

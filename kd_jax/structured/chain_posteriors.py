@@ -1,0 +1,58 @@
+"""Log-probabilities of single tags of a linear chain, where probabilities themselves would underflow."""
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.structured.chain import LinearChain
+from kd_jax.structured.inputs import as_mask, as_scores
+from kd_jax.types import Array
+
+
+def log_marginals(chain: LinearChain) -> Array:
+  r"""The log-probability of each tag at each position: a tag that is all but excluded keeps its gradient.
+
+  .. math:: \log P(y_i) = \alpha(y_i) + \beta(y_i) - \log Z
+
+  `linear_chain.marginals` is faster, but a probability below 1e-38 is 0 there.
+
+  Args:
+    chain: n positions, L tags.
+
+  Returns:
+    [..., n, L] float32; at masked positions it means nothing.
+
+  Raises:
+    ValueError: integer scores, or a mask of another shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from kd_jax.structured.linear_chain import LinearChain
+    >>> chain = LinearChain(jnp.array([[0.0, -200.0]]), jnp.zeros((2, 2)))
+    >>> log_marginals(chain).tolist()
+    [[0.0, -200.0]]
+  """
+  unary = as_scores("unary", chain.unary, "n, L")
+  mask = as_mask(chain.mask, unary.shape[:-1])[..., None]
+  transition = as_scores("transition", chain.transition, "L, L")
+  unary = jnp.moveaxis(jnp.where(mask, unary, 0.0), -2, 0)
+  valid = jnp.moveaxis(mask, -2, 0)
+
+  def largest_zero(message):
+    return message - jax.lax.stop_gradient(jnp.max(message, axis=-1, keepdims=True))
+
+  def forward(before, scores):
+    paths = before[..., :, None] + transition
+    message = largest_zero(jax.nn.logsumexp(paths, axis=-2) + scores)
+    return message, message
+
+  def backward(after, position):
+    scores, real = position
+    paths = transition + (scores + after)[..., None, :]
+    message = jnp.where(real, largest_zero(jax.nn.logsumexp(paths, axis=-1)), 0.0)
+    return message, message
+
+  _, before = jax.lax.scan(forward, unary[0], unary[1:])
+  _, after = jax.lax.scan(backward, jnp.zeros_like(unary[0]), (unary[1:], valid[1:]), reverse=True)
+  before = jnp.concatenate([unary[:1], before])
+  after = jnp.concatenate([after, jnp.zeros_like(unary[:1])])
+  return jnp.moveaxis(jax.nn.log_softmax(before + after, axis=-1), 0, -2)
