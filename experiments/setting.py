@@ -32,11 +32,11 @@ class Setting:
     self.root = where.workdir.absolute()
     parallel.device_batch_size(study.batch_size)
     self.domain = study.domain(where.data_dir)
-    for note in self.domain.notes:
-      console.say(note)
     # Every recipe is made at once, so that a bad setting is refused before anything is trained.
     self.recipes = {m: study.recipe(m, self.domain.num_classes) for m in study.methods}
     self._refuse_what_later_stages_would()
+    for note in self.domain.notes:
+      console.say(note)
     if parallel.is_main() and not (self.root / MARKER).exists():
       self.mark()
 

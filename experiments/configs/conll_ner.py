@@ -8,7 +8,7 @@ elsewhere, so that the level of the scores is lower than the paper's.
     python -m experiments.study conll_ner --files train.conll dev.conll test.conll
 """
 
-from experiments.domains.sequences import TaggingStudy
+from experiments.domains.sequence_study import TaggingStudy
 from kd_jax.models.sequence_spec import SequenceSpec
 from kd_jax.optimizers import Optimizer
 

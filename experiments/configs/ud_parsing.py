@@ -8,7 +8,7 @@ relations, with punctuation, as in the CoNLL 2018 shared task; trees are decoded
     python -m experiments.study ud_parsing --files train.conllu dev.conllu test.conllu
 """
 
-from experiments.domains.sequences import ParsingStudy
+from experiments.domains.sequence_study import ParsingStudy
 from kd_jax.models.sequence_spec import SequenceSpec
 from kd_jax.optimizers import Optimizer
 

@@ -1,16 +1,15 @@
-"""Studies of tagged and parsed sentences: structural knowledge distillation in its six cases."""
+"""The data and the networks of a study of sentences."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
-from experiments.config import Registry, Study, method_settings
 from experiments.domains.domain import Domain
-from kd_jax import inference, structured_recipes, teacher_cache
+from experiments.domains.sequence_study import CASES, SequenceStudy
+from kd_jax import inference, teacher_cache
 from kd_jax.data import corpora
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.sequences import SequenceDataset
@@ -22,154 +21,10 @@ from kd_jax.models.sequence_spec import (
 )
 from kd_jax.phases import Recipe
 from kd_jax.structured import layout
-from kd_jax.training.evaluation import PARSING, TAGGING, Evaluation
 from kd_jax.training.step import cached_structures
 from kd_jax.types import Batch
 
-MethodSettings = method_settings("SequenceMethodSettings", structured_recipes.RECIPES)
-# The k best trees of a parser are known for k = 1 alone.
-_one = MethodSettings()
-PARSING_SETTINGS = dataclasses.replace(
-  _one,
-  topk_kd=dataclasses.replace(_one.topk_kd, k=1),
-  multi_grained=dataclasses.replace(_one.multi_grained, k=1),
-)
 NO_AUGMENTATION = Augmentation(name="none")
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-  """One of the paper's cases.
-
-  Attributes:
-    teacher, student: heads of the two networks.
-    marginals: of the teacher, over the student's substructures: for reports.
-  """
-
-  teacher: Head
-  student: Head
-  marginals: str
-
-
-CASES = {
-  "1a": Case("crf", "crf", "of pairs of tags, by forward-backward"),
-  "1b": Case("parser", "tags", "of heads and relations, each token by itself"),
-  "2a": Case("crf", "maxent", "of single tags, by forward-backward"),
-  "2b": Case("second_order", "tags", "of heads after mean field, and of relations"),
-  "3": Case("maxent", "crf", "of pairs of tags, as products"),
-  "4": Case("spans", "maxent", "of BIOES tags, by dynamic programming over spans"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class SequenceStudy(Study):
-  """A comparison of methods on sentences."""
-
-  registry: ClassVar[Registry] = structured_recipes.RECIPES
-  corpora: ClassVar[tuple[str, ...]]
-  vocabulary_task: ClassVar[str]
-  evaluation: ClassVar[Evaluation]
-  metric: ClassVar[dict[str, Any]]
-
-  dataset: str = "auto"
-  """Corpus: conll2003 (NER) or en_ewt (parsing) as prepared by TFDS, sample (built in), or auto: the
-  corpus where it is prepared, else the sample."""
-  files: tuple[Path, ...] = ()
-  """Your own training, validation and test file instead: CoNLL columns (NER) or CoNLL-U (parsing)."""
-  skip_malformed: bool = False
-  """Leave malformed sentences of files out, and say how many, instead of refusing them."""
-  min_count: int = 2
-  """Words that occur more rarely in the training sentences are read as unknown."""
-  max_length: int | None = None
-  """Leave longer training sentences out, and say how many."""
-  teacher: SequenceSpec = SequenceSpec(width=128)
-  """The teacher's network; the case says what it predicts."""
-  student: SequenceSpec = SequenceSpec(width=32)
-  """The student's network; the case says what it predicts."""
-  settings: Annotated[MethodSettings, tyro.conf.arg(name="")] = dataclasses.field(
-    default_factory=MethodSettings
-  )
-  """Of each method."""
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.files and len(self.files) != 3:
-      raise ValueError(f"files are three: for training, validation and test; got {len(self.files)}")
-    if self.dataset not in ("auto", *self.corpora):
-      raise ValueError(f"dataset is auto or {' or '.join(self.corpora)}, got {self.dataset!r}")
-    if self.max_length is not None and self.max_length < 1:
-      raise ValueError(f"max_length must be at least 1, got {self.max_length}")
-
-  def domain(self, data_dir: Path | None) -> "Sequences":
-    return Sequences(self, data_dir)
-
-  def shrunk(self) -> "SequenceStudy":
-    small = {"word_width": 8, "character_width": 4, "width": 8, "arc_width": 8}
-    small |= {"relation_width": 4, "second_order_width": 4}
-    return dataclasses.replace(
-      self,
-      dataset="sample",
-      train_limit=24,
-      batch_size=8,
-      teacher=dataclasses.replace(self.teacher, **small),
-      student=dataclasses.replace(self.student, **small),
-      teacher_epochs=1,
-      epochs=2,
-      seeds=1,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class TaggingStudy(SequenceStudy):
-  """Named entity recognition."""
-
-  corpora: ClassVar = corpora.TAGGING
-  vocabulary_task: ClassVar = "tagging"
-  evaluation: ClassVar = TAGGING
-  metric: ClassVar = {
-    "key": "f1",
-    "label": "F1",
-    "others": [
-      {"key": "precision", "label": "precision"},
-      {"key": "recall", "label": "recall"},
-      {"key": "token_accuracy", "label": "token accuracy"},
-    ],
-    "examples": "sentences",
-  }
-
-  case: Literal["1a", "2a", "3", "4"] = "1a"
-  """Structures of teacher and student: 1a CRF to CRF, 2a CRF to independent tags, 3 independent tags to
-  CRF, 4 spans to independent tags."""
-  methods: tuple[str, ...] = tuple(structured_recipes.RECIPES)
-  """Methods to compare, in the order of the tables."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ParsingStudy(SequenceStudy):
-  """Dependency parsing: a graph-based parser teaches parsing as tagging."""
-
-  corpora: ClassVar = corpora.PARSING
-  vocabulary_task: ClassVar = "parsing"
-  evaluation: ClassVar = PARSING
-  metric: ClassVar = {
-    "key": "las",
-    "label": "LAS",
-    "others": [
-      {"key": "uas", "label": "UAS"},
-      {"key": "las_no_punctuation", "label": "LAS without punctuation"},
-      {"key": "uas_no_punctuation", "label": "UAS without punctuation"},
-    ],
-    "examples": "sentences",
-  }
-
-  case: Literal["1b", "2b"] = "1b"
-  """The teacher: 1b a first-order parser, 2b a second-order parser; the student tags."""
-  methods: tuple[str, ...] = ("scratch", "token_kd", "posterior_kd", "topk_kd", "structural_kd")
-  """Methods to compare, in the order of the tables."""
-  settings: Annotated[MethodSettings, tyro.conf.arg(name="")] = dataclasses.field(
-    default_factory=lambda: PARSING_SETTINGS
-  )
-  """Of each method."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +100,13 @@ class Sequences(Domain):
     for split in (self.validation, self.test):
       if not len(split):
         raise ValueError(f"{split.name} has no {split.split} sentences")
+    self._refuse_constraints()
+    for method in self.case.alike:
+      if {method, "structural_kd"} <= recipes.keys():
+        self.notes.append(
+          f"in case {self.study.case} {method} has the gradient of structural_kd: where their settings agree, "
+          "their rows are one method"
+        )
     bucket = self.train.buckets[0]
     example, labels = jax.tree.map(lambda x: x[:2], (bucket.inputs, bucket.labels))
     outputs = [self._abstract_outputs(network, example) for network in (self.student, self.teacher)]
@@ -255,6 +117,22 @@ class Sequences(Domain):
           lambda student, teacher, t=term: t.loss_at(student, teacher, Batch(example, labels), 0.0),
           *outputs,
         )
+
+  def _refuse_constraints(self) -> None:
+    """Hard constraints where nothing reads them, or where the other side does not keep to them."""
+    teacher, student = self.teacher, self.student
+    for role, network in (("teacher", teacher), ("student", student)):
+      if network.spec.bioes and network.head != "crf":
+        raise ValueError(
+          f"{role}.bioes constrains a CRF, the {role} of case {self.study.case} is none"
+        )
+    if student.spec.bioes and not teacher.spec.bioes:
+      raise ValueError(
+        "student.bioes excludes what the teacher allows, and their cross-entropy would be infinite: "
+        "constrain the teacher too (case 1a), or neither"
+      )
+    if teacher.spec.bioes and self.study.cache_dtype == "float16":
+      raise ValueError("teacher.bioes excludes by scores beyond float16: cache float32")
 
   def _abstract_outputs(self, network: SequenceNetwork, example):
     model = self.build(network)
@@ -338,6 +216,7 @@ def _source(study: SequenceStudy, data_dir: Path | None, notes: list[str]) -> di
     "min_count": study.min_count,
     "skip_malformed": study.skip_malformed,
     "max_length": study.max_length,
+    "tag_min_count": getattr(study, "tag_min_count", None),
   }
 
 
@@ -345,6 +224,8 @@ def load(source: dict[str, Any], data_dir: Path | None) -> corpora.SequenceSplit
   """The corpus that a study reads; `max_length` is not applied yet."""
   loader = {"tagging": corpora.load_tagging, "parsing": corpora.load_parsing}[source["task"]]
   options = {name: source[name] for name in ("limit", "min_count", "skip_malformed")}
+  if source.get("tag_min_count") is not None:
+    options["parsing_tag_min_count"] = source["tag_min_count"]
   return loader(source["source"], data_dir=data_dir, **options)
 
 

@@ -79,7 +79,7 @@ def sharpen(marginals: Array, temperature: ArrayLike, axes: int) -> Array:
   if is_one(temperature):
     return marginals
   over = tuple(range(-axes, 0))
-  possible = marginals > 0
+  possible = marginals != 0  # NaN stays NaN
   log_power = jnp.log(jnp.where(possible, marginals, 1.0)) / temperature
   log_power = jnp.where(possible, log_power, NEG_INF)
   peak = jax.lax.stop_gradient(jnp.max(log_power, axis=over, keepdims=True))
@@ -92,5 +92,5 @@ def token_cross_entropy(marginals: Array, student: MaxEnt, temperature: ArrayLik
   refuse_other_shapes(marginals, student.logits)
   targets = sharpen(marginals, temperature, axes=1)
   log_probs = maxent.log_probs(divide(student, temperature))
-  values = jnp.where(targets > 0, targets * log_probs, 0.0)
+  values = jnp.where(targets != 0, targets * log_probs, 0.0)
   return times_squared_temperature(-jnp.sum(values, axis=(-2, -1)), temperature)

@@ -1,6 +1,7 @@
 """Distillation of sequences that leaves the structure aside: what structural KD is compared with.
 
-All take the teacher's scores first and give one value for each sentence, the sum over its tokens.
+All take the teacher's scores first, then the student's, and give one value for each sentence: the sum over
+its tokens.
 """
 
 import jax
@@ -72,7 +73,7 @@ def token_kd_loss(
 
   Args:
     teacher: `LinearChain`, `MaxEnt`, `SpanScores` or `DependencyScores`.
-    student: `LinearChain`, `MaxEnt`, or `ParsingTags` for a parser.
+    student: `LinearChain`, `MaxEnt`, or `ParsingTags` for a parser (a parser as the student has none of these).
     temperature: T >= 1.
     stop_teacher_gradient: False where the teacher learns too.
 
@@ -153,7 +154,7 @@ def posterior_kd_loss(
     refuse_other_shapes(marginals, student.unary)
     targets = sharpen(marginals, temperature, axes=1)
     log_student = linear_chain.log_marginals(divide(student, temperature))
-    values = jnp.where(targets > 0, targets * log_student, 0.0)
+    values = jnp.where(targets != 0, targets * log_student, 0.0)
     return times_squared_temperature(-jnp.sum(values, axis=(-2, -1)), temperature)
   return token_cross_entropy(marginals, _emissions(student), temperature)
 
@@ -190,6 +191,7 @@ def k_best_kd_loss(
   """
   teacher = at_the_door(teacher, 1.0, stop_teacher_gradient)
   teacher, student = with_one_mask(teacher, student)
+  _refuse_other_structures(teacher, student)
   paths, log_weights = _k_best(teacher, k)
   if not weighted:
     existing = log_weights > NEG_INF / 2
@@ -224,6 +226,7 @@ def fuzzy_crf_loss(
   """
   teacher = at_the_door(teacher, 1.0, stop_teacher_gradient)
   teacher, student = with_one_mask(teacher, student)
+  _refuse_other_structures(teacher, student)
   paths, scores = _k_best(teacher, k)
   log_probs = _log_probs_of_paths(student, paths, scores)
   existing = jax.lax.stop_gradient(scores) > NEG_INF / 2
@@ -247,6 +250,14 @@ def _k_best(teacher: PyTree, k: int) -> tuple[PyTree, Array]:
   first = best.heads if isinstance(best, Parse) else best
   paths = jax.tree.map(lambda x: x[..., None, :], best)
   return paths, jnp.zeros((*first.shape[:-1], 1), jnp.float32)
+
+
+def _refuse_other_structures(teacher: PyTree, student: PyTree) -> None:
+  """Paths of tags that are no segmentation, or several that are one, have no probability under spans."""
+  if isinstance(student, SpanScores) and not isinstance(teacher, SpanScores):
+    raise ValueError(
+      f"a {type(teacher).__name__} teacher's paths are no labels for a SpanScores student: let spans teach it"
+    )
 
 
 def _log_probs_of_paths(student: PyTree, paths: PyTree, scores: Array) -> Array:

@@ -65,7 +65,11 @@ def structural_kd_loss(
   4    `SpanScores`                             `MaxEnt` over BIOES tags
   ==== ======================================== ==============================
 
-  A first-order parser as the student of 1b and 2b (`DependencyScores`) and `MaxEnt` to `MaxEnt` go too.
+  Beyond the paper's table, `MaxEnt` to `MaxEnt`, `SpanScores` to `SpanScores` (at T = 1 alone), and a
+  first-order parser (`DependencyScores`) as the student of 1b and 2b go too.
+
+  A student that excludes (by NEG_INF) what the teacher allows has an infinite cross-entropy, here a finite one
+  near 1e30: constrain both, or the teacher alone.
 
   Args:
     teacher: scores of the teacher's structure.
@@ -125,11 +129,10 @@ def structural_kd_case_1a(
   cooled = divide(student, temperature)
   first = sharpen(unary[..., 0, :], temperature, axes=1)
   pairs = sharpen(pairwise, temperature, axes=2)
-  first_score = jnp.where(first > 0, cooled.unary[..., 0, :].astype(jnp.float32), 0.0)
+  first_score = jnp.where(first != 0, cooled.unary[..., 0, :].astype(jnp.float32), 0.0)
   pair_scores = cooled.transition[..., None, :, :] + cooled.unary[..., 1:, None, :]
-  pair_scores = jnp.where(
-    pairs > 0, pair_scores, 0.0
-  )  # what the teacher excludes counts 0, padding too
+  # What the teacher excludes counts 0, and so does padding.
+  pair_scores = jnp.where(pairs != 0, pair_scores, 0.0)
   expected = jnp.sum(first * first_score, axis=-1) + jnp.sum(pairs * pair_scores, axis=(-3, -2, -1))
   return times_squared_temperature(linear_chain.log_partition(cooled) - expected, temperature)
 
@@ -259,6 +262,27 @@ def structural_kd_maxent(
   return token_cross_entropy(maxent.marginals(teacher), student, temperature)
 
 
+def structural_kd_spans(
+  teacher: SpanScores,
+  student: SpanScores,
+  *,
+  temperature: ArrayLike = 1.0,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  """Spans to spans: the cross-entropy over segmentations, by the same dynamic programme.
+
+  Args, Returns and Raises as of `structural_kd_loss`; and ValueError for a temperature other than 1: marginals
+  of spans that overlap cannot be renormalised one by one.
+  """
+  expect(teacher, SpanScores)
+  expect(student, SpanScores)
+  if not is_one(temperature):
+    raise ValueError(f"from spans to spans the temperature is 1, got {temperature}")
+  teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
+  teacher, student = with_one_mask(teacher, student)
+  return spans.cross_entropy(teacher.scores, student.scores, student.mask)
+
+
 STRUCTURAL_KD_CASES = {
   "1a": structural_kd_case_1a,
   "1b": structural_kd_case_1b,
@@ -275,6 +299,7 @@ _BY_TYPE = (
   (MaxEnt, LinearChain, structural_kd_case_3),
   (MaxEnt, MaxEnt, structural_kd_maxent),
   (SpanScores, MaxEnt, structural_kd_case_4),
+  (SpanScores, SpanScores, structural_kd_spans),
   (DependencyScores, ParsingTags, structural_kd_case_1b),
   (DependencyScores, DependencyScores, structural_kd_case_1b),
 )
@@ -305,5 +330,5 @@ def _parsing_case(
   target = sharpen(jnp.exp(heads), temperature, axes=1)
   relation_target = sharpen(jnp.exp(relations), temperature, axes=1)
   inner = jnp.sum(relation_target * log_relations, axis=-1)
-  values = jnp.where(target > 0, target * (log_heads + inner), 0.0)
+  values = jnp.where(target != 0, target * (log_heads + inner), 0.0)
   return times_squared_temperature(-jnp.sum(values, axis=(-2, -1)), temperature)

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.chain import LinearChain
-from kd_jax.structured.inputs import as_mask, as_scores
+from kd_jax.structured.chain import LinearChain, columns_of
 from kd_jax.types import Array
 
 
@@ -22,7 +21,7 @@ def log_marginals(chain: LinearChain) -> Array:
     [..., n, L] float32; at masked positions it means nothing.
 
   Raises:
-    ValueError: integer scores, or a mask of another shape.
+    ValueError: integer scores, NaN, or shapes that do not fit.
 
   Example:
     >>> import jax.numpy as jnp
@@ -31,28 +30,24 @@ def log_marginals(chain: LinearChain) -> Array:
     >>> log_marginals(chain).tolist()
     [[0.0, -200.0]]
   """
-  unary = as_scores("unary", chain.unary, "n, L")
-  mask = as_mask(chain.mask, unary.shape[:-1])[..., None]
-  transition = as_scores("transition", chain.transition, "L, L")
-  unary = jnp.moveaxis(jnp.where(mask, unary, 0.0), -2, 0)
-  valid = jnp.moveaxis(mask, -2, 0)
+  unary, transition, mask = columns_of(chain)  # the batch last
 
   def largest_zero(message):
-    return message - jax.lax.stop_gradient(jnp.max(message, axis=-1, keepdims=True))
+    return message - jax.lax.stop_gradient(jnp.max(message, axis=0, keepdims=True))
 
   def forward(before, scores):
-    paths = before[..., :, None] + transition
-    message = largest_zero(jax.nn.logsumexp(paths, axis=-2) + scores)
+    message = largest_zero(jax.nn.logsumexp(before[:, None] + transition, axis=0) + scores)
     return message, message
 
   def backward(after, position):
     scores, real = position
-    paths = transition + (scores + after)[..., None, :]
-    message = jnp.where(real, largest_zero(jax.nn.logsumexp(paths, axis=-1)), 0.0)
+    paths = transition + (scores + after)[None]
+    message = jnp.where(real, largest_zero(jax.nn.logsumexp(paths, axis=1)), 0.0)
     return message, message
 
   _, before = jax.lax.scan(forward, unary[0], unary[1:])
-  _, after = jax.lax.scan(backward, jnp.zeros_like(unary[0]), (unary[1:], valid[1:]), reverse=True)
+  _, after = jax.lax.scan(backward, jnp.zeros_like(unary[0]), (unary[1:], mask[1:]), reverse=True)
   before = jnp.concatenate([unary[:1], before])
   after = jnp.concatenate([after, jnp.zeros_like(unary[:1])])
-  return jnp.moveaxis(jax.nn.log_softmax(before + after, axis=-1), 0, -2)
+  log_probs = jax.nn.log_softmax(before + after, axis=1)
+  return jnp.transpose(log_probs, (2, 0, 1)).reshape(jnp.shape(chain.unary))

@@ -30,6 +30,8 @@ _AXES = {
   "ParsingTags": {"logits": (0,)},
 }
 
+_SHARED_RANKS = {"transition": 2, "offsets": 1, "relations": 1}
+
 
 class Ragged(NamedTuple):
   """The scores of many sentences at their true lengths.
@@ -121,11 +123,23 @@ def join(parts: list[Ragged]) -> Ragged:
 
 
 def split(scores: Structure) -> tuple[dict[str, Array], dict[str, Array]]:
-  """(fields with a value for every sentence, fields that sentences share), without the mask."""
+  """(fields with a value for every sentence, fields that sentences share), without the mask.
+
+  Raises:
+    ValueError: a chain whose sentences have transitions of their own.
+  """
   own, shared = {}, {}
   for name, array in scores._asdict().items():
-    if name != "mask" and array is not None:
-      (own if name in _AXES[type(scores).__name__] else shared)[name] = array
+    if name == "mask" or array is None:
+      continue
+    if name in _AXES[type(scores).__name__]:
+      own[name] = array
+    elif jnp.ndim(array) == _SHARED_RANKS[name]:
+      shared[name] = array
+    else:
+      raise ValueError(
+        f"{name} {jnp.shape(array)} must be one for all sentences, without their axis"
+      )
   return own, shared
 
 
@@ -141,8 +155,8 @@ def check(scores: Structure, rows: int, length: int) -> None:
   Raises:
     ValueError: with both shapes.
   """
-  if np.shape(scores.mask) != (rows, length):
+  if scores.mask is None or np.shape(scores.mask) != (rows, length):
     raise ValueError(
-      f"the teacher's scores are of {np.shape(scores.mask)} sentences and positions, the task's bucket "
-      f"of {(rows, length)}"
+      f"the teacher's scores need a mask of the bucket's sentences and positions {(rows, length)}, got "
+      f"{None if scores.mask is None else np.shape(scores.mask)}"
     )

@@ -8,7 +8,12 @@ Taksar, Heyman 1985): with w(i, h) the weight of the arc from head h to dependen
 
 over what is left. The product of all D is the weight of all trees below the node that remains in the end,
 and substituting backwards gives that of the trees below any other.
+
+Nothing cancels, so float32 weights lose digits only where a weight underflows. They are tried first; where
+underflow could have counted, the same sums are taken of mantissas and exponents, some 20 times as slowly.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,14 @@ import jax.numpy as jnp
 from kd_jax.structured.arcs import EXCLUDED, as_arcs, chain_padding, shift_rows
 from kd_jax.structured.scaled import Scaled, excluded, from_log
 from kd_jax.types import NEG_INF, Array, ArrayLike
+
+MAX_CYCLES = 40.0
+"""Float32 weights serve where heads drawn one by one, without regard to cycles, form a tree with a chance
+above exp(-40).
+
+What underflows is below exp(-87) of its row. Such an arc matters only to trees as rare among all choices of
+heads, so the trees that count are 47 nats more. exp(80), of second derivatives, does not overflow either.
+"""
 
 
 def _eliminate(weights: Scaled) -> tuple[Array, tuple[Array, Scaled, Scaled]]:
@@ -88,6 +101,139 @@ def _all_trees(scores: Array, single_root: bool) -> Scaled:
   return Scaled(*jnp.vectorize(one, signature="(n,m)->(),()")(scores))
 
 
+def _plain_weights(scores: Array, single_root: bool) -> tuple[Array, Array]:
+  """exp(scores), shifted to lose as little as possible: [..., n, n+1], and what came off [..., n].
+
+  A single root takes one arc of its column, which may then have a scale of its own.
+  """
+  if not single_root:
+    return jnp.exp(scores), jnp.zeros(scores.shape[:-1])
+  tokens, best = shift_rows(scores[..., 1:])
+  root, _ = shift_rows(scores[..., 0] - best)
+  top = jnp.arange(scores.shape[-2]) == jnp.argmax(root, axis=-1, keepdims=True)
+  shift = jax.lax.stop_gradient(jnp.where(top, scores[..., 0], best))
+  return jnp.exp(jnp.concatenate([root[..., None], tokens], axis=-1)), shift
+
+
+def _plain_elimination(weights: Array, single_root: bool) -> tuple[Array, ...]:
+  """Eliminates tokens from the last to the first, so that padding goes before what it hangs on.
+
+  With a single root, its arcs do not count in D but for the token that is left: the others' pass on to it.
+
+  Args:
+    weights: [..., n, n+1] by (dependent, head).
+
+  Returns:
+    by token: its index [n], its shares w(k, h) / D(k) [n, ..., n+1], its column of arcs from dependents
+    [n, ..., n], and D [n, ...].
+  """
+  size = weights.shape[-2]
+
+  def step(weights, node):
+    row = jax.lax.dynamic_index_in_dim(weights, node, -2, keepdims=False)
+    row = jnp.where(jnp.arange(size + 1) <= node, row, 0.0)
+    column = jax.lax.dynamic_index_in_dim(weights, node + 1, -1, keepdims=False)
+    column = jnp.where(jnp.arange(size) < node, column, 0.0)
+    pivot = jnp.sum(row[..., 1:], axis=-1) if single_root else jnp.sum(row, axis=-1)
+    pivot = jnp.where(node == 0, row[..., 0], pivot)
+    share = row / pivot[..., None]
+    return weights + column[..., :, None] * share[..., None, :], (node, share, column, pivot)
+
+  return jax.lax.scan(step, weights, jnp.arange(size), reverse=True)[1]
+
+
+def _plain_gradient(steps: tuple[Array, ...], single_root: bool) -> Array:
+  """The gradient of sum log D in the weights [..., n, n+1], of which each step back adds a row and a column."""
+  size = steps[1].shape[0]
+  heads = jnp.arange(size + 1)
+
+  def step(gradient, eliminated):
+    node, share, column, pivot = eliminated
+    through = jnp.einsum("...i,...ih->...h", column, gradient, precision="highest")
+    below = jnp.einsum("...h,...ih->...i", share, gradient, precision="highest")
+    counted = ((heads == 0) == (node == 0)) | (not single_root)
+    row = through + counted * (1.0 - jnp.sum(share * through, axis=-1, keepdims=True))
+    row = jnp.where(heads <= node, row / pivot[..., None], 0.0)
+    below = jnp.where(jnp.arange(size) < node, below, 0.0)
+    gradient = jax.lax.dynamic_update_index_in_dim(gradient, below, node + 1, -1)
+    return jax.lax.dynamic_update_index_in_dim(gradient, row, node, -2), None
+
+  none = jnp.zeros((*steps[1].shape[1:-1], size, size + 1))
+  return jax.lax.scan(step, none, steps)[0]
+
+
+def _plain(scores: Array, single_root: bool):
+  """What plain float32 weights give: weights, steps, log Z in two parts, and whether all can be trusted."""
+  weights, shift = _plain_weights(scores, single_root)
+  steps = _plain_elimination(weights, single_root)
+  logs = jnp.moveaxis(jnp.log(steps[-1]), 0, -1)
+  whole = jax.lax.stop_gradient(jnp.round(logs)), jnp.round(shift)
+  fraction = jnp.sum((logs - whole[0]) + (shift - whole[1]), axis=-1)
+  choices = jnp.sum(weights[..., int(single_root) :], axis=-1)
+  surplus = jnp.sum(logs - jnp.log(jnp.maximum(choices, 1.0)), axis=-1)
+  exact = jnp.all((surplus > -MAX_CYCLES) & (surplus < jnp.inf))  # and so no NaN
+  return weights, steps, (jnp.sum(whole[0] + whole[1], axis=-1), fraction), exact
+
+
+def _scaled_log_trees(scores: Array, single_root: bool) -> tuple[Array, Array]:
+  trees = _all_trees(scores, single_root)
+  return trees.exponent, jnp.log(trees.mantissa)
+
+
+def _scaled_with_marginals(scores: Array, single_root: bool) -> tuple[Array, Array, Array]:
+  def total(scores):
+    whole, fraction = _scaled_log_trees(scores, single_root)
+    return jnp.sum(fraction), (whole, fraction)  # exponents have no gradient
+
+  marginals, log_z = jax.grad(total, has_aux=True)(scores)
+  return *log_z, marginals
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _log_trees(scores: Array, single_root: bool) -> tuple[Array, Array]:
+  """log Z [...] of arc scores [..., n, n+1] without masks: a whole number, and the rest."""
+  *_, log_z, exact = _plain(scores, single_root)
+  slow = functools.partial(_scaled_log_trees, single_root=single_root)
+  return jax.lax.cond(exact, lambda _: log_z, slow, scores)
+
+
+@_log_trees.defjvp
+def _log_trees_derivative(single_root, primals, tangents):
+  whole, fraction, marginals = _with_marginals(*primals, single_root)
+  change = jnp.sum(marginals * tangents[0], axis=(-2, -1))
+  return (whole, fraction), (jnp.zeros_like(whole), change)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _with_marginals(scores: Array, single_root: bool) -> tuple[Array, Array, Array]:
+  """log Z in two parts, and its gradient [..., n, n+1]."""
+  weights, steps, log_z, exact = _plain(scores, single_root)
+  slow = functools.partial(_scaled_with_marginals, single_root=single_root)
+  *log_z, marginals = jax.lax.cond(
+    exact, lambda _: (*log_z, weights * _plain_gradient(steps, single_root)), slow, scores
+  )
+  return *log_z, jnp.clip(marginals, 0.0, 1.0)
+
+
+@_with_marginals.defjvp
+def _with_marginals_derivative(single_root, primals, tangents):
+  """Within the branch taken: 0 times the inf that the other may hold would be NaN."""
+  exact = _plain(*primals, single_root)[-1]
+
+  def fast(scores):
+    # Where vmap turns the condition into a selection, this branch runs in any case.
+    weights, steps, log_z, _ = _plain(jnp.where(exact, scores, 0.0), single_root)
+    return *log_z, weights * _plain_gradient(steps, single_root)
+
+  slow = functools.partial(_scaled_with_marginals, single_root=single_root)
+  # Recomputed on the way back: its record would take room in the other branch too.
+  slow = jax.checkpoint(slow)
+  (*log_z, marginals), changes = jax.jvp(
+    lambda scores: jax.lax.cond(exact, fast, slow, scores), primals, tangents
+  )
+  return (*log_z, jnp.clip(marginals, 0.0, 1.0)), changes
+
+
 def spanning_tree_log_partition(
   arc: ArrayLike, mask: ArrayLike | None = None, *, single_root: bool = True
 ) -> Array:
@@ -117,19 +263,8 @@ def spanning_tree_log_partition(
   """
   scores, _, mask = as_arcs(arc, mask)
   scores, best = shift_rows(chain_padding(scores, mask))
-  trees = _all_trees(scores, single_root)
-  return (jnp.sum(best, axis=-1) + trees.exponent) + jnp.log(trees.mantissa)
-
-
-def _with_marginals(scores: Array, single_root: bool) -> tuple[Scaled, Array]:
-  """Z [...], and the gradient of log Z [..., n, n+1]."""
-
-  def total(scores):
-    trees = _all_trees(scores, single_root)
-    return jnp.sum(jnp.log(trees.mantissa)), trees  # exponents have no gradient
-
-  marginals, trees = jax.grad(total, has_aux=True)(scores)
-  return trees, jnp.clip(marginals, 0.0, 1.0)
+  whole, fraction = _log_trees(scores, single_root)
+  return (jnp.sum(best, axis=-1) + whole) + fraction
 
 
 def spanning_tree_marginals(
@@ -155,7 +290,7 @@ def spanning_tree_marginals(
   """
   scores, valid, mask = as_arcs(arc, mask)
   scores, _ = shift_rows(chain_padding(scores, mask))
-  return jnp.where(valid, _with_marginals(scores, single_root)[1], 0.0)
+  return jnp.where(valid, _with_marginals(scores, single_root)[-1], 0.0)
 
 
 def spanning_tree_entropy(
@@ -183,6 +318,6 @@ def spanning_tree_entropy(
   """
   scores, _, mask = as_arcs(arc, mask)
   scores, _ = shift_rows(chain_padding(scores, mask))
-  trees, marginals = _with_marginals(scores, single_root)
+  whole, fraction, marginals = _with_marginals(scores, single_root)
   expected = jnp.sum(jnp.where(scores > EXCLUDED, marginals * scores, 0.0), axis=(-2, -1))
-  return jnp.maximum((trees.exponent - expected) + jnp.log(trees.mantissa), 0.0)
+  return jnp.maximum((whole - expected) + fraction, 0.0)

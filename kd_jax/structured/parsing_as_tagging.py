@@ -12,27 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.structured.arcs import EXCLUDED, as_arcs
 from kd_jax.structured.dependency import DependencyScores, ParsingTags
-from kd_jax.structured.inputs import as_mask, as_scores
+from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
 from kd_jax.types import NEG_INF, Array, Tree
-
-EXCLUDED = NEG_INF / 2
-"""Log-probabilities below are those of arcs that cannot be."""
-
-
-def valid_heads(mask: Array) -> Array:
-  """Which heads a token may have: the root, or another token of the sentence.
-
-  Args:
-    mask: [..., n] bool.
-
-  Returns:
-    [..., n, n+1] bool; all false in the rows of padding.
-  """
-  n = mask.shape[-1]
-  columns = jnp.concatenate([jnp.ones_like(mask[..., :1]), mask], axis=-1)
-  own = jnp.arange(n + 1)[None, :] == jnp.arange(1, n + 1)[:, None]
-  return mask[..., :, None] & columns[..., None, :] & ~own
 
 
 def log_head_marginals(scores: DependencyScores) -> Array:
@@ -40,21 +23,26 @@ def log_head_marginals(scores: DependencyScores) -> Array:
 
   Returns:
     [..., n, n+1] float32; NEG_INF where a token cannot be a head, and for padding.
+
+  Raises:
+    ValueError: integer scores, shapes that do not fit, or NaN.
   """
-  arc = as_scores("arc", scores.arc, "n, n+1")
-  mask = as_mask(scores.mask, arc.shape[:-1])
-  valid = valid_heads(mask)
-  given = arc if scores.refined is None else as_scores("refined", scores.refined, "n, n+1")
-  log_probs = jax.nn.log_softmax(jnp.where(valid, given, NEG_INF), axis=-1)
-  return jnp.where(valid, log_probs, NEG_INF)
+  given = scores.arc if scores.refined is None else scores.refined
+  arc, valid, _ = as_arcs(given, scores.mask)
+  return jnp.where(valid, jax.nn.log_softmax(arc, axis=-1), NEG_INF)
 
 
 def log_relation_probs(scores: DependencyScores) -> Array:
-  """log P(relation | dependent, head) [..., n, n+1, R] float32; 0 where there can be no arc."""
+  """log P(relation | dependent, head) [..., n, n+1, R] float32; 0 where there can be no arc.
+
+  Raises:
+    ValueError: integer scores, shapes that do not fit, or NaN.
+  """
   relation = as_scores("relation", scores.relation, "n, n+1, R")
-  valid = valid_heads(as_mask(scores.mask, relation.shape[:-2]))[..., None]
-  log_probs = jax.nn.log_softmax(jnp.where(valid, relation, 0.0), axis=-1)
-  return jnp.where(valid, log_probs, 0.0)
+  _, valid, _ = as_arcs(jnp.zeros(relation.shape[:-1]), scores.mask)
+  refuse_nan("relation", relation, valid[..., None])
+  blanked = jnp.where(valid[..., None], relation, 0.0)
+  return jnp.where(valid[..., None], jax.nn.log_softmax(blanked, axis=-1), 0.0)
 
 
 def heads_of_tags(tags: ParsingTags) -> tuple[Array, Array]:
@@ -96,25 +84,38 @@ def tag_marginals(log_heads: Array, log_relations: Array, tags: ParsingTags) -> 
   arcs = jnp.take_along_axis(log_heads, heads, axis=-1)
   # One flat gather of (head, relation) for each tag; [..., n, n+1, R] is never copied.
   number = log_relations.shape[-1]
-  if not isinstance(relations, jax.core.Tracer) and np.max(relations, initial=0) >= number:
-    raise ValueError(
-      f"a tag has relation {int(np.max(relations))}, the arcs have {number} relations"
-    )
+  if not isinstance(relations, jax.core.Tracer):
+    outside = np.asarray(relations)[(np.asarray(relations) < 0) | (np.asarray(relations) >= number)]
+    if outside.size:
+      raise ValueError(f"a tag has relation {outside[0]}, the arcs have {number} relations")
   flat = log_relations.reshape(*log_relations.shape[:-2], -1)
   names = jnp.take_along_axis(flat, heads * number + relations, axis=-1)
-  valid &= arcs > EXCLUDED
+  valid &= ~(arcs <= EXCLUDED)  # NaN is no reason to leave a tag out
   joint = jnp.where(valid, arcs + names, NEG_INF)
   possible = jnp.any(valid, axis=-1, keepdims=True)
   return jnp.where(valid & possible, jax.nn.softmax(joint, axis=-1), 0.0)
 
 
-def refuse_other_tokens(tree: Tree, shape: tuple[int, ...]) -> None:
-  """Refuses a tree [..., n] of other sentences or positions than the scores."""
-  found = jnp.shape(tree.heads), jnp.shape(tree.relations)
-  if found != (shape, shape):
-    raise ValueError(
-      f"a tree's heads {found[0]} and relations {found[1]} must be of the scores' tokens {shape}"
-    )
+def as_tree(tree: Tree, mask: Array) -> tuple[Array, Array]:
+  """A tree's (heads, relations) [..., n] as int32, 0 for padding.
+
+  Raises:
+    ValueError: no integers, another shape than the scores' tokens, or (unless traced) a head outside the
+      sentence.
+  """
+  heads, relations = jnp.asarray(tree.heads), jnp.asarray(tree.relations)
+  for name, array in (("heads", heads), ("relations", relations)):
+    if array.shape != mask.shape or not jnp.issubdtype(array.dtype, jnp.integer):
+      raise ValueError(
+        f"a tree's {name} must be integers of the scores' tokens [..., n] = {mask.shape}, got "
+        f"{array.dtype} {array.shape}"
+      )
+  if not isinstance(heads, jax.core.Tracer) and not isinstance(mask, jax.core.Tracer):
+    given, valid = np.asarray(heads), np.asarray(mask)
+    outside = valid & ((given < 0) | (given > valid.sum(axis=-1, keepdims=True)))
+    if outside.any():
+      raise ValueError(f"heads must be 0 or a token of the sentence, got {given[outside][0]}")
+  return tuple(jnp.where(mask, array, 0).astype(jnp.int32) for array in (heads, relations))
 
 
 def tags_of_tree(tree: Tree, tags: ParsingTags) -> tuple[Array, Array]:
@@ -123,9 +124,12 @@ def tags_of_tree(tree: Tree, tags: ParsingTags) -> tuple[Array, Array]:
   Returns:
     (indices [..., n] int32, known [..., n] bool): known is false for padding, and where no tag names the
     token's head and relation; the index is 0 there.
+
+  Raises:
+    ValueError: heads and relations that are no tree of these tokens.
   """
   heads, valid = heads_of_tags(tags)
-  refuse_other_tokens(tree, valid.shape[:-1])
-  named = valid & (heads == jnp.asarray(tree.heads)[..., None])
-  named &= jnp.asarray(tags.relations) == jnp.asarray(tree.relations)[..., None]
+  gold_heads, gold_relations = as_tree(tree, as_mask(tags.mask, valid.shape[:-1]))
+  named = valid & (heads == gold_heads[..., None])
+  named &= jnp.asarray(tags.relations) == gold_relations[..., None]
   return jnp.argmax(named, axis=-1).astype(jnp.int32), jnp.any(named, axis=-1)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from kd_jax.structured.checks import as_tags
 from kd_jax.structured.divergence import categorical_kl
 from kd_jax.structured.inputs import as_mask
 from kd_jax.structured.segments import (
@@ -198,9 +199,8 @@ def score(scores: ArrayLike, tags: ArrayLike, mask: ArrayLike | None = None) -> 
     4.0
   """
   segments, _, mask = as_segments(scores, mask)
-  if jnp.shape(tags) != mask.shape:
-    raise ValueError(f"tags {jnp.shape(tags)} must be of the scores' shape [..., n] = {mask.shape}")
-  spans = spans_of_tags(tags, segments.shape[-1] - 1, mask)
+  labels = segments.shape[-1] - 1
+  spans = spans_of_tags(as_tags(tags, mask, 4 * labels + 1), labels, mask)
   return jnp.sum(jnp.where(spans, segments[..., :-1], 0.0), axis=(-3, -2, -1))
 
 

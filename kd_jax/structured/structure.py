@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from kd_jax.structured import linear_chain, maxent, parsing_as_tagging, spans
 from kd_jax.structured.dependency import DependencyScores, ParsingTags, parse
-from kd_jax.structured.inputs import as_scores
+from kd_jax.structured.inputs import as_mask, as_scores
 from kd_jax.structured.linear_chain import LinearChain
 from kd_jax.structured.maxent import MaxEnt
 from kd_jax.structured.spans import SpanScores
@@ -56,7 +56,8 @@ def log_prob(scores: Structure, labels: PyTree) -> Array:
     labels: [..., n] tags, or a `Tree` for parsers and for parsing as tagging.
 
   Returns:
-    [...] float32. A token whose head and relation no tag of `ParsingTags` can name is left out.
+    [...] float32. Left out are tokens whose relation is negative, unseen in training, and those whose head
+    and relation no tag of `ParsingTags` can name.
 
   Raises:
     ValueError: for scores of no known structure.
@@ -97,12 +98,12 @@ def as_chain(scores: Structure) -> LinearChain:
 def _tree_log_prob(scores: DependencyScores, tree: Tree) -> Array:
   heads = parsing_as_tagging.log_head_marginals(scores)
   relations = parsing_as_tagging.log_relation_probs(scores)
-  parsing_as_tagging.refuse_other_tokens(tree, heads.shape[:-1])
-  gold = jnp.asarray(tree.heads)
-  at_head = jnp.take_along_axis(relations, gold[..., None, None], axis=-2)[..., 0, :]
-  values = _pick(heads, gold) + _pick(at_head, jnp.asarray(tree.relations))
-  valid = jnp.any(heads > parsing_as_tagging.EXCLUDED, axis=-1)
-  return jnp.sum(jnp.where(valid, values, 0.0), axis=-1)
+  mask = as_mask(scores.mask, heads.shape[:-1])
+  gold_heads, gold_relations = parsing_as_tagging.as_tree(tree, mask)
+  known = mask & (gold_relations >= 0)  # a relation unseen in training has no score
+  at_head = jnp.take_along_axis(relations, gold_heads[..., None, None], axis=-2)[..., 0, :]
+  values = _pick(heads, gold_heads) + _pick(at_head, jnp.where(known, gold_relations, 0))
+  return jnp.sum(jnp.where(known, values, 0.0), axis=-1)
 
 
 def _pick(values: Array, indices: ArrayLike) -> Array:

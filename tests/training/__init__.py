@@ -65,7 +65,7 @@ def teacher_outputs(task=TASK):
 
 
 def fresh(task, phase):
-  variables = init_variables(task.model, task.train.images[:1], task.seeds)
+  variables = init_variables(task.model, task.example, task.seeds)
   return start_phase(variables, phase.optimizer.build(phase.epochs * task.steps_per_epoch))
 
 

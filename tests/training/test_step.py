@@ -31,8 +31,11 @@ def test_half_an_epoch():
   assert float(steps.epoch_at(25, 10)) == 2.5
 
 
-def test_the_objective_is_divided_by_the_count_of_all_devices():
-  """Masks that leave unequal shares to the devices, and terms of other shapes than [B]."""
+def test_the_objective_is_divided_by_the_size_of_the_whole_batch():
+  """Masks that leave unequal shares to the devices, and terms of other shapes than [B].
+
+  Masked rows add nothing and count: an example weighs the same in a batch that is not full.
+  """
   rng = np.random.default_rng(0)
   logits = rng.standard_normal((2, 4, CLASSES)).astype(np.float32)
   labels = rng.integers(0, CLASSES, (2, 4))
@@ -48,7 +51,7 @@ def test_the_objective_is_divided_by_the_count_of_all_devices():
     return steps.objective(terms, Outputs(logits), Outputs(), batch, jnp.float32(0.5))
 
   loss, parts = jax.vmap(shares, axis_name=parallel.AXIS)(logits, labels, mask)
-  rows = 1.5 * logits[..., 0][mask > 0].mean()
+  rows = 1.5 * logits[..., 0][mask > 0].sum() / mask.size
   table = np.mean(logits[:, 1:] ** 2)
   np.testing.assert_allclose(parts["rows"].sum(), rows, rtol=1e-6)
   np.testing.assert_allclose(parts["table"].sum(), table, rtol=1e-6)
