@@ -223,6 +223,10 @@ def verify(
   sampled = kept.take(rows) if ragged else None
   for view in range(num_views):
     live = predict(rows, view, batch_size)
+    for name, array in live.shared.items() if ragged else ():
+      difference = np.abs(array - kept.shared[name]).max(initial=0)
+      error = float(np.nan_to_num(difference, nan=np.inf))
+      worst = worst._replace(largest_error=max(worst.largest_error, error))
     for name, array in (live.values if ragged else live).items():
       then = sampled.values[name] if ragged else getattr(kept, name)[rows, view]
       # One entry of a ragged field belongs to a sentence, as one row of the others does.
@@ -250,6 +254,9 @@ def _narrowed(outputs, spec: CacheSpec, rows: np.ndarray, view: int) -> dict[str
     name: _narrow(x, name, spec, np.repeat(rows, outputs.sizes(name)), view)
     for name, x in outputs.values.items()
   }
+  for name, array in outputs.shared.items():
+    if not np.isfinite(array).all():
+      raise CacheError(f"the teacher's {name}, which all sentences share, are not finite")
   return {"lengths": outputs.lengths, "values": values, "shared": outputs.shared}
 
 

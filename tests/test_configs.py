@@ -7,17 +7,26 @@ import numpy as np
 import pytest
 
 from experiments import config
+from experiments.domains.images import ImageStudy, MethodSettings
+from experiments.domains.sequences import fitting
 from experiments.evaluate import evaluate
 from experiments.pipeline import Pipeline
 from kd_jax import recipes
 from tests.fake_tfds import write_fake
 
 CONFIGS = config.configs()
+IMAGES = [name for name, study in CONFIGS.items() if isinstance(study, ImageStudy)]
+CASES = {"conll_ner": ("1a", "2a", "3", "4"), "ud_parsing": ("1b", "2b")}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_of_images_or_has_cases():
+  assert set(IMAGES) | set(CASES) == set(CONFIGS)
+  assert not set(IMAGES) & set(CASES)
+
+
+@pytest.mark.parametrize("name", IMAGES)
 def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
-  study = config.shrink(CONFIGS[name])
+  study = CONFIGS[name].shrunk()
   if study.dataset != "digits":
     # Dense networks take all methods; a convolutional one compiles for long, so it takes the two-phase method.
     study = dataclasses.replace(study, methods=("annealing_kd",))
@@ -31,6 +40,38 @@ def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
     assert 0 <= row["test"]["best"]["accuracy"] <= 1
     assert np.isfinite(row["test"]["last"]["kl_to_teacher"])
   assert json.loads((tmp_path / "run" / "results.json").read_text())["rows"] == results["rows"]
+
+
+@pytest.mark.parametrize(("name", "case"), [(n, case) for n in CASES for case in CASES[n]])
+def test_a_shrunk_form_of_every_case_runs_from_teacher_to_results(name, case, tmp_path):
+  """Networks of one layer on sentences of one length: recurrent ones are long in compiling."""
+  study = CONFIGS[name].shrunk()
+  one_layer = dataclasses.replace(study.teacher, layers=1)
+  study = dataclasses.replace(
+    study, case=case, teacher=one_layer, max_length=8, epochs=1, methods=("structural_kd",)
+  )
+  assert study.dataset == "sample"
+  pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run"))
+  domain = pipeline.domain
+  domain.validation, domain.test = (fitting(part, 8) for part in (domain.validation, domain.test))
+  pipeline.train_students(pipeline.teacher(), study.methods)
+  results = evaluate(pipeline)
+  (row,) = results["rows"]
+  metric = {"conll_ner": "f1", "ud_parsing": "las"}[name]
+  assert results["metric"]["key"] == metric
+  assert results["case"]["name"] == case
+  assert 0 <= row["test"]["best"][metric] <= 1
+  assert 0 < row["test"]["last"]["agreement"] <= 1
+  assert np.isfinite([point["train_loss"] for point in results["curves"]]).all()
+  assert np.isfinite(results["teacher"][f"test_{metric}"])
+  structure = json.loads((tmp_path / "run/cache/manifest.json").read_text())["spec"]["structure"]
+  assert (
+    structure
+    == {
+      **{"1a": "LinearChain", "2a": "LinearChain", "3": "MaxEnt", "4": "SpanScores"},
+      **{"1b": "DependencyScores", "2b": "DependencyScores"},
+    }[case]
+  )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -72,7 +113,7 @@ def test_overrides_reach_the_study():
 
 def test_every_recipe_argument_has_an_option():
   for name in recipes.RECIPES:
-    settings = getattr(config.MethodSettings(), name, None)
+    settings = getattr(MethodSettings(), name, None)
     study = CONFIGS["digits"]
     made = recipes.make_recipe(
       name,

@@ -33,10 +33,16 @@ def build(kind, seed=0, dtype=np.float32):
     case "DependencyScores":
       return DependencyScores(draw(rows, N, N + 1), draw(rows, N, N + 1, LABELS), MASK, None)
     case "refined":
-      arc, relation, refined = draw(rows, N, N + 1), draw(rows, N, N + 1, LABELS), draw(rows, N, N + 1)
+      arc, relation, refined = (
+        draw(rows, N, N + 1),
+        draw(rows, N, N + 1, LABELS),
+        draw(rows, N, N + 1),
+      )
       return DependencyScores(arc, relation, MASK, refined)
     case "ParsingTags":
-      return ParsingTags(draw(rows, N, TAGS), np.int32([0, 1, -1, 0, 2]), np.int32([0, 1, 0, 1, 1]), MASK)
+      return ParsingTags(
+        draw(rows, N, TAGS), np.int32([0, 1, -1, 0, 2]), np.int32([0, 1, 0, 1, 1]), MASK
+      )
   raise AssertionError(kind)
 
 

@@ -82,7 +82,9 @@ def manifest(directory):
   return json.loads((directory / teacher_cache.MANIFEST).read_text())
 
 
-@pytest.mark.parametrize(("head", "dtype"), [(head, "float32") for head in KINDS] + [("refined", "float16")])
+@pytest.mark.parametrize(
+  ("head", "dtype"), [(head, "float32") for head in KINDS] + [("refined", "float16")]
+)
 def test_sentences_are_kept_as_the_network_scores_them_and_at_their_size(tmp_path, head, dtype):
   """Each sentence by itself, whatever bucket it was computed in and whatever it was padded to."""
   data, spec = data_of(head), spec_of(head, dtype=dtype)

@@ -25,6 +25,15 @@ from kd_jax.training.step import cached_structures
 from kd_jax.types import Batch
 
 NO_AUGMENTATION = Augmentation(name="none")
+HEAD_TITLES = {
+  "crf": "linear-chain CRF",
+  "maxent": "independent tags",
+  "spans": "spans",
+  "parser": "first-order parser",
+  "second_order": "second-order parser",
+  "tags": "parsing as tagging",
+}
+"""What reports call the structures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +198,8 @@ class Sequences(Domain):
       "metric": self.study.metric,
       "case": {
         "name": self.study.case,
-        "teacher": self.case.teacher,
-        "student": self.case.student,
+        "teacher": HEAD_TITLES[self.case.teacher],
+        "student": HEAD_TITLES[self.case.student],
         "marginals": self.case.marginals,
       },
     }

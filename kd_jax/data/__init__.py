@@ -1,4 +1,4 @@
-"""Image data sets with stable example ids, and augmentation as a pure function of (id, view)."""
+"""Images and sentences with stable example ids, and augmentation as a pure function of (id, view)."""
 
 from kd_jax.data.augmentation import (
   Augmentation,
@@ -7,7 +7,9 @@ from kd_jax.data.augmentation import (
   describe,
   num_distinct_views,
 )
+from kd_jax.data.corpora import SequenceSplits, load_parsing, load_tagging
 from kd_jax.data.dataset import Dataset
+from kd_jax.data.sequences import SequenceDataset
 from kd_jax.data.sources import (
   KNOWN,
   DatasetNotPrepared,
@@ -16,18 +18,24 @@ from kd_jax.data.sources import (
   load,
   prepared_dir,
 )
+from kd_jax.data.vocabulary import Vocabulary
 
 __all__ = [
   "KNOWN",
   "Augmentation",
   "Dataset",
   "DatasetNotPrepared",
+  "SequenceDataset",
+  "SequenceSplits",
   "Splits",
+  "Vocabulary",
   "augment",
   "augment_batch",
   "default_data_dir",
   "describe",
   "load",
+  "load_parsing",
+  "load_tagging",
   "num_distinct_views",
   "prepared_dir",
 ]

@@ -184,9 +184,7 @@ def test_evaluation_has_no_dropout():
 
 @pytest.fixture(scope="module")
 def task():
-  return sentences.task(
-    "LinearChain", model=sentences.model("LinearChain", 0.3), seeds=(3, 5, 3)
-  )
+  return sentences.task("LinearChain", model=sentences.model("LinearChain", 0.3), seeds=(3, 5, 3))
 
 
 @pytest.fixture(scope="module")
@@ -277,9 +275,7 @@ def test_a_cached_teacher_says_what_the_live_one_says(head):
   for index, bucket in enumerate(data.buckets):
     rows = np.random.default_rng(0).permutation(len(bucket.rows))[:5]
     inputs = jax.tree.map(lambda x, rows=rows: x[rows], bucket.inputs)
-    said, (by_live, by_cached) = run(
-      live.of_bucket(index), cached.of_bucket(index), inputs, rows
-    )
+    said, (by_live, by_cached) = run(live.of_bucket(index), cached.of_bucket(index), inputs, rows)
     lengths = data.lengths[bucket.rows[rows]]
     expected, found = (layout.pack(jax.device_get(scores), lengths) for scores in said)
     assert_close(found.values, expected.values, 1e-5)
@@ -348,7 +344,11 @@ def test_evaluation_over_buckets_equals_counts_by_loops():
         named["gold"].append([NAMES[tag] for tag in true])
     assert found["token_accuracy"][seed] == pytest.approx(correct / tokens)
     assert found["agreement"][seed] == pytest.approx(agreeing / tokens)
-    for name, score in {"f1": f1_score, "precision": precision_score, "recall": recall_score}.items():
+    for name, score in {
+      "f1": f1_score,
+      "precision": precision_score,
+      "recall": recall_score,
+    }.items():
       assert found[name][seed] == pytest.approx(score(named["gold"], named["predicted"]))
   assert np.all(found["f1"] > 0)
 
