@@ -68,18 +68,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     "repeats": options.repeats,
     "quick": options.quick,
   }
+  kind = re.sub(r"[^a-z0-9]+", "-", header["device"]["kind"].lower())
+  out = options.out or RESULTS / f"structures-{kind}.json"
   found: dict[str, list[dict]] = {"problems": [], "growth": [], "accuracy": []}
   chosen = {name: PROBLEMS[name] for name in options.only or PROBLEMS}
+  # Written as it grows: what is stopped has left what it measured.
   for name, problem in chosen.items():
     found["problems"].append(_problem(name, problem, others.get(name, {}), options))
+    write_json(out, header | found)
+  if "matrix-tree" in chosen:
+    found["accuracy"] = _accuracy(chosen["matrix-tree"], others.get("matrix-tree", {}))
   for name, problem in chosen.items():
     if problem.growth:
       found["growth"] += _growth(name, problem, others.get(name, {}), options)
-  if "matrix-tree" in chosen:
-    found["accuracy"] = _accuracy(chosen["matrix-tree"], others.get("matrix-tree", {}))
-  kind = re.sub(r"[^a-z0-9]+", "-", header["device"]["kind"].lower())
-  out = options.out or RESULTS / f"structures-{kind}.json"
-  write_json(out, header | found)
+      write_json(out, header | found)
   console.say(f"written to {out}")
   return 0
 

@@ -63,13 +63,11 @@ class TestPlainWeights:
     found = plain_or_scaled(arc, single_root)
     monkeypatch.setattr(matrix_tree, "MAX_CYCLES", -jnp.inf)  # read when a function is traced
     expected = always_scaled()(arc, single_root)
+    scores, _ = matrix_tree.shift_rows(matrix_tree.as_arcs(arc, None)[0])
+    assert not matrix_tree._plain(scores, single_root)[-1]
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
     for mine, its in zip(found[1:], expected[1:], strict=True):
       np.testing.assert_allclose(mine, its, atol=2e-5)
-    for i in range(2):
-      reference = oracles.matrix_tree(arc[i], single_root) if depth == 1 else None
-      if reference is not None:
-        np.testing.assert_allclose(found[0][i], reference, rtol=1e-5)
 
   @BOTH
   def test_a_branch_not_a_selection(self, single_root):
@@ -81,17 +79,15 @@ class TestPlainWeights:
   def test_derivatives_of_a_selection(self, single_root):
     """vmap runs both ways; what overflows in the one must not reach the other's derivatives."""
     arc = np.stack([cycle(1), cycle(200), cycle(1e4)])
-    found = jax.jit(jax.vmap(functools.partial(evaluate, single_root=single_root)))(arc)
-    summed = jax.jit(jax.grad(lambda arc: jax.vmap(entropies)(arc).sum()))
 
     def entropies(arc):
       return dependency.spanning_tree_entropy(arc, single_root=single_root)
 
+    alone = jax.jit(jax.grad(lambda arc: entropies(arc).sum()))
+    found = jax.jit(jax.grad(lambda arc: jax.vmap(entropies)(arc).sum()))(arc)
+    assert np.isfinite(found).all()
     for i in range(2):
-      for mine, its in zip(found, plain_or_scaled(arc[i], single_root), strict=True):
-        np.testing.assert_allclose(mine[i], its, rtol=1e-6, atol=2e-5)
-    assert np.isfinite(summed(arc)).all()
-    assert all(np.isfinite(x).all() for x in found)
+      np.testing.assert_allclose(found[i], alone(arc[i]), atol=2e-5)
 
   def test_a_root_far_above_or_below(self):
     """One arc from the root has a scale of its own: no reason for scaled weights."""
