@@ -3,9 +3,12 @@
 A biaffine parser, of first (1b) or second order (2b), teaches parsing as tagging. Scores are of universal
 relations, with punctuation, as in the CoNLL 2018 shared task; trees are decoded with one root.
 
-    python -m experiments.study ud_parsing --case 2b
-    python -m experiments.study ud_parsing --dataset sample     # built in, runs anywhere
+With 3,652 training sentences of at most 32 tokens case 1b takes about half an hour on two processor cores;
+structural KD beats training from scratch there by 1.0 points of LAS: see experiments/results.
+
+    python -m experiments.study ud_parsing --case 2b [--train-limit 4000 --max-length 32 --tag-min-count 2]
     python -m experiments.study ud_parsing --files train.conllu dev.conllu test.conllu
+    python -m experiments.study ud_parsing --dataset sample --min-count 1 --batch-size 8    # built in
 """
 
 from experiments.domains.sequence_study import ParsingStudy

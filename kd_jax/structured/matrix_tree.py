@@ -204,34 +204,19 @@ def _log_trees_derivative(single_root, primals, tangents):
   return (whole, fraction), (jnp.zeros_like(whole), change)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _with_marginals(scores: Array, single_root: bool) -> tuple[Array, Array, Array]:
-  """log Z in two parts, and its gradient [..., n, n+1]."""
-  weights, steps, log_z, exact = _plain(scores, single_root)
-  slow = functools.partial(_scaled_with_marginals, single_root=single_root)
-  *log_z, marginals = jax.lax.cond(
-    exact, lambda _: (*log_z, weights * _plain_gradient(steps, single_root)), slow, scores
-  )
-  return *log_z, jnp.clip(marginals, 0.0, 1.0)
+  """log Z in two parts, and its gradient [..., n, n+1]; can be differentiated."""
 
-
-@_with_marginals.defjvp
-def _with_marginals_derivative(single_root, primals, tangents):
-  """Within the branch taken: 0 times the inf that the other may hold would be NaN."""
-  exact = _plain(*primals, single_root)[-1]
-
-  def fast(scores):
-    # Where vmap turns the condition into a selection, this branch runs in any case.
-    weights, steps, log_z, _ = _plain(jnp.where(exact, scores, 0.0), single_root)
+  def plain(scores):
+    weights, steps, log_z, _ = _plain(scores, single_root)
     return *log_z, weights * _plain_gradient(steps, single_root)
 
-  slow = functools.partial(_scaled_with_marginals, single_root=single_root)
+  # A second elimination for the choice: the branch not taken must have no part in derivatives.
+  exact = _plain(jax.lax.stop_gradient(scores), single_root)[-1]
   # Recomputed on the way back: its record would take room in the other branch too.
-  slow = jax.checkpoint(slow)
-  (*log_z, marginals), changes = jax.jvp(
-    lambda scores: jax.lax.cond(exact, fast, slow, scores), primals, tangents
-  )
-  return (*log_z, jnp.clip(marginals, 0.0, 1.0)), changes
+  scaled = jax.checkpoint(functools.partial(_scaled_with_marginals, single_root=single_root))
+  *log_z, marginals = jax.lax.cond(exact, plain, scaled, scores)
+  return *log_z, jnp.clip(marginals, 0.0, 1.0)
 
 
 def spanning_tree_log_partition(
