@@ -1,7 +1,5 @@
 """Training on sentences of several lengths: buckets, batches that are filled up, dropout, teachers."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -264,12 +262,7 @@ def test_a_cached_teacher_says_what_the_live_one_says(head):
       cached.outputs(kept, rows, inputs, 0).scores,
     ]
     own = student[0].apply(student[1], inputs, train=False).scores
-    distances = (
-      sequences.token_kd_loss,
-      sequences.posterior_kd_loss,
-      functools.partial(sequences.k_best_kd_loss, k=1),
-      structural.structural_kd_loss,
-    )
+    distances = (sequences.token_kd_loss, structural.structural_kd_loss)
     return said, [[loss(one, own) for loss in distances] for one in said]
 
   for index, bucket in enumerate(data.buckets):
