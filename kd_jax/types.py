@@ -17,6 +17,8 @@ ArrayLike = jax.typing.ArrayLike
 PyTree = Any
 NEG_INF = -1e30
 """The score of what is excluded: finite, so that gradients stay finite."""
+EXCLUDED = NEG_INF / 2
+"""Scores below this one count as NEG_INF, whatever was added to it."""
 
 Schedule = Callable[[ArrayLike], ArrayLike]
 """A traceable function from a step (or an epoch) to a value, as in optax."""

@@ -1,6 +1,7 @@
 """The data and the networks of a study of sentences."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,6 @@ class Sequences(Domain):
     return {"vocabulary": self.vocabulary.digest}
 
   def cache_spec(self, digest, model, spec):
-    kind = type(self._abstract_outputs(spec, self._example()).scores).__name__
     return teacher_cache.make_spec(
       digest,
       model,
@@ -164,11 +164,14 @@ class Sequences(Domain):
       1,
       dtype=self.study.cache_dtype,
       num_classes=self.num_classes,
-      structure=kind,
+      structure=self._teacher_structure,
     )
 
-  def _example(self):
-    return jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
+  @functools.cached_property
+  def _teacher_structure(self) -> str:
+    """Asked for with every student: the network is traced for it once."""
+    example = jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
+    return type(self._abstract_outputs(self.teacher, example).scores).__name__
 
   def predictor(self, spec, model, variables):
     return inference.structure_predictor(model, variables, self.train)

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import check_temperature, static_value, times_squared_temperature
+from kd_jax.losses.inputs import check_temperature, times_squared_temperature
 from kd_jax.structured import maxent
+from kd_jax.structured.checks import refuse_other_masks
 from kd_jax.structured.maxent import MaxEnt
 from kd_jax.types import NEG_INF, Array, ArrayLike, PyTree
 
@@ -31,14 +32,8 @@ def with_one_mask(teacher: PyTree, student: PyTree) -> tuple[PyTree, PyTree]:
   if any(mask is None for mask in masks):
     mask = masks[0] if masks[1] is None else masks[1]
     return teacher._replace(mask=mask), student._replace(mask=mask)
-  values = [static_value(mask) for mask in masks]
-  if all(value is not None for value in values) and values[0].shape == values[1].shape:
-    differing = int((values[0].astype(bool) != values[1].astype(bool)).sum())
-    if differing:
-      raise ValueError(
-        f"the masks of teacher and student {values[0].shape} differ at {differing} positions: give both "
-        "the sentences' mask"
-      )
+  if jnp.shape(masks[0]) == jnp.shape(masks[1]):
+    refuse_other_masks(*masks)
   return teacher, student
 
 

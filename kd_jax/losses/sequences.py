@@ -30,7 +30,7 @@ from kd_jax.structured.linear_chain import LinearChain
 from kd_jax.structured.maxent import MaxEnt
 from kd_jax.structured.spans import SpanScores
 from kd_jax.structured.structure import Parse, as_chain, decode, log_prob
-from kd_jax.types import NEG_INF, Array, ArrayLike, PyTree
+from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike, PyTree
 
 
 def structure_nll_loss(student: PyTree, labels: PyTree) -> Array:
@@ -194,7 +194,7 @@ def k_best_kd_loss(
   _refuse_other_structures(teacher, student)
   paths, log_weights = _k_best(teacher, k)
   if not weighted:
-    existing = log_weights > NEG_INF / 2
+    existing = log_weights > EXCLUDED
     log_weights = jnp.where(existing, 0.0, NEG_INF)
   weights = jax.nn.softmax(log_weights, axis=-1)
   return -jnp.sum(weights * _log_probs_of_paths(student, paths, log_weights), axis=-1)
@@ -229,7 +229,7 @@ def fuzzy_crf_loss(
   _refuse_other_structures(teacher, student)
   paths, scores = _k_best(teacher, k)
   log_probs = _log_probs_of_paths(student, paths, scores)
-  existing = jax.lax.stop_gradient(scores) > NEG_INF / 2
+  existing = jax.lax.stop_gradient(scores) > EXCLUDED
   # Rounding alone could lift the sum above 1.
   return jnp.maximum(-jax.nn.logsumexp(jnp.where(existing, log_probs, NEG_INF), axis=-1), 0.0)
 
@@ -263,7 +263,7 @@ def _refuse_other_structures(teacher: PyTree, student: PyTree) -> None:
 def _log_probs_of_paths(student: PyTree, paths: PyTree, scores: Array) -> Array:
   """[..., k] student's log-probabilities; 0 for structures that do not exist."""
   log_probs = jax.vmap(lambda path: log_prob(student, path), in_axes=-2, out_axes=-1)(paths)
-  return jnp.where(scores > NEG_INF / 2, log_probs, 0.0)
+  return jnp.where(scores > EXCLUDED, log_probs, 0.0)
 
 
 def _emissions(scores: PyTree) -> MaxEnt:
@@ -303,7 +303,7 @@ def _safe_log(probabilities: Array) -> Array:
 def _token_kl(log_targets: Array, student: MaxEnt) -> Array:
   """Sum over the positions of KL(targets || student); padding and targets of nothing count 0."""
   values = kl_from_log_probs(log_targets, maxent.log_probs(student))
-  values = jnp.where(jnp.any(log_targets > NEG_INF / 2, axis=-1), values, 0.0)
+  values = jnp.where(jnp.any(log_targets > EXCLUDED, axis=-1), values, 0.0)
   if student.mask is not None:
     values = jnp.where(jnp.asarray(student.mask).astype(bool), values, 0.0)
   return jnp.sum(values, axis=-1)

@@ -7,10 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
-from kd_jax.types import NEG_INF, Array, ArrayLike
-
-EXCLUDED = NEG_INF / 2
-"""Scores below this one count as NEG_INF, whatever was added to it."""
+from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 
 def as_arcs(arc: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array, Array]:

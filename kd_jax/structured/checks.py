@@ -30,6 +30,22 @@ def as_tags(tags: ArrayLike, mask: Array, num_labels: int) -> Array:
   return jnp.where(mask, tags, 0).astype(jnp.int32)
 
 
+def refuse_other_masks(teacher: ArrayLike, student: ArrayLike) -> None:
+  """Refuses two masks of one shape that (unless they are being traced) differ.
+
+  Raises:
+    ValueError: at how many positions they do.
+  """
+  if isinstance(teacher, jax.core.Tracer) or isinstance(student, jax.core.Tracer):
+    return
+  differing = int((np.asarray(teacher, bool) != np.asarray(student, bool)).sum())
+  if differing:
+    raise ValueError(
+      f"the masks of teacher and student {np.shape(teacher)} differ at {differing} positions: give "
+      "both the sentences' mask"
+    )
+
+
 def shared_mask(
   teacher: ArrayLike | None, student: ArrayLike | None, teacher_scores: Array, student_scores: Array
 ) -> Array:
@@ -48,11 +64,6 @@ def shared_mask(
   ]
   if not masks:
     return as_mask(None, student_scores.shape[:-1])
-  if len(masks) == 2 and not any(isinstance(mask, jax.core.Tracer) for mask in masks):
-    differing = int((np.asarray(masks[0]) != np.asarray(masks[1])).sum())
-    if differing:
-      raise ValueError(
-        f"the masks of teacher and student {masks[0].shape} differ at {differing} positions: give "
-        "both the sentences' mask"
-      )
+  if len(masks) == 2:
+    refuse_other_masks(*masks)
   return masks[-1]

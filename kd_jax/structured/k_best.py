@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.structured.chain import LinearChain, columns_of, leading_axes
-from kd_jax.types import NEG_INF, Array
+from kd_jax.types import EXCLUDED, NEG_INF, Array
 
 
 def best_paths(unary: Array, transition: Array, mask: Array, k: int) -> tuple[Array, Array]:
@@ -47,7 +47,7 @@ def best_paths(unary: Array, transition: Array, mask: Array, k: int) -> tuple[Ar
     return previous, entry
 
   start, entries = jax.lax.scan(back, entry, origins, reverse=True)
-  exists = scores > NEG_INF / 2
+  exists = scores > EXCLUDED
   tags = jnp.concatenate([start[None], entries]) // k
   tags = jnp.where(exists & mask[..., None], tags, 0).astype(jnp.int32)
   return tags, jnp.where(exists, scores, NEG_INF)

@@ -18,9 +18,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.arcs import EXCLUDED, as_arcs, chain_padding, shift_rows
+from kd_jax.structured.arcs import as_arcs, chain_padding, shift_rows
 from kd_jax.structured.scaled import Scaled, excluded, from_log
-from kd_jax.types import NEG_INF, Array, ArrayLike
+from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 MAX_CYCLES = 40.0
 """Float32 weights serve where heads drawn one by one, without regard to cycles, form a tree with a chance

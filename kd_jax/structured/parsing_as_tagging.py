@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.structured.arcs import EXCLUDED, as_arcs
+from kd_jax.structured.arcs import as_arcs
 from kd_jax.structured.dependency import DependencyScores, ParsingTags
 from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
-from kd_jax.types import NEG_INF, Array, Tree
+from kd_jax.types import EXCLUDED, NEG_INF, Array, Tree
 
 
 def log_head_marginals(scores: DependencyScores) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.structured.segments import as_segments
-from kd_jax.types import NEG_INF, Array, ArrayLike
+from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 
 def k_best(scores: ArrayLike, k: int, mask: ArrayLike | None = None) -> tuple[Array, Array]:
@@ -71,7 +71,7 @@ def k_best(scores: ArrayLike, k: int, mask: ArrayLike | None = None) -> tuple[Ar
   _, tags = jax.lax.scan(
     backward, state, (chosen, position[:-1].astype(chosen.dtype)), reverse=True
   )
-  exists = scores > NEG_INF / 2
+  exists = scores > EXCLUDED
   tags = jnp.where(exists[..., None], jnp.moveaxis(tags, 0, -1), 0).astype(jnp.int32)
   return tags, jnp.where(exists, scores, NEG_INF)
 

@@ -12,8 +12,8 @@ that is left in the end, or what goes in between.
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.arcs import EXCLUDED, as_arcs
-from kd_jax.types import Array, ArrayLike
+from kd_jax.structured.arcs import as_arcs
+from kd_jax.types import EXCLUDED, Array, ArrayLike
 
 
 def _eliminate(scores: Array, mask: Array) -> tuple[Array, tuple[Array, ...]]:
