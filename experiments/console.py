@@ -139,3 +139,15 @@ class Progress:
       left = (now - self._begun) / (done - self._first) * (self._total - done)
       note = f", {detail}" if detail else ""
       say(f"{self._title}: {done}/{self._total} {self._unit}, about {left:.0f} s left{note}")
+
+
+def epoch_counter(progress: Progress) -> Callable[[int, str], None]:
+  """Counts epochs: several at once are those of an earlier run."""
+
+  def count(epochs: int, detail: str) -> None:
+    if epochs > 1:
+      progress.skip(epochs)
+    else:
+      progress.advance(epochs, detail)
+
+  return count

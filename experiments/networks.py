@@ -13,16 +13,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from experiments import console, runs
+from experiments import console, layer_classifiers, runs
 from experiments.config import Study, Where, plain
-from experiments.domains.domain import Spec
+from experiments.domains.domain import ReadyTeacher, Spec
 from experiments.setting import Setting
 from kd_jax import inference, parallel, teacher_cache
-from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
-from kd_jax.models import weights
+from kd_jax.checkpoints import CheckpointError, CheckpointStore
 from kd_jax.models.spec import parameter_count
 from kd_jax.phases import Budget, Recipe
-from kd_jax.training.state import as_one_of, one_seed
+from kd_jax.training.state import as_one_of, network_of, one_seed
 from kd_jax.training.step import Teacher, live_teacher
 from kd_jax.types import PyTree
 
@@ -77,8 +76,9 @@ class Networks(Setting):
 
   def _make_teacher(self) -> Network:
     directory = self.root / "teacher"
-    if getattr(self.study, "teacher_weights", None) is not None:
-      return self._imported_teacher(directory)
+    ready = self.domain.ready_teacher()
+    if ready is not None:
+      return self._imported_teacher(directory, ready)
     epochs, optimizer = self.study.teacher_epochs, self.study.teacher_optimizer
     budget = Budget(epochs, optimizer, self.domain.num_classes)
     recipe = dataclasses.replace(self.study.registry["scratch"](budget), name="teacher")
@@ -105,19 +105,16 @@ class Networks(Setting):
   ) -> Network:
     link = None if teacher is None else self.teacher_link(teacher)
     views = self.domain.teacher_views if teacher is None else None
-    run = self.make_run(directory / "train", recipe, spec, (0,), link, views)
+    initial = self.domain.initial(spec, teacher)
+    run = self.make_run(directory / "train", recipe, spec, (0,), link, views, initial)
     self._refuse_another_source(directory, "train")
     if not self.may_train and not runs.is_finished(run):
       raise ValueError(f"the {role} in {directory} is not trained: run the study first")
     with console.Progress(role, run.epochs(), "epochs") as progress:
-      result = runs.train(run, lambda: self.source(teacher), epoch_counter(progress))[-1]
-    meta = {
-      "kind": role,
-      "settings": {"model": plain(spec), "num_classes": self.domain.num_classes},
-      "parents": [{"kind": result.phase.name, "path": result.path, "digest": result.digest}],
-      **self.domain.kept_with_checkpoints(),
-    }
-    self._save_final(directory, one_seed(result.state.best, 0), meta)
+      result = runs.train(run, lambda: self.source(teacher), console.epoch_counter(progress))[-1]
+    parent = {"kind": result.phase.name, "path": result.path, "digest": result.digest}
+    variables = one_seed(result.state.best, 0)
+    spec = self._finish(role, directory, spec, network_of(variables), parent)[0]
     return self._network(
       role,
       directory,
@@ -127,22 +124,32 @@ class Networks(Setting):
       validation=float(result.state.best_score[0]),
     )
 
-  def _imported_teacher(self, directory: Path) -> Network:
-    path = self.study.teacher_weights
-    if not path.is_file():
-      raise ValueError(f"there is no weights file {path}")
-    depth = weights.torch_cifar_resnet_depth(path)
-    spec = dataclasses.replace(self.domain.teacher, family="resnet", depth=depth)
-    meta = {
-      "kind": "teacher",
-      "settings": {"model": plain(spec), "num_classes": self.domain.num_classes},
-      "parents": [{"kind": "weights file", "name": path.name, "digest": digest_file(path)}],
-    }
-    self._refuse_another_source(directory, "weights file")
-    variables = weights.load_torch_cifar_resnet(path, depth, self.domain.num_classes)
-    if self._save_final(directory, variables, meta):
-      self._say_accuracy(spec, variables)
-    return self._network("teacher", directory, spec, source=path.name)
+  def _imported_teacher(self, directory: Path, ready: ReadyTeacher) -> Network:
+    self._refuse_another_source(directory, ready.parent["kind"])
+    spec, written = self._finish("teacher", directory, ready.spec, ready.variables, ready.parent)
+    if written:
+      self._say_score(ready.spec, ready.variables)
+    return self._network("teacher", directory, spec, source=ready.source)
+
+  def _finish(
+    self, role: str, directory: Path, spec: Spec, variables: PyTree, parent: runs.Parent
+  ) -> tuple[Spec, bool]:
+    """Writes a trained or imported network, a teacher with pseudo classifiers where its domain has them.
+
+    Returns:
+      What was written, and whether it had not been before.
+    """
+    parents = [parent]
+    settings = {"model": plain(spec), "num_classes": self.domain.num_classes}
+    with_classifiers = self.domain.with_layer_classifiers(spec) if role == "teacher" else spec
+    if with_classifiers != spec:
+      settings |= {"model": plain(with_classifiers)}
+      params, link = layer_classifiers.found_or_trained(self, directory, spec, variables, parent)
+      parents.append(link)
+      variables = {**variables, "params": {**variables["params"], **params}}
+    meta = {"kind": role, "settings": settings, "parents": parents}
+    meta |= self.domain.kept_with_checkpoints()
+    return with_classifiers, self._save_final(directory, variables, meta)
 
   def _refuse_another_source(self, directory: Path, kind: str) -> None:
     """Refuses, before anything is trained, a folder whose network was imported where one is to be trained."""
@@ -152,23 +159,22 @@ class Networks(Setting):
       found = CheckpointStore(directory / "final").restore().meta["parents"][0]["kind"]
     except CheckpointError:
       return  # it is written anew
-    if (found == "weights file") != (kind == "weights file"):
+    if found.startswith("weights") != kind.startswith("weights"):
       raise ValueError(
         f"the network in {directory} came from a {found}, this run would make it from a {kind}: give the "
         "same --teacher-weights as before, or another --workdir"
       )
 
-  def _say_accuracy(self, spec: Spec, variables: PyTree) -> None:
-    """An imported network that reads pixels in another way than it learnt shows it here."""
-    evaluate = self.evaluator(spec, self.domain.validation)
-    accuracy = float(evaluate(parallel.replicate(as_one_of(variables)))["accuracy"][0])
+  def _say_score(self, spec: Spec, variables: PyTree) -> None:
+    """An imported network that reads its inputs in another way than it learnt shows it here."""
+    evaluate, metric = self.evaluator(spec, self.domain.validation), self.domain.evaluation.select
+    score = float(evaluate(parallel.replicate(as_one_of(variables)))[metric][0])
     console.say(
-      f"imported teacher: {accuracy:.2%} on the held-out examples (it may have learnt from them)"
+      f"imported teacher: {metric} {score:.2%} on the held-out examples (it may have learnt from them)"
     )
-    if accuracy < 3 / self.domain.num_classes:
-      console.say(
-        "warning: hardly better than chance: are teacher.pixel-mean and -std those of its training?"
-      )
+    advice = self.domain.doubt(score)
+    if advice:
+      console.say(f"warning: hardly better than chance: {advice}")
 
   def _save_final(self, directory: Path, variables: PyTree, meta: dict[str, Any]) -> bool:
     """Writes a finished network, unless it stands there already; says whether it did."""
@@ -267,15 +273,3 @@ class Networks(Setting):
     directory = self.cache_dir(network)
     manifest = teacher_cache.open_manifest(directory, self.cache_spec(network))
     return self.link("cache", directory, manifest["digest"])
-
-
-def epoch_counter(progress: console.Progress):
-  """Counts epochs: several at once are those of an earlier run."""
-
-  def count(epochs: int, detail: str) -> None:
-    if epochs > 1:
-      progress.skip(epochs)
-    else:
-      progress.advance(epochs, detail)
-
-  return count

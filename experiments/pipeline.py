@@ -6,7 +6,7 @@ WORKDIR/students/METHOD/seeds-0-1-2/   runs, a folder for each group of seeds tr
 from collections.abc import Iterator
 
 from experiments import console, runs
-from experiments.networks import Network, Networks, epoch_counter
+from experiments.networks import Network, Networks
 
 
 class Pipeline(Networks):
@@ -43,7 +43,9 @@ class Pipeline(Networks):
     name = "seeds-" + "-".join(str(seed) for seed in seeds)
     directory = self.root / "students" / method / name
     link = self.teacher_link(source) if recipe.needs_teacher else None
-    return self.make_run(directory, recipe, self.domain.student, seeds, link)
+    spec = self.domain.student
+    initial = self.domain.initial(spec, teacher)
+    return self.make_run(directory, recipe, spec, seeds, link, initial=initial)
 
   def train_students(self, teacher: Network, methods: tuple[str, ...], seeds=None) -> None:
     """Trains every method and seed that is not trained yet; seed by seed, the methods in turn.
@@ -64,7 +66,9 @@ class Pipeline(Networks):
       for group, method in jobs:
         run = self.student_run(method, group, teacher)
         source = self.source_of(method, teacher)
-        runs.train(run, lambda network=source: self.source(network), epoch_counter(progress))
+        runs.train(
+          run, lambda network=source: self.source(network), console.epoch_counter(progress)
+        )
 
   def finished_students(self, teacher: Network) -> Iterator[tuple[str, tuple, list]]:
     """(method, seeds, phases) of every run of the study.

@@ -20,8 +20,8 @@ import tensorboardX
 from experiments import console
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
-from kd_jax.training.loop import Task, train_phase
-from kd_jax.training.state import LoopState, init_variables, start_phase, start_variables
+from kd_jax.training.loop import Task, begin_phase, fresh_variables, train_phase
+from kd_jax.training.state import LoopState
 from kd_jax.training.step import NO_TEACHER, Teacher
 from kd_jax.types import PyTree
 
@@ -93,13 +93,12 @@ def train(
     ValueError: the folder holds a run with other settings, or its checkpoints are all broken.
     NonFiniteError: from the loop.
   """
-  fresh = init_variables(run.task.model, run.task.example, run.task.seeds)
+  fresh = fresh_variables(run.task)
   results: list[PhaseResult] = []
   epochs_before = 0
   for index, phase in enumerate(run.recipe.phases):
     before = results[-1].state if results else None
-    variables = start_variables(phase.start, fresh, before)
-    start = start_phase(variables, phase.optimizer.build(phase.epochs * run.task.steps_per_epoch))
+    start = begin_phase(run.task, phase, fresh, before)
     meta = _meta(run, index, results)
     result = _train_phase(run, phase, start, meta, make_teacher, progress, epochs_before)
     results.append(result)

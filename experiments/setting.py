@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import console, runs
 from experiments.config import Study, Where, plain
-from experiments.domains.domain import Spec
+from experiments.domains.domain import Initial, Spec
 from kd_jax import parallel
 from kd_jax.checkpoints import write_json
 from kd_jax.phases import Recipe
@@ -33,7 +33,10 @@ class Setting:
     parallel.device_batch_size(study.batch_size)
     self.domain = study.domain(where.data_dir)
     # Every recipe is made at once, so that a bad setting is refused before anything is trained.
-    self.recipes = {m: study.recipe(m, self.domain.num_classes) for m in study.methods}
+    domain = self.domain
+    self.recipes = {
+      m: study.recipe(m, domain.num_classes, domain.teacher_width) for m in study.methods
+    }
     self._refuse_what_later_stages_would()
     for note in self.domain.notes:
       console.say(note)
@@ -88,6 +91,7 @@ class Setting:
     seeds: tuple[int, ...],
     teacher: runs.Parent | None,
     views: int | None = None,
+    initial: Initial | None = None,
   ) -> runs.Run:
     """What training a network of this study is: task, settings, lineage."""
     domain = self.domain
@@ -102,6 +106,7 @@ class Setting:
       seeds=seeds,
       one_dispatch=self._one_dispatch(spec),
       evaluation=domain.evaluation,
+      initial=None if initial is None else initial.variables,
     )
     settings = {
       "model": plain(spec),
@@ -110,7 +115,8 @@ class Setting:
       "batch_size": self.study.batch_size,
       "validation": domain.validation.fingerprint,
     }
-    parents = (self.data_link(),) if teacher is None else (self.data_link(), teacher)
+    links = [self.data_link(), teacher, None if initial is None else initial.parent]
+    parents = tuple(link for link in links if link is not None)
     kept = domain.kept_with_checkpoints()
     return runs.Run(directory, self.root, recipe, task, settings, parents, kept)
 

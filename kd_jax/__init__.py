@@ -17,6 +17,13 @@ from kd_jax.losses.divergences import (
   reverse_kl as reverse_kl,
   soft_cross_entropy as soft_cross_entropy,
 )
+from kd_jax.losses.layers import (
+  alp_kd_loss as alp_kd_loss,
+  layer_attention as layer_attention,
+  patient_kd_loss as patient_kd_loss,
+  skip_mapping as skip_mapping,
+  universal_kd_loss as universal_kd_loss,
+)
 from kd_jax.losses.logits import (
   decoupled_kd_loss as decoupled_kd_loss,
   logit_regression_loss as logit_regression_loss,
@@ -42,6 +49,11 @@ from kd_jax.losses.structural import (
   structural_kd_case_4 as structural_kd_case_4,
   structural_kd_loss as structural_kd_loss,
 )
+from kd_jax.losses.tokens import (
+  attention_loss as attention_loss,
+  hidden_state_loss as hidden_state_loss,
+  relation_kd_loss as relation_kd_loss,
+)
 from kd_jax.losses.top_k import (
   top_k_kd_loss as top_k_kd_loss,
   top_k_targets as top_k_targets,
@@ -57,7 +69,9 @@ from kd_jax.schedules import (
 from kd_jax.types import (
   Batch as Batch,
   Outputs as Outputs,
+  Subwords as Subwords,
   Tokens as Tokens,
+  TokenStates as TokenStates,
   TopK as TopK,
   Tree as Tree,
 )

@@ -13,6 +13,8 @@ from kd_jax.data.sequences import SequenceDataset
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+KEPT = ("logits", "layers", "means", "layer_logits")
+"""Fields of `Outputs` that a cache may hold, arrays with a row for each example and view."""
 
 
 class CacheError(ValueError):
@@ -40,6 +42,7 @@ class CacheSpec:
     top_k: k, or None for all logits.
     temperature: at which the top k were taken; 1 where all logits are kept.
     structure: what the rows are in place of logits: the name of a structure of `kd_jax.structured`.
+    outputs: fields of the teacher's `Outputs` that are kept: "logits", "layers", "means", "layer_logits".
   """
 
   teacher: str
@@ -56,6 +59,7 @@ class CacheSpec:
   top_k: int | None = None
   temperature: float = 1.0
   structure: str | None = None
+  outputs: tuple[str, ...] = ("logits",)
 
   def __post_init__(self):
     if self.dtype not in ("float16", "float32"):
@@ -66,6 +70,11 @@ class CacheSpec:
       raise ValueError("all logits are kept at temperature 1; only a top-k cache has a temperature")
     if self.structure is not None and (self.top_k is not None or self.views != 1):
       raise ValueError("a cache of structures has one view and no top k")
+    unknown = [name for name in self.outputs if name not in KEPT]
+    if unknown or not self.outputs:
+      raise ValueError(f"a cache holds some of {', '.join(KEPT)}, got {list(self.outputs)}")
+    if self.top_k is not None and self.outputs != ("logits",):
+      raise ValueError(f"a top-k cache holds the top k alone, not {list(self.outputs)}")
     if self.views < 1:
       raise ValueError(f"views must be at least 1, got {self.views}")
 
@@ -123,10 +132,13 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _compare(manifest: dict[str, Any], expected: CacheSpec, directory: pathlib.Path) -> None:
+  # A field that is younger than the cache has its default there.
+  defaults = {field.name: field.default for field in dataclasses.fields(CacheSpec)}
+  found = json.loads(json.dumps(defaults | manifest["spec"], default=lambda missing: None))
   differences = [
-    f"{name} of the cache is {manifest['spec'].get(name)!r}, this run has {value!r}"
-    for name, value in dataclasses.asdict(expected).items()
-    if manifest["spec"].get(name) != value
+    f"{name} of the cache is {found[name]!r}, this run has {value!r}"
+    for name, value in json.loads(json.dumps(dataclasses.asdict(expected))).items()
+    if found[name] != value
   ]
   if differences:
     raise CacheError(

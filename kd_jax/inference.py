@@ -1,6 +1,6 @@
 """What a finished network says of the examples of a data set, computed on all devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,11 +14,11 @@ from kd_jax.data.dataset import Bucket, Dataset
 from kd_jax.data.sequences import SequenceDataset
 from kd_jax.losses.top_k import top_k_targets
 from kd_jax.structured import layout
-from kd_jax.types import Outputs, PyTree
+from kd_jax.types import Array, Outputs, PyTree
 
 Predict = Callable[[np.ndarray, int, int], Any]
-"""(rows [M], view, global batch size) -> outputs: of images [M, ...] by name, "logits" or the fields of
-`TopK`; of sequences a `Ragged` of the M sentences."""
+"""(rows [M], view, global batch size) -> outputs: [M, ...] by name, fields of `Outputs` or of `TopK`; of tagged
+or parsed sentences a `Ragged` of the M sentences."""
 
 
 def predictor(
@@ -85,17 +85,53 @@ def structure_predictor(model: nn.Module, variables: PyTree, dataset: SequenceDa
   def predict(rows: np.ndarray, view: int, batch_size: int) -> layout.Ragged:
     del view  # sentences have one
     parts, places = [], []
-    for bucket in dataset.buckets:
-      positions, place = _positions(bucket.rows, rows)
-      if len(positions):
-        own, shared = run(bucket, positions, batch_size)
-        shared = {name: array[0] for name, array in shared.items()}
-        scores = kind(**dict.fromkeys(kind._fields) | own | shared)
-        parts.append(layout.pack(scores, dataset.lengths[bucket.rows[positions]]))
-        places.append(place)
+    for bucket, positions, place in _by_bucket(dataset.buckets, rows):
+      own, shared = run(bucket, positions, batch_size)
+      shared = {name: array[0] for name, array in shared.items()}
+      scores = kind(**dict.fromkeys(kind._fields) | own | shared)
+      parts.append(layout.pack(scores, dataset.lengths[bucket.rows[positions]]))
+      places.append(place)
     return layout.join(parts).take(np.argsort(np.concatenate(places)))
 
   return predict
+
+
+def fields_predictor(
+  model: nn.Module, variables: PyTree, dataset: SequenceDataset, fields: Sequence[str]
+) -> Predict:
+  """Builds a function that gives fields of a network's `Outputs` for rows of a data set in buckets.
+
+  Args:
+    model: the network.
+    variables: of one network, on the host.
+    dataset: whose rows are asked for.
+    fields: which; one that is a tuple with an entry for each layer is stacked, [M, T, D].
+
+  Raises:
+    ValueError: a field that the network does not have, or layers of several widths.
+  """
+
+  def kept(outputs: Outputs) -> tuple[dict[str, Array], tuple]:
+    return {name: _stacked(name, getattr(outputs, name)) for name in fields}, ()
+
+  run = _bucket_runner(model, variables, kept)
+
+  def predict(rows: np.ndarray, view: int, batch_size: int) -> dict[str, np.ndarray]:
+    del view  # texts have one
+    found = list(_by_bucket(dataset.buckets, rows))
+    parts = [run(bucket, positions, batch_size)[0] for bucket, positions, _ in found]
+    order = np.argsort(np.concatenate([place for _, _, place in found]))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[order], *parts)
+
+  return predict
+
+
+def _stacked(name: str, value) -> Array:
+  if value is None or (isinstance(value, tuple) and not value):
+    raise ValueError(f"the teacher has no {name}")
+  if isinstance(value, tuple) and len({x.shape for x in value}) > 1:
+    raise ValueError(f"the teacher's {name} are of several shapes: {[x.shape[1:] for x in value]}")
+  return jnp.asarray(jnp.stack(value, axis=1) if isinstance(value, tuple) else value, jnp.float32)
 
 
 def predictions(
@@ -140,6 +176,16 @@ def _bucket_runner(model: nn.Module, variables: PyTree, function: Callable) -> C
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: len(rows)], own), shared
 
   return run
+
+
+def _by_bucket(
+  buckets: Sequence[Bucket], rows: np.ndarray
+) -> Iterator[tuple[Bucket, np.ndarray, np.ndarray]]:
+  """Each bucket that holds some of the rows, where they stand in it, and which of the rows they are."""
+  for bucket in buckets:
+    positions, place = _positions(bucket.rows, rows)
+    if len(positions):
+      yield bucket, positions, place
 
 
 def _positions(held: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

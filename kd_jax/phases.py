@@ -33,6 +33,9 @@ class Term:
     schedules: keyword arguments of the loss that change with the epoch.
     needs_teacher: False where the loss reads labels alone.
     whole_logits: True where the teacher's top k and tail would not do.
+    reads: which fields of the teacher's `Outputs` the loss reads: a cache has to hold them.
+    heads: a Linen module from the student's `Outputs` to the ones that the loss compares: projections to the
+      teacher's width, classifiers of layers. Trained with the student, in the train state and no part of it.
   """
 
   name: str
@@ -41,6 +44,8 @@ class Term:
   schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
   needs_teacher: bool = True
   whole_logits: bool = False
+  reads: tuple[str, ...] = ("logits",)
+  heads: Any = None
 
   def weight_at(self, epoch):
     return self.weight(epoch) if callable(self.weight) else self.weight
@@ -122,17 +127,19 @@ class Budget:
   Attributes:
     epochs: of all phases together: a method with two phases divides them, so that no method trains longer.
     optimizer: of every phase; its learning rate starts anew in each.
-    num_classes: C.
+    num_classes: C; 1 where a number is predicted.
+    teacher_width: D of the teacher's layers, for methods that project the student's to it.
   """
 
   epochs: int
   optimizer: Optimizer
   num_classes: int
+  teacher_width: int | None = None
 
   def __post_init__(self):
-    if self.epochs < 1 or self.num_classes < 2:
+    if self.epochs < 1 or self.num_classes < 1:
       raise ValueError(
-        f"a budget has at least 1 epoch and 2 classes, got {self.epochs} and {self.num_classes}"
+        f"a budget has at least 1 epoch and 1 class, got {self.epochs} and {self.num_classes}"
       )
 
 
@@ -181,6 +188,7 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
         **function(term.loss),
         "weight": values(term.weight),
         "schedules": {name: values(schedule) for name, schedule in term.schedules.items()},
+        **({} if term.heads is None else {"heads": repr(term.heads)}),
       }
       for term in phase.objective
     ],

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -29,16 +30,23 @@ from kd_jax.types import Array, Batch, Outputs, Schedule
 
 
 def cross_entropy(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """Cross-entropy on hard labels."""
+  """Cross-entropy on hard labels; the squared error where a number is predicted (C = 1)."""
   del teacher
+  if _is_regression(student):
+    return jnp.square(student.logits[:, 0].astype(np.float32) - batch.labels)
   return optax.softmax_cross_entropy_with_integer_labels(
     student.logits.astype(np.float32), batch.labels
   )
 
 
 def soft_targets(student: Outputs, teacher: Outputs, batch: Batch, *, temperature) -> Array:
-  """`soft_target_kd_loss`, or `top_k_kd_loss` where the teacher's outputs are cut to their top k."""
+  """`soft_target_kd_loss`, or `top_k_kd_loss` where the teacher's outputs are cut to their top k.
+
+  Where a number is predicted (C = 1), the squared error to the teacher's, at no temperature.
+  """
   del batch
+  if _is_regression(student):
+    return logits.logit_regression_loss(student.logits, teacher.logits)
   if teacher.top_k is not None:
     return top_k.top_k_kd_loss(student.logits, teacher.top_k, temperature=temperature)
   return logits.soft_target_kd_loss(student.logits, teacher.logits, temperature=temperature)
@@ -70,10 +78,16 @@ def _whole_logits(teacher: Outputs):
   return teacher.logits
 
 
+def _is_regression(outputs: Outputs) -> bool:
+  """A softmax over one class is always 1: such logits can only be numbers."""
+  return outputs.logits.shape[-1] == 1
+
+
 # Methods.
 
 
-def _label_term(weight: float | Schedule = 1.0) -> Term:
+def label_term(weight: float | Schedule = 1.0) -> Term:
+  """The term of the hard labels."""
   return Term("cross_entropy", cross_entropy, weight, needs_teacher=False)
 
 
@@ -84,7 +98,7 @@ def scratch(budget: Budget) -> Recipe:
     title="from scratch",
     equation="CE(y, z_s)",
     reference="",
-    phases=(Phase("train", (_label_term(),), budget.epochs, budget.optimizer),),
+    phases=(Phase("train", (label_term(),), budget.epochs, budget.optimizer),),
   )
 
 
@@ -109,7 +123,7 @@ def kd(budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9) ->
     equation="(1 - w) CE(y, z_s) + w T² KL(softmax(z_t/T) || softmax(z_s/T))",
     reference="Hinton 2015, arXiv 1503.02531",
     phases=(
-      Phase("distil", (_label_term(1.0 - soft_weight), soft), budget.epochs, budget.optimizer),
+      Phase("distil", (label_term(1.0 - soft_weight), soft), budget.epochs, budget.optimizer),
     ),
   )
 
@@ -151,7 +165,7 @@ def annealing_kd(
     reference="Jafari 2021, arXiv 2104.07163",
     phases=(
       Phase("anneal", (anneal,), first, budget.optimizer),
-      Phase("finetune", (_label_term(),), budget.epochs - first, budget.optimizer, start="best"),
+      Phase("finetune", (label_term(),), budget.epochs - first, budget.optimizer, start="best"),
     ),
   )
 
@@ -205,7 +219,7 @@ def continuation_kd(
     schedules={"temperature": annealing_by_epoch(max_temperature, ramp)},
     whole_logits=True,
   )
-  labels = _label_term(schedules.linear_schedule(0.0, 1.0, ramp))
+  labels = label_term(schedules.linear_schedule(0.0, 1.0, ramp))
   return Recipe(
     name="continuation_kd",
     title="Continuation-KD",

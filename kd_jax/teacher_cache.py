@@ -154,7 +154,7 @@ def _assemble(chunks: list[dict[str, np.ndarray]], spec: CacheSpec) -> Outputs |
   if spec.structure is not None:
     return layout.join([_as_ragged(chunk, spec.structure) for chunk in chunks])
   arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-  return Outputs(logits=arrays["logits"]) if spec.top_k is None else Outputs(top_k=TopK(**arrays))
+  return Outputs(**arrays) if spec.top_k is None else Outputs(top_k=TopK(**arrays))
 
 
 def _as_ragged(chunk: dict[str, np.ndarray], kind: str) -> layout.Ragged:

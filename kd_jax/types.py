@@ -38,22 +38,47 @@ class TopK(NamedTuple):
   tail_log_prob: ArrayLike
 
 
+class TokenStates(NamedTuple):
+  """What the layers of a text encoder make of each token, for losses that compare tokens.
+
+  Attributes:
+    states: [B, n, D] of the embedding and then of each layer.
+    attentions: [B, H, n, n] of each layer with attention: probabilities, row = query, 0 for padded keys.
+    queries, keys, values: [B, H, n, D / H] of each layer with attention.
+    mask: [B, n] bool, True for tokens.
+  """
+
+  states: tuple[ArrayLike, ...]
+  attentions: tuple[ArrayLike, ...]
+  queries: tuple[ArrayLike, ...]
+  keys: tuple[ArrayLike, ...]
+  values: tuple[ArrayLike, ...]
+  mask: ArrayLike
+
+
 class Outputs(NamedTuple):
   """What a network returns; fields that a network does not have stay empty.
 
   Attributes:
-    logits: [B, C] unnormalised class scores.
-    layers: intermediate states in order of depth: feature maps [B, H, W, D] or
-      vectors [B, D]; widths may differ from layer to layer.
+    logits: [B, C] unnormalised class scores; [B, 1] the predicted number in regression.
+    layers: intermediate states in order of depth: feature maps [B, H, W, D] or vectors [B, D]; widths may
+      differ from layer to layer. Of a text encoder, [B, D] of each layer: the state of [CLS], or the mean
+      over tokens in networks without one.
     top_k: the head of a large output distribution, in place of logits.
     scores: of a structure, in place of logits: `LinearChain`, `MaxEnt`, `SpanScores`, ... of
       `kd_jax.structured`.
+    means: of a text encoder, [B, D] of each layer: the mean over tokens.
+    layer_logits: [B, T, C] of pseudo classifiers on all layers but the last.
+    tokens: `TokenStates`, on request.
   """
 
   logits: ArrayLike | None = None
   layers: tuple[ArrayLike, ...] = ()
   top_k: TopK | None = None
   scores: PyTree = None
+  means: tuple[ArrayLike, ...] = ()
+  layer_logits: ArrayLike | None = None
+  tokens: TokenStates | None = None
 
 
 class Batch(NamedTuple):
@@ -81,6 +106,20 @@ class Tokens(NamedTuple):
 
   words: ArrayLike
   characters: ArrayLike
+  mask: ArrayLike
+
+
+class Subwords(NamedTuple):
+  """Texts, or pairs of texts, as text encoders read them; shorter ones are padded at their end.
+
+  Attributes:
+    ids: [B, n] int32 numbers of subwords in the tokenizer's vocabulary.
+    types: [B, n] int32: 1 in the second text of a pair, else 0.
+    mask: [B, n] bool, True for tokens, special ones included.
+  """
+
+  ids: ArrayLike
+  types: ArrayLike
   mask: ArrayLike
 
 

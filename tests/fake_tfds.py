@@ -1,5 +1,6 @@
 """Small random data sets in TFDS's own format, under official names, for tests without network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,5 +94,58 @@ def write_fake(
   Fake.name = name
   builder = Fake(data_dir=data_dir, file_format="array_record")
   with quiet_tfds():
+    builder.download_and_prepare()
+  return Path(builder.data_dir)
+
+
+def write_fake_glue(
+  task: str,
+  data_dir: str | Path,
+  splits: dict[str, Sequence[dict]],
+  *,
+  class_names: Sequence[str],
+  file_format: str = "array_record",
+) -> Path:
+  """Prepares a task of GLUE with rows of one's own, in the folders of the official one.
+
+  Args:
+    task: the name of the configuration.
+    data_dir: TFDS's data directory.
+    splits: rows of each split, with texts, `label` and `idx`.
+    class_names: empty for numbers.
+    file_format: that TFDS writes.
+
+  Returns:
+    The version folder.
+  """
+  import tensorflow_datasets as tfds
+
+  first = next(iter(splits.values()))[0]
+  features = {
+    field: tfds.features.Text() for field, value in first.items() if isinstance(value, str)
+  }
+  features["idx"] = np.int32
+  features["label"] = (
+    tfds.features.ClassLabel(names=list(class_names)) if class_names else np.float32
+  )
+
+  class Glue(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Invented texts."""
+
+    name = "glue"
+    VERSION = tfds.core.Version("2.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=task)]  # noqa: RUF012
+
+    def _info(self):
+      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+      return {split: enumerate(rows) for split, rows in splits.items()}
+
+    def _generate_examples(self):
+      raise NotImplementedError("each split brings its own generator")
+
+  with quiet_tfds():
+    builder = Glue(config=task, data_dir=data_dir, file_format=file_format)
     builder.download_and_prepare()
   return Path(builder.data_dir)

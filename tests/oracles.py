@@ -250,6 +250,125 @@ def step_schedule(step, values, boundaries):
   return values[-1]
 
 
+# Layers: one example, [S, D] against [T, D].
+
+
+def layer_attention(queries, keys, values):
+  """sum_j softmax_j(<q_i, k_j>) v_j for each query of one example."""
+  mixed = np.zeros((len(queries), np.shape(values)[1]))
+  for i, query in enumerate(queries):
+    weights = softmax([sum(a * b for a, b in zip(query, key, strict=True)) for key in keys])
+    for weight, value in zip(weights, values, strict=True):
+      mixed[i] += weight * np.asarray(value, np.float64)
+  return mixed
+
+
+def _each_example(example_loss, student, teacher):
+  """Calls example_loss(student[i], teacher[i]) for every index i of the leading axes of [..., S, D]."""
+  student, teacher = np.asarray(student, np.float64), np.asarray(teacher, np.float64)
+  result = np.zeros(student.shape[:-2])
+  for index in np.ndindex(result.shape):
+    result[index] = example_loss(student[index], teacher[index])
+  return result
+
+
+def universal_kd_loss(student, teacher, regression=False):
+  """sum_i KL(softmax(mix_i) || softmax(z^S_i)), or the squared distance in regression."""
+
+  def example(student, teacher):
+    total = 0.0
+    for own, mixed in zip(student, layer_attention(student, teacher, teacher), strict=True):
+      total += sum((own - mixed) ** 2) if regression else kl(softmax(mixed), softmax(own))
+    return total
+
+  return _each_example(example, student, teacher)
+
+
+def alp_kd_loss(student, teacher):
+  """sum_i of the mean squared difference between h^S_i and its mix of the teacher's layers."""
+
+  def example(student, teacher):
+    mixed = layer_attention(student, teacher, teacher)
+    return sum(
+      sum((a - b) ** 2 for a, b in zip(own, target, strict=True)) / len(own)
+      for own, target in zip(student, mixed, strict=True)
+    )
+
+  return _each_example(example, student, teacher)
+
+
+def patient_kd_loss(student, teacher):
+  """sum_i of the mean squared difference between the states, each divided by its norm."""
+
+  def direction(state):
+    norm = math.sqrt(sum(value**2 for value in state))
+    return [value / norm if norm else 0.0 for value in state]
+
+  def example(student, teacher):
+    total = 0.0
+    for own, other in zip(student, teacher, strict=True):
+      pairs = zip(direction(own), direction(other), strict=True)
+      total += sum((a - b) ** 2 for a, b in pairs) / len(own)
+    return total
+
+  return _each_example(example, student, teacher)
+
+
+# Tokens: padding is cut off before anything is computed.
+
+
+def _each_text(text_loss, mask, *batches):
+  """[B] values of text_loss(first[b], ...) on each text's own tokens, the last axis but one; 0 without any."""
+  result = np.zeros(len(mask))
+  for row, kept in enumerate(np.asarray(mask, bool)):
+    if kept.any():
+      own = (np.asarray(batch[row], np.float64)[..., kept, :] for batch in batches)
+      result[row] = text_loss(*own)
+  return result
+
+
+def _relations(states, head, heads):
+  """softmax(X X^T / sqrt(d)) of one relation head of one text [n, D]: a list of rows."""
+  width = states.shape[1] // heads
+  own = states[:, head * width : (head + 1) * width]
+  return [softmax([query @ key / math.sqrt(width) for key in own]) for query in own]
+
+
+def relation_kd_loss(student, teacher, mask, relation_heads):
+  """Mean over relation heads and queries of KL(R_T || R_S)."""
+
+  def text(student, teacher):
+    values = []
+    for head in range(relation_heads):
+      rows = (_relations(states, head, relation_heads) for states in (teacher, student))
+      values += [kl(p, q) for p, q in zip(*rows, strict=True)]
+    return sum(values) / len(values)
+
+  return _each_text(text, mask, student, teacher)
+
+
+def hidden_state_loss(student, teacher, mask):
+  """Mean of all squared differences."""
+  return _each_text(
+    lambda student, teacher: np.mean((student - teacher) ** 2), mask, student, teacher
+  )
+
+
+def attention_loss(student_queries, student_keys, teacher_queries, teacher_keys, mask):
+  """Mean over heads and pairs of tokens of the squared differences of q . k / sqrt(d)."""
+
+  def text(*states):
+    values = []
+    for sq, sk, tq, tk in zip(*states, strict=True):  # heads
+      for i in range(len(sq)):
+        for j in range(len(sq)):
+          own, other = (q[i] @ k[j] / math.sqrt(len(q[i])) for q, k in ((sq, sk), (tq, tk)))
+          values.append((own - other) ** 2)
+    return sum(values) / len(values)
+
+  return _each_text(text, mask, student_queries, student_keys, teacher_queries, teacher_keys)
+
+
 # Gradients.
 
 

@@ -131,6 +131,7 @@ OTHERS = {
   "top_k": 2,
   "temperature": 4.0,
   "structure": "MaxEnt",
+  "outputs": ("logits", "layers"),
 }
 
 

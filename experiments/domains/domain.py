@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
@@ -18,6 +18,34 @@ Spec = Any
 """A network as plain frozen dataclasses."""
 
 
+class Initial(NamedTuple):
+  """What a network starts from, where not all of it is fresh.
+
+  Attributes:
+    variables: a part of its variables, nested dictionaries.
+    parent: a link of the lineage; None where the link to the teacher says it.
+  """
+
+  variables: PyTree
+  parent: dict[str, Any] | None
+
+
+class ReadyTeacher(NamedTuple):
+  """A teacher that was trained elsewhere.
+
+  Attributes:
+    spec: which network.
+    variables: on the host.
+    parent: a link of the lineage to its weights.
+    source: what reports call them.
+  """
+
+  spec: Spec
+  variables: PyTree
+  parent: dict[str, Any]
+  source: str
+
+
 class Domain(abc.ABC):
   """The data and the networks of a study.
 
@@ -31,6 +59,7 @@ class Domain(abc.ABC):
     augmentation: of the training examples.
     source: the arguments of loading, as JSON values, with the "kind" of data: `lineage` loads again by them.
     notes: what a user should know of how the data were read.
+    teacher_width: of the teacher's layers, for methods that project to it.
   """
 
   train: Dataset | SequenceDataset
@@ -46,6 +75,7 @@ class Domain(abc.ABC):
   augmentation: Any
   source: dict[str, Any]
   notes: Sequence[str] = ()
+  teacher_width: int | None = None
 
   @abc.abstractmethod
   def build(self, spec: Spec, axis_name: str | None = None) -> nn.Module:
@@ -86,6 +116,22 @@ class Domain(abc.ABC):
   @abc.abstractmethod
   def header(self) -> dict[str, Any]:
     """What results.json says of the data and of the metric."""
+
+  def ready_teacher(self) -> ReadyTeacher | None:
+    """The teacher where it is imported; None where it is trained here."""
+    return None
+
+  def doubt(self, score: float) -> str:
+    """What to look at where an imported teacher scores no better than chance; "" where it does."""
+    return ""
+
+  def initial(self, spec: Spec, teacher: Any = None) -> Initial | None:
+    """What a network starts from; None where it starts afresh. `teacher`: the trained one, if any."""
+    return None
+
+  def with_layer_classifiers(self, spec: Spec) -> Spec:
+    """The teacher's network with pseudo classifiers on its layers, where the domain's methods read them."""
+    return spec
 
   def kept_with_checkpoints(self) -> dict[str, Any]:
     """What is needed to use a network besides its weights, as JSON."""

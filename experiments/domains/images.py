@@ -8,9 +8,11 @@ import jax
 import tyro
 
 from experiments.config import Registry, Study, method_settings
-from experiments.domains.domain import Domain
+from experiments.domains.domain import Domain, ReadyTeacher
 from kd_jax import data, inference, recipes, teacher_cache
+from kd_jax.checkpoints import digest_file
 from kd_jax.data.augmentation import Augmentation
+from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name
 from kd_jax.phases import Recipe
 from kd_jax.training.evaluation import CLASSIFICATION
@@ -142,6 +144,23 @@ class Images(Domain):
           f"cache_top_k={k} at kd's temperature {cached} does not serve "
           f"{recipe.name}, which needs {needs}"
         )
+
+  def ready_teacher(self) -> ReadyTeacher | None:
+    path = self.study.teacher_weights
+    if path is None:
+      return None
+    if not path.is_file():
+      raise ValueError(f"there is no weights file {path}")
+    depth = weights.torch_cifar_resnet_depth(path)
+    spec = dataclasses.replace(self.teacher, family="resnet", depth=depth)
+    variables = weights.load_torch_cifar_resnet(path, depth, self.num_classes)
+    parent = {"kind": "weights file", "name": path.name, "digest": digest_file(path)}
+    return ReadyTeacher(spec, variables, parent, path.name)
+
+  def doubt(self, score: float) -> str:
+    if score >= 3 / self.num_classes:
+      return ""
+    return "are teacher.pixel-mean and -std those of its training?"
 
   def data_settings(self) -> dict[str, Any]:
     return {"augmentation": data.describe(self.augmentation)}

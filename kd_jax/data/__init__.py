@@ -1,4 +1,4 @@
-"""Images and sentences with stable example ids, and augmentation as a pure function of (id, view)."""
+"""Images, sentences and texts with stable example ids, and augmentation as a pure function of (id, view)."""
 
 from kd_jax.data.augmentation import (
   Augmentation,
@@ -9,6 +9,8 @@ from kd_jax.data.augmentation import (
 )
 from kd_jax.data.corpora import SequenceSplits, load_parsing, load_tagging
 from kd_jax.data.dataset import Dataset
+from kd_jax.data.glue import load_glue, read_glue
+from kd_jax.data.raw_texts import RawSplits, RawTexts, TextSplits, tokenize
 from kd_jax.data.sequences import SequenceDataset
 from kd_jax.data.sources import (
   KNOWN,
@@ -18,6 +20,9 @@ from kd_jax.data.sources import (
   load,
   prepared_dir,
 )
+from kd_jax.data.text_files import load_text_files, read_sample, read_text_files
+from kd_jax.data.texts import TextDataset
+from kd_jax.data.tokenization import Tokenizer, check_vocabulary
 from kd_jax.data.vocabulary import Vocabulary
 
 __all__ = [
@@ -25,17 +30,29 @@ __all__ = [
   "Augmentation",
   "Dataset",
   "DatasetNotPrepared",
+  "RawSplits",
+  "RawTexts",
   "SequenceDataset",
   "SequenceSplits",
   "Splits",
+  "TextDataset",
+  "TextSplits",
+  "Tokenizer",
   "Vocabulary",
   "augment",
   "augment_batch",
+  "check_vocabulary",
   "default_data_dir",
   "describe",
   "load",
+  "load_glue",
   "load_parsing",
   "load_tagging",
+  "load_text_files",
   "num_distinct_views",
   "prepared_dir",
+  "read_glue",
+  "read_sample",
+  "read_text_files",
+  "tokenize",
 ]

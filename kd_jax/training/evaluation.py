@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
+
 from kd_jax import metrics
 from kd_jax.losses.reductions import masked_sum_and_count
 from kd_jax.structured.structure import Parse, decode
@@ -20,12 +23,15 @@ class Evaluation(NamedTuple):
       or None, serve the metrics that compare with it.
     predictions: outputs -> [B, ...] what is kept of a teacher for that.
     training: (outputs, labels, mask) -> {name: (sum, count)}, of every training step: cheap ones.
+    whole: (predictions [N, ...], labels [N]) -> {name: value} on the host, for metrics that are no means over
+      examples, such as correlations.
   """
 
   select: str
   metrics: Callable[[Outputs, PyTree, Array | None, PyTree], Pairs]
   predictions: Callable[[Outputs], PyTree]
   training: Callable[[Outputs, PyTree, Array | None], Pairs] = lambda outputs, labels, mask: {}
+  whole: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
 
 
 def _classification(outputs: Outputs, labels, mask, teacher) -> Pairs:
@@ -75,3 +81,36 @@ PARSING = Evaluation(
   select="las", metrics=_parsing, predictions=lambda outputs: Parse(*decode(outputs.scores))
 )
 """Dependency trees: labelled and unlabelled attachment; agreement on head and relation beside them."""
+
+
+def texts(kind: str, *, regression: bool = False) -> Evaluation:
+  """Texts: the metrics of a GLUE task, of all predictions; agreement with the teacher beside them.
+
+  Args:
+    kind: of `kd_jax.metrics.text_metrics`; its first metric chooses the best epoch.
+    regression: whether a number is predicted.
+  """
+  compute = metrics.text_metrics(kind)
+
+  def compared(outputs: Outputs, labels, mask, teacher) -> Pairs:
+    del labels
+    if teacher is None:
+      return {}
+    if regression:
+      error = jnp.square(outputs.logits[:, 0] - teacher[:, 0])
+      return {"squared_difference_to_teacher": masked_sum_and_count(error, mask)}
+    return {
+      "agreement": metrics.agreement(outputs.logits, teacher, mask),
+      "kl_to_teacher": metrics.kl_to_teacher(outputs.logits, teacher, mask),
+    }
+
+  def training(outputs: Outputs, labels, mask) -> Pairs:
+    return {} if regression else {"accuracy": metrics.accuracy(outputs.logits, labels, mask)}
+
+  return Evaluation(
+    select=metrics.TEXT_METRICS[kind][0],
+    metrics=compared,
+    predictions=lambda outputs: outputs.logits,
+    training=training,
+    whole=compute,
+  )

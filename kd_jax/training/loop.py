@@ -18,13 +18,15 @@ from kd_jax.structured import layout
 from kd_jax.training import batches, step as steps
 from kd_jax.training.evaluation import CLASSIFICATION, Evaluation
 from kd_jax.training.state import (
+  AUXILIARY,
   LoopState,
+  init_heads,
   init_variables,
   start_phase,
   start_variables,
   track_best,
 )
-from kd_jax.types import PyTree
+from kd_jax.types import Outputs, PyTree
 
 
 class NonFiniteError(FloatingPointError):
@@ -45,6 +47,7 @@ class Task:
     views: how many views of each example training goes through, one an epoch.
     one_dispatch: see `parallel.one_dispatch_an_epoch`; by default what suits a convolutional network.
     evaluation: how the network is judged, and by what the best epoch is chosen.
+    initial: what the network starts from where not all of it is fresh: see `init_variables`.
   """
 
   model: nn.Module
@@ -58,6 +61,7 @@ class Task:
     default_factory=lambda: parallel.one_dispatch_an_epoch(convolutional=True)
   )
   evaluation: Evaluation = CLASSIFICATION
+  initial: PyTree = None
 
   @property
   def steps_per_epoch(self) -> int:
@@ -72,6 +76,30 @@ class Task:
   def example(self) -> PyTree:
     """One example [1, ...] of what the network reads, for `init_variables`."""
     return jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
+
+
+def fresh_variables(task: Task) -> PyTree:
+  """What the first phase starts from: [K, ...] arrays."""
+  return init_variables(task.model, task.example, task.seeds, task.initial)
+
+
+def begin_phase(task: Task, phase: Phase, fresh: PyTree, before: LoopState | None) -> LoopState:
+  """The state at the start of a phase.
+
+  Args:
+    task: network, data, seeds.
+    phase: which starts.
+    fresh: from `fresh_variables`.
+    before: the state at the end of the phase before; None in the first.
+
+  Raises:
+    ValueError: a first phase that does not start fresh.
+  """
+  variables = start_variables(phase.start, fresh, before)
+  heads = init_heads(task.model, phase, variables, task.example, task.seeds)
+  if heads:
+    variables = {**variables, "params": {**variables["params"], AUXILIARY: heads}}
+  return start_phase(variables, phase.optimizer.build(phase.epochs * task.steps_per_epoch))
 
 
 class EpochReport(NamedTuple):
@@ -195,11 +223,10 @@ def train_recipe(
   Raises:
     NonFiniteError, ValueError: as `train_phase`.
   """
-  fresh = init_variables(task.model, task.example, task.seeds)
+  fresh = fresh_variables(task)
   state, epochs_before = None, 0
   for phase in recipe.phases:
-    variables = start_variables(phase.start, fresh, state)
-    state = start_phase(variables, phase.optimizer.build(phase.epochs * task.steps_per_epoch))
+    state = begin_phase(task, phase, fresh, state)
     for report in train_phase(
       task, phase, state, teacher, label=recipe.name, epochs_before=epochs_before
     ):
@@ -235,7 +262,7 @@ def _check_fit(task: Task, state: LoopState, teacher: steps.Teacher) -> None:
       f"teacher outputs are of {len(teacher.arrays)} buckets, the task has {len(buckets)}"
     )
   for bucket, arrays in zip(buckets, teacher.arrays, strict=True):
-    if bucket.length is not None:
+    if not isinstance(arrays, Outputs):
       layout.check(arrays, len(bucket.rows), bucket.length)
       continue
     expected = (len(bucket.rows), task.views)
@@ -278,14 +305,31 @@ def make_evaluator(
     parts.append((data, tuple(parallel.shard(array, axis=1) for array in rows)))
 
   def evaluate(variables: PyTree) -> dict[str, np.ndarray]:
-    totals = []
+    totals, said = [], []
     for data, rows in parts:
-      _, pairs = run(variables, data, rows)
+      _, (pairs, predictions) = run(variables, data, rows)
       totals.append(jax.tree.map(lambda x: x.astype(np.float64).sum(axis=0), pairs))
+      said.append(predictions)
     sums = jax.tree.map(lambda *x: sum(x), *totals)
-    return {name: metrics.compute(*pair) for name, pair in sums.items()}
+    found = {name: metrics.compute(*pair) for name, pair in sums.items()}
+    if evaluation.whole is not None:
+      found |= _of_the_whole(evaluation, dataset.buckets, said)
+    return found
 
   return evaluate
+
+
+def _of_the_whole(
+  evaluation: Evaluation, buckets: Sequence[Bucket], said: list[np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Metrics [K] of all predictions; said: of each bucket, [steps, K, B, ...] with the last batch filled up."""
+  labels = np.concatenate([bucket.labels for bucket in buckets])
+  # [K, examples of the bucket, ...]
+  seeds = [
+    np.concatenate(list(x), axis=1)[:, : len(b.rows)] for x, b in zip(said, buckets, strict=True)
+  ]
+  per_seed = [evaluation.whole(seed, labels) for seed in np.concatenate(seeds, axis=1)]
+  return {name: np.array([found[name] for found in per_seed]) for name in per_seed[0]}
 
 
 def device_data(bucket: Bucket, teacher: PyTree, seeds: Sequence[int] = ()) -> steps.DeviceData:

@@ -1,6 +1,7 @@
 """What training carries from step to step and from epoch to epoch. Every array has a leading seed axis K."""
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -8,7 +9,11 @@ import jax
 import numpy as np
 import optax
 
+from kd_jax.phases import Phase
 from kd_jax.types import ArrayLike, PyTree
+
+AUXILIARY = "auxiliary"
+"""Where in "params" the parameters of the objective's heads stand, by term: no part of the network."""
 
 
 class TrainState(NamedTuple):
@@ -41,17 +46,69 @@ class LoopState(NamedTuple):
   best_epoch: ArrayLike
 
 
-def init_variables(model: nn.Module, inputs: PyTree, seeds: Sequence[int]) -> PyTree:
+def init_variables(
+  model: nn.Module, inputs: PyTree, seeds: Sequence[int], initial: PyTree = None
+) -> PyTree:
   """Fresh variables for each seed, stacked: [K, ...] NumPy arrays.
 
   Args:
     model: the network.
     inputs: [1, ...] an example of what it reads.
     seeds: one for each set of variables; equal seeds give equal variables, whatever stands beside them.
+    initial: a part of the variables, nested dictionaries, that takes the place of fresh ones in every seed.
+
+  Raises:
+    ValueError: initial variables that the network does not have, or of other shapes.
   """
   keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
   init = jax.jit(jax.vmap(lambda key: model.init(key, inputs, train=False)))
-  return jax.device_get(init(keys))
+  fresh = jax.device_get(init(keys))
+  return fresh if initial is None else _overlaid(fresh, initial, "")
+
+
+def _overlaid(fresh: PyTree, initial: PyTree, path: str) -> PyTree:
+  """Arrays [K, ...] with some replaced by arrays [...] of all seeds."""
+  if not isinstance(initial, Mapping):
+    found, expected = np.shape(initial), np.shape(fresh)
+    if found != expected[1:]:
+      raise ValueError(f"the initial {path} is of shape {found}, the network's of {expected[1:]}")
+    return np.broadcast_to(np.asarray(initial, fresh.dtype), expected)
+  unknown = [name for name in initial if name not in fresh]
+  if unknown:
+    raise ValueError(f"the network has no {path}{unknown[0]} to start from: it has {list(fresh)}")
+  return {
+    name: _overlaid(value, initial[name], f"{path}{name}.") if name in initial else value
+    for name, value in fresh.items()
+  }
+
+
+def init_heads(model: nn.Module, phase: Phase, variables: PyTree, inputs: PyTree, seeds) -> PyTree:
+  """Fresh parameters [K, ...] of a phase's heads, by term; {} where it has none.
+
+  They follow from (seed, phase, term).
+  """
+  terms = [term for term in phase.objective if term.heads is not None]
+  if not terms:
+    return {}
+  one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables)
+  outputs = jax.eval_shape(lambda v: model.apply(v, inputs, train=False), one)
+  example = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), outputs)
+  heads = {}
+  for term in terms:
+    number = zlib.crc32(f"{phase.name}/{term.name}".encode())
+
+    def init(seed, term=term, number=number):
+      key = jax.random.fold_in(jax.random.key(seed), number)
+      return term.heads.init(key, example)["params"]
+
+    heads[term.name] = jax.device_get(jax.jit(jax.vmap(init))(np.asarray(seeds, np.uint32)))
+  return heads
+
+
+def network_of(variables: PyTree) -> PyTree:
+  """Variables without the parameters of the objective's heads."""
+  params = {name: value for name, value in variables["params"].items() if name != AUXILIARY}
+  return {**variables, "params": params}
 
 
 def start_variables(start: str, fresh: PyTree, before: LoopState | None) -> PyTree:
@@ -69,7 +126,7 @@ def start_variables(start: str, fresh: PyTree, before: LoopState | None) -> PyTr
     return fresh
   if before is None:
     raise ValueError(f"a first phase must start fresh, not from the {start} of a phase before")
-  return {"best": before.best, "last": before.train.variables}[start]
+  return network_of({"best": before.best, "last": before.train.variables}[start])
 
 
 def start_phase(variables: PyTree, optimizer: optax.GradientTransformation) -> LoopState:

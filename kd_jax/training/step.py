@@ -10,11 +10,12 @@ import optax
 
 from kd_jax import parallel
 from kd_jax.data.augmentation import Augmentation, augment_batch
+from kd_jax.data.dataset import Bucket
 from kd_jax.losses.reductions import masked_sum_and_count
 from kd_jax.phases import Term
 from kd_jax.structured import layout
 from kd_jax.training.evaluation import CLASSIFICATION, Evaluation
-from kd_jax.training.state import TrainState
+from kd_jax.training.state import AUXILIARY, TrainState
 from kd_jax.types import Array, ArrayLike, Batch, Outputs, PyTree
 
 
@@ -69,10 +70,18 @@ class Teacher(NamedTuple):
 NO_TEACHER = Teacher((), lambda arrays, rows, inputs, view: Outputs())
 
 
-def cached_teacher(outputs: Outputs) -> Teacher:
-  """A teacher whose outputs were computed before: arrays [N, V, ...] for each example and view."""
+def cached_teacher(outputs: Outputs, buckets: Sequence[Bucket] | None = None) -> Teacher:
+  """A teacher whose outputs were computed before: arrays [N, V, ...] for each example and view.
+
+  Args:
+    outputs: in the order of the data set.
+    buckets: of the data set, where it has several.
+  """
+  parts = (outputs,)
+  if buckets is not None:
+    parts = tuple(jax.tree.map(lambda x, rows=b.rows: x[rows], outputs) for b in buckets)
   return Teacher(
-    (outputs,),
+    parts,
     lambda arrays, rows, inputs, view: jax.tree.map(lambda x: x[rows, view], arrays),
     cached=True,
   )
@@ -104,13 +113,18 @@ def epoch_at(step: ArrayLike, steps_per_epoch: int) -> Array:
 
 
 def objective(
-  terms: tuple[Term, ...], student: Outputs, teacher: Outputs, batch: Batch, epoch: ArrayLike
+  terms: tuple[Term, ...],
+  student: Outputs,
+  teacher: Outputs,
+  batch: Batch,
+  epoch: ArrayLike,
+  heads: PyTree = None,
 ) -> tuple[Array, dict[str, Array]]:
   """The weighted sum of the terms' means over the global batch, as this device's share of it.
 
   The shares of all devices add up to the loss, and their gradients to its gradient: so each is divided by the
   global count, and the caller sums over devices. Masked rows add nothing and are counted, so that an example
-  weighs the same in a batch that is not full.
+  weighs the same in a batch that is not full. `heads` are the parameters of the terms' heads, by term.
 
   Returns:
     (share of the loss, {term: share of its unweighted mean}).
@@ -118,7 +132,10 @@ def objective(
   examples = jax.tree.leaves(batch.labels)[0].shape[:1]
   loss, shares = 0.0, {}
   for term in terms:
-    values = term.loss_at(student, teacher, batch, epoch)
+    seen = student
+    if term.heads is not None:
+      seen = term.heads.apply({"params": heads[term.name]}, student)
+    values = term.loss_at(seen, teacher, batch, epoch)
     mask = batch.mask if values.shape[:1] == examples else None
     total, _ = masked_sum_and_count(values, mask)
     shares[term.name] = total / parallel.sum_over_devices(jnp.float32(values.size))
@@ -162,7 +179,8 @@ def make_train_step(
       outputs, updates = model.apply(
         variables, inputs, train=True, mutable=list(collections), rngs=noise
       )
-      loss, shares = objective(terms, outputs, teacher, batch, epoch)
+      heads = params.get(AUXILIARY)
+      loss, shares = objective(terms, outputs, teacher, batch, epoch, heads)
       return loss, (shares, updates, evaluation.training(outputs, batch.labels, mask))
 
     params = state.variables["params"]
@@ -193,9 +211,11 @@ def make_train_step(
 
 
 def make_evaluation_step(model: nn.Module, evaluation: Evaluation = CLASSIFICATION) -> Callable:
-  """Builds the evaluation step: (variables [K], data, (rows, mask)) -> (variables, {metric: pair [K]}).
+  """Builds the evaluation step: (variables [K], data, (rows, mask)) -> (variables, (pairs, predictions)).
 
-  `data.teacher` holds the teacher's predictions [M, ...] for the metrics that compare with it, or ().
+  Pairs are {metric: (sum, count) [K]}; predictions [K, B, ...] are those of the whole batch, where metrics of
+  the whole data set need them, or (). `data.teacher` holds the teacher's predictions [M, ...] for the metrics
+  that compare with it, or ().
   """
 
   def evaluate(variables: PyTree, data: DeviceData, batch: tuple[Array, Array]):
@@ -205,9 +225,14 @@ def make_evaluation_step(model: nn.Module, evaluation: Evaluation = CLASSIFICATI
 
     def one(variables):
       outputs = model.apply(variables, _take(data.inputs, rows), train=False)
-      return evaluation.metrics(outputs, _take(data.labels, rows), mask, teacher)
+      pairs = evaluation.metrics(outputs, _take(data.labels, rows), mask, teacher)
+      return pairs, () if evaluation.whole is None else evaluation.predictions(outputs)
 
-    return variables, parallel.sum_over_devices(jax.vmap(one)(variables))
+    pairs, predictions = jax.vmap(one)(variables)
+    return variables, (
+      parallel.sum_over_devices(pairs),
+      parallel.gather_batch(predictions, axis=1),
+    )
 
   return evaluate
 

@@ -1,0 +1,13 @@
+"""CoLA of GLUE (8,551 training texts): MiniLM-L6 teaches its own lower layers.
+
+    python -m experiments.study glue_cola [--student.layers 2] [--max-length 64] [--train-limit 2000]
+    python -m experiments.study glue_cola --student.family bilstm --student.width 128 --student.word-width 384
+    python -m experiments.study glue_cola --teacher-weights FOLDER
+
+The test split is GLUE's validation split, whose labels are public; a tenth of the training texts is held out to
+choose the best epoch.
+"""
+
+from experiments.domains.text_study import TextStudy
+
+CONFIG = TextStudy(name="glue_cola", task="cola")

@@ -1,0 +1,13 @@
+"""MRPC of GLUE (3,668 training texts): MiniLM-L6 teaches its own lower layers.
+
+    python -m experiments.study glue_mrpc [--student.layers 2] [--max-length 64] [--train-limit 2000]
+    python -m experiments.study glue_mrpc --student.family bilstm --student.width 128 --student.word-width 384
+    python -m experiments.study glue_mrpc --teacher-weights FOLDER
+
+The test split is GLUE's validation split, whose labels are public; a tenth of the training texts is held out to
+choose the best epoch.
+"""
+
+from experiments.domains.text_study import TextStudy
+
+CONFIG = TextStudy(name="glue_mrpc", task="mrpc")

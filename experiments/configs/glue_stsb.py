@@ -1,0 +1,13 @@
+"""STS-B of GLUE (5,749 training texts): MiniLM-L6 teaches its own lower layers.
+
+    python -m experiments.study glue_stsb [--student.layers 2] [--max-length 64] [--train-limit 2000]
+    python -m experiments.study glue_stsb --student.family bilstm --student.width 128 --student.word-width 384
+    python -m experiments.study glue_stsb --teacher-weights FOLDER
+
+The test split is GLUE's validation split, whose labels are public; a tenth of the training texts is held out to
+choose the best epoch.
+"""
+
+from experiments.domains.text_study import TextStudy
+
+CONFIG = TextStudy(name="glue_stsb", task="stsb")

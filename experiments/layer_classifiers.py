@@ -1,0 +1,149 @@
+"""Pseudo classifiers on the layers of a finished teacher: trained on the labels, the teacher frozen.
+
+The states of a frozen teacher are constants: they are computed once, and the classifiers are a few softmax
+regressions on them.
+
+DIRECTORY/layers/layers/checkpoints/    of their training
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import console, runs
+from experiments.config import plain
+from experiments.domains.domain import Spec
+from kd_jax import inference
+from kd_jax.models.text_classifier import PseudoClassifiers
+from kd_jax.phases import Phase, Recipe, Term
+from kd_jax.recipes import cross_entropy
+from kd_jax.training.evaluation import Evaluation
+from kd_jax.training.loop import Task
+from kd_jax.training.state import one_seed
+from kd_jax.training.step import NO_TEACHER
+from kd_jax.types import Array, Batch, Outputs, PyTree
+
+if TYPE_CHECKING:
+  from experiments.setting import Setting
+
+
+class LayerClassifiers(nn.Module):
+  """Classifiers alone: [B, T, D] states in, `Outputs.layer_logits` [B, T, C] out.
+
+  Attributes:
+    num_outputs: C.
+  """
+
+  num_outputs: int
+
+  @nn.compact
+  def __call__(self, states, train: bool = False) -> Outputs:
+    del train
+    states = jnp.asarray(states)
+    layers = [states[:, index] for index in range(states.shape[1])]
+    return Outputs(layer_logits=PseudoClassifiers(self.num_outputs, name="pseudo")(layers))
+
+
+def label_loss(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
+  """The loss on the labels, summed over the layers: they share nothing, so each learns by itself."""
+  logits = student.layer_logits
+  return sum(
+    cross_entropy(Outputs(logits[:, index]), teacher, batch) for index in range(logits.shape[1])
+  )
+
+
+def mean_over_layers(evaluation: Evaluation) -> Evaluation:
+  """The metric that a domain selects by, averaged over the layers' classifiers."""
+
+  def whole(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    found = [evaluation.whole(predictions[:, t], labels) for t in range(predictions.shape[1])]
+    return {evaluation.select: float(np.mean([one[evaluation.select] for one in found]))}
+
+  return Evaluation(
+    select=evaluation.select,
+    metrics=lambda outputs, labels, mask, teacher: {},
+    predictions=lambda outputs: outputs.layer_logits,
+    whole=whole,
+  )
+
+
+def found_or_trained(
+  setting: "Setting", directory: Path, spec: Spec, variables: PyTree, parent: runs.Parent
+) -> tuple[dict[str, Any], runs.Parent]:
+  """Trains the pseudo classifiers of a teacher, or finds them trained.
+
+  Args:
+    setting: the study.
+    directory: of the teacher.
+    spec: of its network, without pseudo classifiers.
+    variables: of its network.
+    parent: the link of the lineage to where it came from.
+
+  Returns:
+    The parameters {"pseudo": ...}, and the link to their checkpoint.
+
+  Raises:
+    ValueError: they are not trained and must not be now; or a folder of other settings.
+  """
+  model = setting.domain.build(spec)
+  run = _run(setting, directory, spec, model, variables, parent)
+  if not runs.is_finished(run):
+    if not setting.may_train:
+      raise ValueError(
+        f"the pseudo classifiers in {directory} are not trained: run the study first"
+      )
+    # Only here are the states computed: reading a finished run takes their shapes alone.
+    train, validation = (
+      split.with_inputs(_states(setting, model, variables, split))
+      for split in (setting.domain.train, setting.domain.validation)
+    )
+    task = dataclasses.replace(run.task, train=train, validation=validation)
+    run = dataclasses.replace(run, task=task)
+  with console.Progress("layer classifiers", run.epochs(), "epochs") as progress:
+    result = runs.train(run, lambda: NO_TEACHER, console.epoch_counter(progress))[-1]
+  link = {"kind": "layer classifiers", "path": result.path, "digest": result.digest}
+  return one_seed(result.state.best, 0)["params"], link
+
+
+def _run(setting, directory: Path, spec, model, variables, parent) -> runs.Run:
+  """The run on states that are all zero."""
+  study, domain = setting.study, setting.domain
+  optimizer = study.layer_classifier_optimizer
+  loss = Term("labels", label_loss, needs_teacher=False)
+  phase = Phase("layers", (loss,), study.layer_classifier_epochs, optimizer)
+  recipe = Recipe("layer_classifiers", "pseudo classifiers", "Σ_j CE(y, z_j)", "", (phase,))
+  example = jax.tree.map(lambda x: x[:1], domain.train.buckets[0].inputs)
+  layers = jax.eval_shape(lambda v: model.apply(v, example, train=False), variables).layers
+  shape = (len(layers) - 1, layers[-1].shape[-1])
+
+  def empty(split):
+    return split.with_inputs(np.broadcast_to(np.float32(0), (len(split), *shape)))
+
+  task = Task(
+    model=LayerClassifiers(domain.num_classes),
+    train=empty(domain.train),
+    validation=empty(domain.validation),
+    batch_size=study.batch_size,
+    one_dispatch=True,
+    evaluation=mean_over_layers(domain.evaluation),
+  )
+  settings = {
+    "model": plain(spec),
+    **domain.data_settings(),
+    "batch_size": study.batch_size,
+    "validation": domain.validation.fingerprint,
+  }
+  parents = (setting.data_link(), parent)
+  return runs.Run(directory / "layers", setting.root, recipe, task, settings, parents)
+
+
+def _states(setting, model: nn.Module, variables: PyTree, split) -> np.ndarray:
+  """[N, T - 1, D] of all layers but the last."""
+  predict = inference.fields_predictor(model, variables, split, ("layers",))
+  rows = np.arange(len(split))
+  return predict(rows, 0, setting.evaluation_batch_size)["layers"][:, :-1]

@@ -1,0 +1,385 @@
+"""Distillation methods that compare layers too, each a function that returns a `Recipe`.
+
+They suit any two networks whose `Outputs` have `layers`: encoders of texts, whatever their kind. What the
+methods read of the teacher (states or logits of its layers) can be cached; the methods on single tokens'
+states, `minilm` and `tinybert`, need a live teacher.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax import recipes
+from kd_jax.losses import layers, tokens
+from kd_jax.losses.inputs import check_temperature
+from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections, intermediate
+from kd_jax.phases import Budget, Phase, Recipe, Term
+from kd_jax.recipes import label_term, soft_targets
+from kd_jax.types import Array, Batch, Outputs
+
+# Losses over Outputs, from losses over arrays.
+
+
+def matched_layers(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
+  """`patient_kd_loss` on the student's intermediate layers, each with the teacher's by `skip_mapping`."""
+  del batch
+  own, theirs = intermediate(student), _layers(teacher)
+  chosen = np.asarray(layers.skip_mapping(len(student.layers), theirs.shape[1]))
+  return layers.patient_kd_loss(jnp.stack(own, axis=1), theirs[:, chosen])
+
+
+def attended_layers(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
+  """`alp_kd_loss` of the intermediate layers of both sides."""
+  del batch
+  return layers.alp_kd_loss(jnp.stack(intermediate(student), axis=1), _layers(teacher)[:, :-1])
+
+
+def attended_logits(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
+  """`universal_kd_loss` of the pseudo classifiers of both sides."""
+  del batch
+  return layers.universal_kd_loss(
+    student.layer_logits, _layer_logits(teacher), regression=student.logits.shape[-1] == 1
+  )
+
+
+def pseudo_assistants(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
+  """`universal_kd_loss` of the student's final logits to all of the teacher's, its final ones too."""
+  del batch
+  theirs = jnp.concatenate([_layer_logits(teacher), teacher.logits[:, None]], axis=1)
+  own = student.logits[:, None]
+  return layers.universal_kd_loss(own, theirs, regression=own.shape[-1] == 1)
+
+
+def relations(
+  student: Outputs, teacher: Outputs, batch: Batch, *, relation_heads, teacher_layer
+) -> Array:
+  """`relation_kd_loss` of queries, keys and values: the student's last layer's to one of the teacher's."""
+  del batch
+  own, theirs = _tokens(student), _tokens(teacher)
+  return sum(
+    tokens.relation_kd_loss(
+      getattr(own, name)[-1],
+      getattr(theirs, name)[teacher_layer],
+      own.mask,
+      relation_heads=relation_heads,
+    )
+    for name in ("queries", "keys", "values")
+  )
+
+
+def hidden_states(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
+  """`hidden_state_loss` of the embeddings and of each of the student's layers, summed."""
+  del batch
+  own, theirs = _tokens(student), _tokens(teacher)
+  chosen = evenly(len(own.states) - 1, len(theirs.states) - 1)
+  pairs = zip(own.states, [theirs.states[layer] for layer in (0, *chosen)], strict=True)
+  return sum(tokens.hidden_state_loss(a, b, own.mask) for a, b in pairs)
+
+
+def attentions(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
+  """`attention_loss` of each of the student's layers, summed."""
+  del batch
+  own, theirs = _tokens(student), _tokens(teacher)
+  chosen = evenly(len(own.queries), len(theirs.queries))
+  return sum(
+    tokens.attention_loss(
+      own.queries[i], own.keys[i], theirs.queries[layer - 1], theirs.keys[layer - 1], own.mask
+    )
+    for i, layer in enumerate(chosen)
+  )
+
+
+def evenly(num_student: int, num_teacher: int) -> tuple[int, ...]:
+  """The teacher's layers, counted from 1, that the student's learn from: the last of equal groups.
+
+  >>> evenly(4, 12)
+  (3, 6, 9, 12)
+  """
+  return tuple(round((i + 1) * num_teacher / num_student) for i in range(num_student))
+
+
+def _layers(teacher: Outputs) -> Array:
+  """[B, T, D]: a cache keeps them stacked."""
+  found = teacher.layers
+  if isinstance(found, tuple):
+    found = jnp.stack(found, axis=1) if found else None
+  if found is None:
+    raise ValueError("the teacher's layers are not among its outputs: cache them, or run it live")
+  return found
+
+
+def _layer_logits(teacher: Outputs) -> Array:
+  if teacher.layer_logits is None:
+    raise ValueError("the teacher has no pseudo classifiers: train them on its layers first")
+  return teacher.layer_logits
+
+
+def _tokens(outputs: Outputs):
+  if outputs.tokens is None or not outputs.tokens.queries:
+    raise ValueError(
+      "attentions are compared between networks that attend: BERT or RoBERTa on both sides"
+    )
+  return outputs.tokens
+
+
+# Methods.
+
+
+def patient_kd(
+  budget: Budget,
+  *,
+  temperature: float = 10.0,
+  soft_weight: float = 0.5,
+  layer_weight: float = 100.0,
+  project: bool = False,
+) -> Recipe:
+  """Patient KD: KD, and the direction of the intermediate layers' states.
+
+  (1 - soft_weight) CE + soft_weight T² KL + layer_weight sum_i ||h_i / |h_i| - h_m(i) / |h_m(i)|||² / D.
+
+  Args:
+    budget: epochs and optimiser.
+    temperature: T of the soft targets.
+    soft_weight: of the soft targets, in [0, 1].
+    layer_weight: of the layers.
+    project: map the student's states to the teacher's width, linearly, where the widths differ.
+
+  References:
+    Sun et al., EMNLP 2019, arXiv 1908.09355. Its search: T 5, 10, 20; soft_weight 0.2, 0.5, 0.7;
+    layer_weight 10, 100, 500, 1000, with the mean over layers in place of the sum.
+  """
+  terms = (
+    *_kd_terms(temperature, 1.0 - soft_weight, soft_weight),
+    Term("layers", matched_layers, layer_weight, reads=("layers",), heads=_maps(budget, project)),
+  )
+  return Recipe(
+    name="patient_kd",
+    title="Patient KD",
+    equation="(1 - w) CE + w T² KL + b Σ_i ||h_i/|h_i| - h_m(i)/|h_m(i)|||² / D",
+    reference="Sun 2019, arXiv 1908.09355",
+    phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
+  )
+
+
+def alp_kd(
+  budget: Budget,
+  *,
+  temperature: float = 20.0,
+  hard_weight: float = 0.1,
+  soft_weight: float = 0.7,
+  layer_weight: float = 0.2,
+  project: bool = False,
+) -> Recipe:
+  """ALP-KD: KD, and each intermediate layer's state with an attention mix of the teacher's.
+
+  Args:
+    budget: epochs and optimiser.
+    temperature: T of the soft targets.
+    hard_weight: of the labels.
+    soft_weight: of the soft targets.
+    layer_weight: of the layers.
+    project: map the student's states to the teacher's width, linearly, where the widths differ.
+
+  References:
+    Passban et al., AAAI 2021, arXiv 2012.14022.
+  """
+  terms = (
+    *_kd_terms(temperature, hard_weight, soft_weight),
+    Term("layers", attended_layers, layer_weight, reads=("layers",), heads=_maps(budget, project)),
+  )
+  return Recipe(
+    name="alp_kd",
+    title="ALP-KD",
+    equation="v CE + w T² KL + b Σ_i ||h_i - Σ_j a_ij h_j||² / D, a_ij = softmax_j <h_i, h_j>",
+    reference="Passban 2021, arXiv 2012.14022",
+    phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
+  )
+
+
+def universal_kd(
+  budget: Budget,
+  *,
+  temperature: float = 1.0,
+  layer_weight: float = 0.5,
+  distil_epochs: int | None = None,
+) -> Recipe:
+  """Universal-KD: layers matched by the logits of pseudo classifiers, then hard labels alone.
+
+  I: (1 - layer_weight) T² KL + layer_weight sum_i KL(softmax(sum_j a_ij z_j) || softmax(z_i)); II: CE, from the
+  best weights of I. The student's pseudo classifiers are trained with it in I and then left behind. The
+  output space knows no architecture: the student may be of any kind with intermediate layers.
+
+  Args:
+    budget: epochs of both phases together, optimiser, number of classes.
+    temperature: T of the final layers' soft targets.
+    layer_weight: of the intermediate layers, in [0, 1].
+    distil_epochs: length of phase I; half of the budget, rounded up, unless given.
+
+  References:
+    Wu et al., Universal-KD, EMNLP 2021.
+  """
+  if not 0 <= layer_weight <= 1:
+    raise ValueError(f"layer_weight must be in [0, 1], got {layer_weight}")
+  check_temperature(temperature)
+  soft = functools.partial(soft_targets, temperature=temperature)
+  terms = (
+    Term("soft_targets", soft, 1.0 - layer_weight),
+    Term(
+      "layers",
+      attended_logits,
+      layer_weight,
+      reads=("layer_logits",),
+      heads=LayerClassifiers(budget.num_classes),
+    ),
+  )
+  return Recipe(
+    name="universal_kd",
+    title="Universal-KD",
+    equation="I: (1 - g) T² KL + g Σ_i KL(softmax(Σ_j a_ij z_j) || softmax(z_i)); II: CE(y, z_s)",
+    reference="Wu 2021, EMNLP",
+    phases=_then_labels(budget, terms, distil_epochs),
+  )
+
+
+def universal_kd_capacity_gap(budget: Budget, *, distil_epochs: int | None = None) -> Recipe:
+  """Universal-KD for a capacity gap: the teacher's pseudo classifiers as assistants of its final layer.
+
+  I: KL(softmax(sum_j a_j z_j) || softmax(z_s)), a_j = softmax_j <z_s, z_j>, over the teacher's pseudo
+  classifiers and its final logits; II: CE, from the best weights of I.
+
+  Args:
+    budget: epochs of both phases together, optimiser.
+    distil_epochs: length of phase I; half of the budget, rounded up, unless given.
+
+  References:
+    Wu et al., Universal-KD, EMNLP 2021.
+  """
+  terms = (Term("assistants", pseudo_assistants, reads=("logits", "layer_logits")),)
+  return Recipe(
+    name="universal_kd_capacity_gap",
+    title="Universal-KD, capacity gap",
+    equation="I: KL(softmax(Σ_j a_j z_j) || softmax(z_s)), a_j = softmax_j <z_s, z_j>; II: CE(y, z_s)",
+    reference="Wu 2021, EMNLP",
+    phases=_then_labels(budget, terms, distil_epochs),
+  )
+
+
+def minilm(
+  budget: Budget,
+  *,
+  relation_heads: int = 12,
+  teacher_layer: int = -1,
+  distil_epochs: int | None = None,
+) -> Recipe:
+  """MiniLM-v2: relations between tokens in queries, keys and values, then hard labels alone.
+
+  The paper distils on plain texts before any task; here the relations are those of the task's texts.
+
+  Args:
+    budget: epochs of both phases together, optimiser.
+    relation_heads: into which both widths are split anew.
+    teacher_layer: the teacher's layer to learn from, as an index of Python.
+    distil_epochs: length of phase I; half of the budget, rounded up, unless given.
+
+  References:
+    Wang et al., MiniLMv2, Findings of ACL 2021, arXiv 2012.15828.
+  """
+  loss = functools.partial(relations, relation_heads=relation_heads, teacher_layer=teacher_layer)
+  terms = (Term("relations", loss, reads=("tokens",)),)
+  return Recipe(
+    name="minilm",
+    title="MiniLM-v2",
+    equation="I: Σ_X KL(R_t || R_s), R = softmax(X Xᵀ/√d), X = Q, K, V; II: CE(y, z_s)",
+    reference="Wang 2021, arXiv 2012.15828",
+    phases=_then_labels(budget, terms, distil_epochs),
+  )
+
+
+def tinybert(
+  budget: Budget, *, temperature: float = 1.0, distil_epochs: int | None = None
+) -> Recipe:
+  """TinyBERT, its task-specific stage: hidden states and attention scores, then soft targets.
+
+  The student's states are mapped to the teacher's width by matrices that are trained with it and left behind.
+
+  Args:
+    budget: epochs of both phases together, optimiser, the teacher's width.
+    temperature: T of the soft targets.
+    distil_epochs: length of phase I; half of the budget, rounded up, unless given.
+
+  References:
+    Jiao et al., TinyBERT, Findings of EMNLP 2020, arXiv 1909.10351.
+  """
+  check_temperature(temperature)
+  terms = (
+    Term("hidden", hidden_states, reads=("tokens",), heads=_token_maps(budget)),
+    Term("attention", attentions, reads=("tokens",)),
+  )
+  first = _first_phase(budget, distil_epochs)
+  soft = (Term("soft_targets", functools.partial(soft_targets, temperature=temperature)),)
+  return Recipe(
+    name="tinybert",
+    title="TinyBERT",
+    equation="I: Σ_i ||H_i W - H_m(i)||² + ||A_i - A_m(i)||²; II: T² KL(softmax(z_t/T) || softmax(z_s/T))",
+    reference="Jiao 2020, arXiv 1909.10351",
+    phases=(
+      Phase("layers", terms, first, budget.optimizer),
+      Phase("predict", soft, budget.epochs - first, budget.optimizer, start="last"),
+    ),
+  )
+
+
+def _kd_terms(temperature: float, hard_weight: float, soft_weight: float) -> tuple[Term, ...]:
+  check_temperature(temperature)
+  for name, weight in (("hard_weight", hard_weight), ("soft_weight", soft_weight)):
+    if not 0 <= weight <= 1:
+      raise ValueError(f"{name} must be in [0, 1], got {weight}")
+  soft = functools.partial(soft_targets, temperature=temperature)
+  return label_term(hard_weight), Term("soft_targets", soft, soft_weight)
+
+
+def _then_labels(
+  budget: Budget, terms: tuple[Term, ...], distil_epochs: int | None
+) -> tuple[Phase, Phase]:
+  first = _first_phase(budget, distil_epochs)
+  return (
+    Phase("distil", terms, first, budget.optimizer),
+    Phase("finetune", (label_term(),), budget.epochs - first, budget.optimizer, start="best"),
+  )
+
+
+def _first_phase(budget: Budget, distil_epochs: int | None) -> int:
+  first = (budget.epochs + 1) // 2 if distil_epochs is None else distil_epochs
+  if not 0 < first < budget.epochs:
+    raise ValueError(
+      f"distil_epochs must leave epochs to both phases: got {first} of {budget.epochs}"
+    )
+  return first
+
+
+def _maps(budget: Budget, project: bool) -> LayerProjections | None:
+  return LayerProjections(_teacher_width(budget)) if project else None
+
+
+def _token_maps(budget: Budget) -> TokenProjections:
+  return TokenProjections(_teacher_width(budget))
+
+
+def _teacher_width(budget: Budget) -> int:
+  if budget.teacher_width is None:
+    raise ValueError("a projection needs the teacher's width: give the budget teacher_width")
+  return budget.teacher_width
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+  **recipes.RECIPES,
+  "patient_kd": patient_kd,
+  "alp_kd": alp_kd,
+  "universal_kd": universal_kd,
+  "universal_kd_capacity_gap": universal_kd_capacity_gap,
+  "minilm": minilm,
+  "tinybert": tinybert,
+}
+"""The methods for encoders with layers: those on logits, and those above."""

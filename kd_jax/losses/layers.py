@@ -1,0 +1,286 @@
+"""Losses that match a student's layers to a teacher's, by attention over depth or one to one.
+
+All take layers stacked along an axis, [B, layers, width], and give one value for each example: the sum over
+the student's layers. More leading axes, or none, are fine too.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses.divergences import kl_from_log_probs
+from kd_jax.losses.inputs import apply_mask, as_float32, blank
+from kd_jax.types import Array, ArrayLike
+
+SMALLEST_NORM = 1e-12
+"""A state with a norm below this one has no direction: it counts as 0, with no gradient."""
+
+
+def _stacked(name: str, layers: ArrayLike) -> Array:
+  """Layers [..., layers, D] as float32."""
+  if isinstance(layers, tuple | list):
+    raise ValueError(
+      f"{name} is a {type(layers).__name__} of {len(layers)} arrays: stack the layers you want, "
+      "jnp.stack(layers, axis=1)"
+    )
+  layers = as_float32(name, layers)
+  if layers.ndim < 2 or layers.shape[-2] == 0:
+    raise ValueError(
+      f"{name} must be [B, layers, width] with at least one layer, got {layers.shape}"
+    )
+  return layers
+
+
+def _prepare(
+  student: ArrayLike,
+  teacher: ArrayLike,
+  mask: ArrayLike | None,
+  stop_teacher_gradient: bool,
+  what: str = "layers",
+) -> tuple[Array, Array]:
+  """Both sides as float32 of one width, zeros for masked examples."""
+  student, teacher = _stacked(f"student_{what}", student), _stacked(f"teacher_{what}", teacher)
+  shapes = f"student_{what} {student.shape} and teacher_{what} {teacher.shape}"
+  if student.shape[-1] != teacher.shape[-1]:
+    raise ValueError(f"{shapes} differ in width: project the student's to the teacher's first")
+  if student.shape[:-2] != teacher.shape[:-2]:
+    raise ValueError(f"{shapes} must be [B, layers, width] of the same examples")
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
+  return blank(student, mask), blank(teacher, mask)
+
+
+def layer_attention(queries: ArrayLike, keys: ArrayLike, values: ArrayLike) -> Array:
+  r"""For each query the mix of all values, weighted by how well their keys fit.
+
+  .. math:: m_i = \sum_j a_{ij} v_j, \quad a_{ij} = softmax_j \langle q_i, k_j \rangle
+
+  A plain dot product: nothing divides it by the root of the width, as attention in a Transformer does.
+
+  Args:
+    queries: [B, S, D]; more leading axes, or none, are fine.
+    keys: [B, T, D].
+    values: [B, T, E].
+
+  Returns:
+    [B, S, E] float32.
+
+  Raises:
+    ValueError: for shapes that do not fit, integers, or a tuple of layers that is not stacked.
+
+  References:
+    Passban et al., ALP-KD: Attention-Based Layer Projection for Knowledge Distillation, AAAI 2021,
+    arXiv 2012.14022.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> keys = jnp.array([[20.0, 0.0], [0.0, 20.0]])
+    >>> values = jnp.array([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+    >>> kd_jax.layer_attention(jnp.array([[1.0, 0.0], [1.0, 1.0]]), keys, values).tolist()
+    [[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]]
+  """
+  queries, keys = _stacked("queries", queries), _stacked("keys", keys)
+  values = _stacked("values", values)
+  fits = queries.shape[-1] == keys.shape[-1] and keys.shape[:-1] == values.shape[:-1]
+  if not fits or queries.shape[:-2] != keys.shape[:-2]:
+    raise ValueError(
+      f"queries {queries.shape}, keys {keys.shape} and values {values.shape} must be "
+      "[B, S, D], [B, T, D] and [B, T, E]"
+    )
+  # An error in a score is one in the exponent: no rounding of products to fewer bits on accelerators.
+  scores = jnp.einsum("...sd,...td->...st", queries, keys, precision="highest")
+  weights = jax.nn.softmax(scores, axis=-1)
+  return jnp.einsum("...st,...te->...se", weights, values, precision="highest")
+
+
+def universal_kd_loss(
+  student_layer_logits: ArrayLike,
+  teacher_layer_logits: ArrayLike,
+  *,
+  mask: ArrayLike | None = None,
+  regression: bool = False,
+  stop_teacher_gradient: bool = True,
+  stop_attention_gradient: bool = False,
+) -> Array:
+  r"""Universal-KD: layers meet in the space of outputs, where width and architecture do not matter.
+
+  .. math:: \sum_i KL(softmax(\sum_j a_{ij} z^T_j) \,\|\, softmax(z^S_i)),
+    \quad a_{ij} = softmax_j \langle z^S_i, z^T_j \rangle
+
+  The logits come from pseudo classifiers on the intermediate layers; final layers are left to ordinary KD.
+  With the student's final logits as its only "layer", S = 1, against all of the teacher's, final ones
+  included, this is the paper's loss for a large gap in capacity.
+
+  Args:
+    student_layer_logits: [B, S, C]; more leading axes, or none, are fine.
+    teacher_layer_logits: [B, T, C].
+    mask: [B] or its leading axes; masked examples give 0, whatever stands there.
+    regression: squared error to the mix, summed over outputs, in place of KL; needed for C = 1.
+    stop_teacher_gradient: False where the teacher learns too.
+    stop_attention_gradient: True to let the student learn from the mix but not through its weights; in the
+      paper the gradient takes both ways.
+
+  Returns:
+    [B] float32, the sum over the student's layers.
+
+  Raises:
+    ValueError: for shapes that do not fit, integers, or C = 1 without `regression`.
+
+  References:
+    Wu et al., Universal-KD: Attention-based Output-Grounded Intermediate Layer Knowledge Distillation,
+    EMNLP 2021. No code was released.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> teacher = jnp.array([[[2.0, 0.0], [0.0, 2.0]]])
+    >>> student = jnp.array([[[0.0, 0.0], [9.0, 0.0]]])
+    >>> [round(float(v), 4) for v in kd_jax.universal_kd_loss(student[:, :1], teacher)]
+    [0.0]
+    >>> [round(float(v), 4) for v in kd_jax.universal_kd_loss(student, teacher)]
+    [0.7076]
+  """
+  student, teacher = _prepare(
+    student_layer_logits, teacher_layer_logits, mask, stop_teacher_gradient, "layer_logits"
+  )
+  if student.shape[-1] == 1 and not regression:
+    raise ValueError(
+      f"student_layer_logits {student.shape} are of one class, whose softmax is always 1: pass "
+      "regression=True"
+    )
+  queries = jax.lax.stop_gradient(student) if stop_attention_gradient else student
+  mixed = layer_attention(queries, teacher, teacher)
+  if regression:
+    distances = jnp.sum((student - mixed) ** 2, axis=-1)
+  else:
+    distances = kl_from_log_probs(
+      jax.nn.log_softmax(mixed, axis=-1), jax.nn.log_softmax(student, axis=-1)
+    )
+  return apply_mask(jnp.sum(distances, axis=-1), mask)
+
+
+def alp_kd_loss(
+  student_layers: ArrayLike,
+  teacher_layers: ArrayLike,
+  *,
+  mask: ArrayLike | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  r"""ALP-KD: each student layer learns from an attention mix of all the teacher's layers.
+
+  .. math:: \sum_i \tfrac1D \| h^S_i - \sum_j a_{ij} h^T_j \|^2,
+    \quad a_{ij} = softmax_j \langle h^S_i, h^T_j \rangle
+
+  Args:
+    student_layers: [B, S, D], for instance states of [CLS]; more leading axes, or none, are fine.
+    teacher_layers: [B, T, D].
+    mask: [B] or its leading axes; masked examples give 0, whatever stands there.
+    stop_teacher_gradient: False where the teacher learns too.
+
+  Returns:
+    [B] float32: the mean over D, the sum over the student's layers.
+
+  Raises:
+    ValueError: for shapes that do not fit (widths that differ need a projection) or integers.
+
+  References:
+    Passban et al., ALP-KD: Attention-Based Layer Projection for Knowledge Distillation, AAAI 2021,
+    arXiv 2012.14022.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> teacher = jnp.array([[[1.0, 3.0], [3.0, 1.0]]])
+    >>> kd_jax.alp_kd_loss(jnp.array([[[1.0, 1.0]]]), teacher).tolist()
+    [1.0]
+  """
+  student, teacher = _prepare(student_layers, teacher_layers, mask, stop_teacher_gradient)
+  distances = jnp.mean((student - layer_attention(student, teacher, teacher)) ** 2, axis=-1)
+  return apply_mask(jnp.sum(distances, axis=-1), mask)
+
+
+def _direction(states: Array) -> Array:
+  """states [..., D] over their norms; 0 where there is none."""
+  squared = jnp.sum(states**2, axis=-1, keepdims=True)
+  known = squared > SMALLEST_NORM**2
+  # The inner `where` keeps the root's gradient finite in the branch that is not taken.
+  return jnp.where(known, states, 0.0) * jax.lax.rsqrt(jnp.where(known, squared, 1.0))
+
+
+def patient_kd_loss(
+  student_layers: ArrayLike,
+  teacher_layers: ArrayLike,
+  *,
+  mask: ArrayLike | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  r"""Patient KD: each student layer learns the direction of one teacher layer's state.
+
+  .. math:: \sum_i \tfrac1D \left\| \frac{h^S_i}{\|h^S_i\|} - \frac{h^T_i}{\|h^T_i\|} \right\|^2
+
+  `skip_mapping` says which of the teacher's layers to take.
+
+  Args:
+    student_layers: [B, S, D], for instance states of [CLS]; more leading axes, or none, are fine.
+    teacher_layers: [B, S, D], one for each of the student's.
+    mask: [B] or its leading axes; masked examples give 0, whatever stands there.
+    stop_teacher_gradient: False where the teacher learns too.
+
+  Returns:
+    [B] float32: the mean over D, the sum over layers; at most 4 S / D. A state of zeros has no direction:
+    it counts as 0, with no gradient.
+
+  Raises:
+    ValueError: for shapes that differ (widths that do need a projection) or integers.
+
+  References:
+    Sun et al., Patient Knowledge Distillation for BERT Model Compression, EMNLP 2019, arXiv 1908.09355. The
+    paper sums over layers and D; the released code takes the mean over both, so divide its weights (10 to
+    1000) by the number of layers compared.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> student = jnp.array([[[3.0, 0.0], [0.0, 1.0]]])
+    >>> teacher = jnp.array([[[1.0, 0.0], [0.0, -5.0]]])
+    >>> kd_jax.patient_kd_loss(student, teacher).tolist()
+    [2.0]
+  """
+  student, teacher = _prepare(student_layers, teacher_layers, mask, stop_teacher_gradient)
+  if student.shape != teacher.shape:
+    raise ValueError(
+      f"student_layers {student.shape} and teacher_layers {teacher.shape} must have one shape: "
+      "choose the teacher's layers with skip_mapping"
+    )
+  distances = jnp.mean((_direction(student) - _direction(teacher)) ** 2, axis=-1)
+  return apply_mask(jnp.sum(distances, axis=-1), mask)
+
+
+def skip_mapping(num_student: int, num_teacher: int) -> tuple[int, ...]:
+  """Which teacher layer each of the student's learns from in PKD: evenly spaced, the last ones left out.
+
+  The i-th of S layers learns from layer i T / S, halves rounded up. The last is left to ordinary KD.
+
+  Args:
+    num_student: S.
+    num_teacher: T, at least S.
+
+  Returns:
+    S - 1 indices counted from 0, for `teacher_layers[:, indices]`.
+
+  Raises:
+    ValueError: unless 1 <= S <= T.
+
+  References:
+    Sun et al. 2019, arXiv 1908.09355, "PKD-Skip".
+
+  Example:
+    >>> skip_mapping(6, 12)  # layers 2, 4, 6, 8 and 10, counted from 1
+    (1, 3, 5, 7, 9)
+    >>> skip_mapping(1, 12)
+    ()
+  """
+  if not 1 <= num_student <= num_teacher:
+    raise ValueError(
+      f"a student of {num_student} layers cannot skip through a teacher of {num_teacher}: it needs "
+      "at least 1 and at most as many as the teacher"
+    )
+  return tuple(
+    (2 * i * num_teacher + num_student) // (2 * num_student) - 1 for i in range(1, num_student)
+  )

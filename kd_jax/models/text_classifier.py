@@ -1,0 +1,93 @@
+"""Text encoders with a head for classes, or for a number; and the heads of their inner layers."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.models.bert import INITIAL_WEIGHTS
+from kd_jax.models.subwords import token_mean
+from kd_jax.types import Array, ArrayLike, Outputs, Subwords
+
+
+class PseudoClassifiers(nn.Module):
+  """A linear classifier on each inner layer: z_i = W_i h_i + b_i.
+
+  Attributes:
+    num_outputs: C.
+
+  References:
+    Wu et al., Universal-KD, EMNLP 2021.
+
+  >>> layers = [jnp.ones((2, 8)), jnp.ones((2, 4))]
+  >>> PseudoClassifiers(3).init_with_output(jax.random.key(0), layers)[0].shape
+  (2, 2, 3)
+  """
+
+  num_outputs: int
+
+  @nn.compact
+  def __call__(self, layers: Sequence[ArrayLike]) -> Array:
+    """Maps the states [B, D] of all layers but the last to logits [B, T - 1, C], float32."""
+    if not layers:
+      raise ValueError("pseudo classifiers need layers below the last, got none: set layers=2")
+    logits = [
+      nn.Dense(self.num_outputs, name=f"layer{number}")(jnp.asarray(states, jnp.float32))
+      for number, states in enumerate(layers, start=1)
+    ]
+    return jnp.stack(logits, axis=1)
+
+
+class TextClassifier(nn.Module):
+  """A text encoder, and logits = W_2 tanh(W_1 h): [B, C] float32, one number in regression.
+
+  h is the last layer's state of the first token, or its mean over tokens.
+
+  Attributes:
+    encoder: a module called (subwords, train) that returns `TokenStates`.
+    num_outputs: C; 1 in regression.
+    summary: what stands for a text in `Outputs.layers`: "first" (of BERT, [CLS]; of RoBERTa, <s>), or
+      "mean" over tokens.
+    dropout: probability that an entry of tanh(W_1 h) is dropped.
+    pseudo_classifiers: whether inner layers have classifiers (`Outputs.layer_logits`).
+    collect_tokens: whether to return `Outputs.tokens`.
+    dtype: of the computation of the first product; parameters and logits are float32 always.
+
+  References:
+    Released RoBERTa classifiers also drop entries of h in training; this one, like BERT, does not.
+  """
+
+  encoder: nn.Module
+  num_outputs: int
+  summary: Literal["first", "mean"] = "first"
+  dropout: float = 0.0
+  pseudo_classifiers: bool = False
+  collect_tokens: bool = False
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, subwords: Subwords, train: bool = False) -> Outputs:
+    """Reads subwords; in training with random numbers named "dropout"."""
+    tokens = self.encoder(subwords, train)
+    means = tuple(token_mean(states, tokens.mask) for states in tokens.states[1:])
+    firsts = tuple(states[:, 0].astype(jnp.float32) for states in tokens.states[1:])
+    layers = firsts if self.summary == "first" else means
+    pooled = nn.tanh(
+      nn.Dense(layers[-1].shape[-1], dtype=self.dtype, kernel_init=INITIAL_WEIGHTS, name="pooler")(
+        layers[-1]
+      )
+    )
+    pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled).astype(jnp.float32)
+    classify = nn.Dense(self.num_outputs, kernel_init=INITIAL_WEIGHTS, name="classifier")
+    layer_logits = None
+    if self.pseudo_classifiers:
+      layer_logits = PseudoClassifiers(self.num_outputs, name="pseudo")(layers[:-1])
+    return Outputs(
+      logits=classify(pooled),
+      layers=layers,
+      means=means,
+      layer_logits=layer_logits,
+      tokens=tokens if self.collect_tokens else None,
+    )

@@ -1,0 +1,278 @@
+"""CSV, TSV and JSON Lines files of texts: what is read, what is refused and where; the sample."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from kd_jax.data.text_files import load_text_files, read_sample, read_text_files
+from kd_jax.data.tokenization import Tokenizer
+
+TRAIN = [("Good soup", "yes"), ("Bad tea, cold", "no"), ('A "fine" walk\nhome', "yes"), ("", "no")]
+TEST = [("Cold soup", "no"), ("A fine tea", "yes")]
+
+
+@pytest.fixture
+def write(tmp_path):
+  def write(content, name):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+  return write
+
+
+@pytest.fixture
+def write_rows(tmp_path):
+  def write_rows(rows, name, header=("text", "label")):
+    path = tmp_path / name
+    with path.open("w", newline="", encoding="utf-8") as file:
+      if path.suffix == ".csv":
+        csv.writer(file).writerows([header, *rows])
+      elif path.suffix == ".tsv":
+        file.writelines("\t".join(row) + "\n" for row in [header, *rows])
+      else:
+        file.writelines(json.dumps(dict(zip(header, row, strict=True))) + "\n" for row in rows)
+    return path
+
+  return write_rows
+
+
+def _examples(texts, names):
+  """Texts and names of labels, in any order."""
+  seconds = texts.seconds or [None] * len(texts.firsts)
+  labels = [names[label] for label in texts.labels] if names else texts.labels.tolist()
+  return sorted(zip(texts.firsts, seconds, labels, strict=True))
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".json", ".JSONL"])
+def test_the_same_texts_in_each_kind_of_file(write_rows, kind):
+  files = [write_rows(TRAIN, "train" + kind), write_rows(TEST, "test" + kind)]
+  raw = read_text_files(files, validation_examples=1)
+  assert (raw.name, raw.version, raw.num_classes) == ("train" + kind, "0", 2)
+  assert raw.class_names == ("no", "yes")
+  held = _examples(raw.validation, raw.class_names)
+  assert len(held) == 1
+  assert sorted(_examples(raw.train, raw.class_names) + held) == sorted(
+    (a, None, b) for a, b in TRAIN
+  )
+  assert _examples(raw.test, raw.class_names) == sorted((a, None, b) for a, b in TEST)
+  assert raw.notes == ()
+  plain = read_text_files(
+    [write_rows(TRAIN, "a.csv"), write_rows(TEST, "b.csv")], validation_examples=1
+  )
+  assert plain.train.ids.tolist() == raw.train.ids.tolist()
+
+
+def test_quotes_in_tsv_are_ordinary_characters(write):
+  path = write('text\tlabel\n"so-called tea\tno\n5" of soup, hot\tyes\n', "a.tsv")
+  raw = read_text_files([path, path, path])
+  assert _examples(raw.train, raw.class_names) == [
+    ('"so-called tea', None, "no"),
+    ('5" of soup, hot', None, "yes"),
+  ]
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    "text,label\nGood,yes\nBad,no\n",
+    "\ufefftext,label\r\nGood,yes\r\nBad,no",
+    "\n label , text\n\n\nyes,Good\n no ,Bad\n \n",
+    'number,"text",x,label\n1,"Good",,yes\n2,Bad,,"no"\n',
+  ],
+)
+def test_the_same_rows_in_other_clothes(write, content):
+  path = write(content, "a.csv")
+  raw = read_text_files([path] * 3)
+  assert _examples(raw.train, raw.class_names) == [("Bad", None, "no"), ("Good", None, "yes")]
+
+
+def test_pairs_other_columns_and_a_validation_file(write_rows):
+  header = ("answer", "premise", "hypothesis")
+  rows = [("b", "x", "y"), ("a", "z", ""), ("b", "u", "v")]
+  files = [
+    write_rows(rows, "train.jsonl", header),
+    write_rows([("a", "p", "q")], "dev.csv", header),
+    write_rows([("b", "y", "x"), ("a", "z", "")], "test.tsv", header),
+  ]
+  columns = {"text_column": "premise", "pair_column": "hypothesis", "label_column": "answer"}
+  raw = read_text_files(files, **columns)
+  assert _examples(raw.train, raw.class_names) == [("u", "v", "b"), ("x", "y", "b"), ("z", "", "a")]
+  assert _examples(raw.validation, raw.class_names) == [("p", "q", "a")]
+  assert raw.notes == ("1 of 2 texts of test.tsv are among the training texts",)
+  tokenizer = Tokenizer.train(["x y z u v p q"])
+  splits = load_text_files(files, tokenizer=tokenizer, **columns)
+  assert splits.notes == (
+    *raw.notes,
+    "1 of 3 training texts are empty: special tokens alone stand for them",
+    "1 of 2 test texts are empty: special tokens alone stand for them",
+  )
+  assert splits.train.labels.tolist() == raw.train.labels.tolist()
+  assert splits.train.inputs.types.any()
+  assert len(load_text_files(files, tokenizer=tokenizer, limit=1, **columns).train) == 1
+  with pytest.raises(ValueError, match="columns text, text, label are not all different"):
+    read_text_files(files, pair_column="text")
+
+
+@pytest.mark.parametrize(
+  ("labels", "names"),
+  [
+    (["10", "9", "-1", "9"], ("-1", "9", "10")),
+    ([10, 9, -1, 9], ("-1", "9", "10")),
+    (["10", "9", "b", "a"], ("10", "9", "a", "b")),
+    (["pos", " neg ", "Neg", "pos"], ("Neg", "neg", "pos")),
+    ([True, False, True, True], ("false", "true")),
+    ([1.0, 0.5, 1.0, "x"], ("0.5", "1.0", "x")),
+  ],
+)
+def test_classes_in_order(write_rows, labels, names):
+  path = write_rows([(f"text {row}", label) for row, label in enumerate(labels)], "a.jsonl")
+  raw = read_text_files([path] * 3)
+  assert raw.class_names == names
+  called = {
+    int(text.split()[1]): names[number]
+    for text, number in zip(raw.train[0], raw.train[2], strict=True)
+  }
+  plain = [label.strip() if isinstance(label, str) else json.dumps(label) for label in labels]
+  assert [called[row] for row in range(4)] == plain
+
+
+def test_regression(write_rows):
+  rows = [("a", "2.5"), ("b", "-1e3"), ("c", " 7 ")]
+  raw = read_text_files([write_rows(rows, "a.csv")] * 3, regression=True)
+  assert (raw.num_classes, raw.class_names) == (1, ())
+  assert _examples(raw.test, ()) == [("a", None, 2.5), ("b", None, -1000.0), ("c", None, 7.0)]
+  assert raw.test.labels.dtype == np.float32
+  numbers = read_text_files(
+    [write_rows([("a", 2.5), ("b", -1000)], "a.jsonl")] * 3, regression=True
+  )
+  assert _examples(numbers.train, ()) == [("a", None, 2.5), ("b", None, -1000.0)]
+  for wrong in ("high", "", "nan", "inf", "1e60", "1,5"):
+    path = write_rows([("a", "1"), ("b", wrong)], "b.csv")
+    with pytest.raises(ValueError, match=r"b\.csv:3: 'label' is .*, no finite number; correct it"):
+      read_text_files([path] * 3, regression=True)
+  for wrong in (True, None, [1], 10**400):
+    path = write_rows([("a", 1), ("b", wrong)], "b.jsonl")
+    with pytest.raises(ValueError, match=r"b\.jsonl:2: 'label' is .*, no finite number"):
+      read_text_files([path] * 3, regression=True)
+
+
+GOOD = "text,label\nGood,yes\nBad,no\n"
+LINE = '{"text": "Good", "label": "yes"}\n'
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    ("a.csv", "", "there are no texts in {}; give"),
+    ("a.csv", "text,label\n\n", "there are no texts in {}; give"),
+    ("a.jsonl", "\n \n", "there are no texts in {}; give"),
+    ("a.txt", GOOD, "cannot tell what {} is; name it .csv, .tsv, .jsonl or .json"),
+    ("a", GOOD, "cannot tell what {} is"),
+    (
+      "a.csv",
+      "sentence,label\nGood,yes\n",
+      "{} has no column 'text'; its columns are sentence, label",
+    ),
+    ("a.csv", "text;label\nGood;yes\n", "{} has no column 'text'; its columns are text;label"),
+    ("a.csv", "text,target\nGood,yes\n", "{} has no column 'label'; its columns are text, target"),
+    ("a.csv", "text,text,label\nx,y,z\n", "{} has more than one column 'text'"),
+    ("a.csv", GOOD + "a,b,yes\n", "{}:4: 3 fields, but the header has 2; correct"),
+    ("a.csv", GOOD + "\n\nalone\n", "{}:6: 1 field, but the header has 2"),
+    ("a.csv", 'text,label\n"two\nlines",yes\nx\n', "{}:4: 1 field, but"),
+    ("a.csv", GOOD + 'x,no\n"never ends,yes\n', "{}:5: unexpected end of data; correct"),
+    ("a.csv", GOOD + '"x"y,yes\n', "{}:4: ',' expected after '\"'"),
+    ("a.csv", GOOD + "x" * 200_000 + ",yes\n", "{}:4: field larger than field limit"),
+    ("a.csv", GOOD + "x, \n", "{}:4: 'label' is \"\", no label; correct it"),
+    ("a.csv", GOOD.encode() + b"caf\xe9,no\n", "{}:4: byte 0xe9 is not UTF-8; convert"),
+    ("a.jsonl", GOOD.encode("utf-16"), "{}:1: byte 0xff is not UTF-8"),
+    ("a.csv", "text,label\nx,yes\ny,yes\n", "{} has the one label 'yes' in column 'label'; give"),
+    ("a.jsonl", LINE + '{"text": "x"\n', "{}:2: no JSON: Expecting ',' delimiter; write one"),
+    ("a.jsonl", LINE + "\n[1]\n", "{}:3: a list, no object; write"),
+    ("a.json", "[\n" + LINE + "]\n", "{}:1: no JSON: Expecting value; write one object a line"),
+    (
+      "a.jsonl",
+      LINE + '{"text": "x", "labels": 1}\n',
+      "{}:2: no column 'label'; its columns are text",
+    ),
+    ("a.jsonl", LINE + '{"text": 5, "label": 1}\n', "{}:2: 'text' is 5, no text; put it in quotes"),
+    ("a.jsonl", LINE + '{"text": null, "label": 1}\n', "{}:2: 'text' is null, no text"),
+    ("a.jsonl", LINE + '{"text": "\\ud800", "label": 1}\n', "{}:2: 'text' has half of a surrogate"),
+    ("a.jsonl", LINE + '{"text": "x", "label": null}\n', "{}:2: 'label' is null, no label"),
+    ("a.jsonl", LINE + '{"text": "x", "label": NaN}\n', "{}:2: 'label' is NaN, no label"),
+    ("a.jsonl", LINE + '{"text": "x", "label": ["a"]}\n', "{}:2: 'label' is [\"a\"], no label"),
+    ("a.jsonl", LINE + "1" * 5000 + "\n", "{}:2: no JSON: too large; write"),
+    ("a.jsonl", LINE + "[" * 100_000 + "\n", "{}:2: no JSON: too large; write"),
+  ],
+)
+def test_what_cannot_be_read(write, name, content, message):
+  path = write(content, name)
+  with pytest.raises(ValueError, match="^" + re.escape(message.format(path))) as caught:
+    read_text_files([path] * 3)
+  assert "\n" not in str(caught.value)
+  assert len(str(caught.value)) < 400
+
+
+def test_labels_that_training_lacks(write_rows):
+  train = write_rows(TRAIN, "train.csv")
+  other = write_rows([("x\ny", "yes"), ("z", "maybe")], "test.csv")
+  message = f"{other}:4: label 'maybe' does not occur in {train}, which has no, yes; correct it"
+  for files in ([train, other], [train, other, train]):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+      read_text_files(files)
+  many = write_rows([(f"{row}", f"{row}") for row in range(40)], "many.csv")
+  with pytest.raises(ValueError, match=r"which has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …; correct it"):
+    read_text_files([many, other])
+
+
+def test_how_many_files(write_rows, tmp_path):
+  path = write_rows(TRAIN, "train.csv")
+  for files, count in (
+    ([path], "1 text file "),
+    (str(path), "1 text file "),
+    ([path] * 4, "4 text files "),
+  ):
+    with pytest.raises(ValueError, match=f"^{count}to load; give two, for training and test, or"):
+      read_text_files(files)
+  with pytest.raises(
+    ValueError, match=r"^cannot read .*missing\.csv: No such file or directory; corr"
+  ):
+    read_text_files([path, tmp_path / "missing.csv"])
+  with pytest.raises(ValueError, match=r"^cannot read .*folder\.csv: Is a directory"):
+    (tmp_path / "folder.csv").mkdir()
+    read_text_files([path, tmp_path / "folder.csv"])
+
+
+def test_copies_have_ids_of_their_own(write_rows):
+  path = write_rows([("Same", "yes")] * 3 + [("Same", "no")], "a.csv")
+  raw = read_text_files([path] * 3)
+  assert sorted(one[-2:] for one in raw.train.ids) == ["-0", "-0", "-1", "-2"]
+  assert raw.notes == ("4 of 4 texts of a.csv are among the training texts",) * 2
+
+
+def test_the_sample_is_what_it_says():
+  raw = read_sample()
+  assert (raw.name, raw.version, raw.class_names) == ("sample-texts", "1", ("bad", "good"))
+  assert [len(texts.firsts) for texts in raw[4:7]] == [180, 20, 80]
+  assert raw.notes == ()  # no test sentence is in the training file
+  for texts in raw[4:7]:
+    assert 0.3 < texts.labels.mean() < 0.7
+    assert all(
+      text[0].isupper() and text[-1] in ".!" and "," not in text[-2:] for text in texts.firsts
+    )
+  # One word says little: negation turns it round.
+  words = {word for text in raw.train.firsts for word in re.findall(r"\w+", text.lower())}
+  best = max(
+    np.mean(
+      [
+        (word in text.lower()) == label
+        for text, label in zip(raw.train[0], raw.train[2], strict=True)
+      ]
+    )
+    for word in words
+  )
+  assert best < 0.7
+  assert len(read_sample(limit=5, validation_examples=50).train.firsts) == 5
