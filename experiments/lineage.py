@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from experiments import console
-from experiments.domains import images, sequences
+from experiments.domains import images, sequences, text_sources
 from experiments.setting import MARKER
 from kd_jax import teacher_cache
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
@@ -131,18 +131,34 @@ def _leaf_verdict(root: Path, link: dict[str, Any], data_dir: Path | None) -> st
     if not path.is_file():
       return "not checked: the file is not here"
     return "matches" if digest_file(path) == link["digest"] else "DIFFERS: the file has changed"
+  if link["kind"] == "weights folder":
+    return _folder_verdict(marker["study"], link)
   now = _fingerprint(json.dumps(marker["data"]), data_dir)
   if now is None:
     return "not checked: the data are not prepared here; see --data-dir"
   return "matches" if now == link["digest"] else f"DIFFERS: the data are now {_short(now)}"
 
 
+def _folder_verdict(study: dict[str, Any], link: dict[str, Any]) -> str:
+  """Pretrained weights: the teacher's folder, or the student's own."""
+  for name in (study["teacher_weights"], study["student_weights"]):
+    try:
+      folder = text_sources.weights_folder(name)
+    except ValueError:
+      continue
+    if folder is not None and text_sources.folder_digest(folder) == link["digest"]:
+      return "matches"
+    if folder is not None and folder.name == link["name"]:
+      return "DIFFERS: the weights have changed"
+  return "not checked: the folder is not here"
+
+
 @functools.cache
 def _fingerprint(source: str, data_dir: Path | None) -> str | None:
   """Of the training examples as they are on disk now, or None where they are not."""
   found = json.loads(source)
-  domain = {"images": images, "sequences": sequences}[found["kind"]]
-  return domain.fingerprint(found, data_dir)
+  known = {"images": images, "sequences": sequences, "texts": text_sources}
+  return known[found["kind"]].fingerprint(found, data_dir)
 
 
 def _starts(path: Path) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """Eight fake devices for every test, set before jax is imported."""
 
+import gc
 import os
 import pathlib
 
@@ -14,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 import pytest
 
+MOST_MAPS = 20_000
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = pathlib.Path(os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")))
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -27,3 +29,16 @@ def shared_data() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip("no ../shared/data beside the checkout: real data and teacher weights are absent")
   return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_memory_maps():
+  """Lets compiled programs go after a file of tests, before they are too many for one process.
+
+  Each keeps some memory mapped, and Linux allows a process 65,530 maps: the program loaded next crashes it.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+    jax.clear_caches()
+    gc.collect()

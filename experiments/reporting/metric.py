@@ -8,7 +8,7 @@ Results = Mapping[str, Any]
 
 
 class Metric(NamedTuple):
-  """The metric that checkpoints are selected and methods compared by; all are fractions, more is better.
+  """The metric that checkpoints are selected and methods compared by; none exceeds 1, more is better.
 
   Attributes:
     key: its key in rows, and with `test_` or `validation_` before it elsewhere.
@@ -16,6 +16,7 @@ class Metric(NamedTuple):
     others: key -> label of the metrics shown beside it.
     examples: what the data consist of, in the plural.
     stated: whether the results say all this themselves.
+    lowest: key -> the lowest value of those that can be negative, such as correlations.
   """
 
   key: str = "accuracy"
@@ -23,6 +24,12 @@ class Metric(NamedTuple):
   others: Mapping[str, str] = {}
   examples: str = "images"
   stated: bool = False
+  lowest: Mapping[str, float] = {}
+
+  @property
+  def floor(self) -> float:
+    """The lowest value of the metric itself."""
+    return self.lowest.get(self.key, 0.0)
 
   @property
   def is_accuracy(self) -> bool:
@@ -39,7 +46,7 @@ def metric_of(results: Results) -> Metric:
   """The metric that results state as `metric`, or accuracy.
 
   Raises:
-    ValueError: something else than an object with key, label, others and examples.
+    ValueError: something else than an object with key, label, lowest, others and examples.
 
   >>> metric_of({}).label, metric_of({"metric": {"key": "las", "label": "LAS"}}).test_title
   ('accuracy', 'Test LAS, %')
@@ -52,12 +59,14 @@ def metric_of(results: Results) -> Metric:
   others = stated.get("others") or []
   if not isinstance(others, list) or not all(isinstance(other, Mapping) for other in others):
     raise ValueError(f"metric.others is {others!r:.60}: expected a list of key and label")
-  named = dict(_named(part, name) for part, name in [(stated, "metric"), *_numbered(others)])
+  parts = [(stated, "metric"), *_numbered(others)]
+  named = dict(_named(part, name) for part, name in parts)
+  lowest = {part["key"]: _lowest(part, name) for part, name in parts if "lowest" in part}
   (key, label), *beside = named.items()
   examples = stated.get("examples", "examples")
   if not isinstance(examples, str) or not examples:
     raise ValueError(f"metric.examples is {examples!r:.60}: expected what the data consist of")
-  return Metric(key, label, dict(beside), examples, stated=True)
+  return Metric(key, label, dict(beside), examples, stated=True, lowest=lowest)
 
 
 def _numbered(others: list[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
@@ -73,31 +82,44 @@ def _named(part: Mapping[str, Any], name: str) -> tuple[str, str]:
   return key, label
 
 
+def _lowest(part: Mapping[str, Any], name: str) -> float:
+  lowest = part["lowest"]
+  if isinstance(lowest, bool) or not isinstance(lowest, int | float) or not -1 <= lowest <= 0:
+    raise ValueError(f"{name}.lowest is {lowest!r:.60}: expected a number from -1 to 0")
+  return float(lowest)
+
+
 def check_fractions(results: Results) -> None:
-  """Refuses percentages where a study that states its metric has fractions.
+  """Refuses percentages where fractions belong, and negative values of metrics that cannot be so.
 
   Raises:
-    ValueError: a value of one of its metrics is outside [0, 1].
+    ValueError: a value of one of the study's metrics is above 1, or below the lowest that it can be.
   """
   metric = metric_of(results)
+  for index, row in enumerate(results["rows"]):
+    _check(row.get("validation"), f"rows[{index}].validation", {}, metric.floor)
   if not metric.stated:
     return  # `pick` knows accuracies by their name
-  names = {
-    f"{split}{key}"
+  lowest = {
+    f"{split}{key}": metric.lowest.get(key, 0.0)
     for key in (metric.key, *metric.others)
     for split in ("", "test_", "validation_")
   }
   for index, row in enumerate(results["rows"]):
-    _check(row.get("test"), f"rows[{index}].test", names)
+    _check(row.get("test"), f"rows[{index}].test", lowest)
   for index, point in enumerate(results["curves"]):
-    _check(point, f"curves[{index}]", names)
+    _check(point, f"curves[{index}]", lowest)
   for part in ("teacher", "assistant", "paper"):
-    _check(results[part], part, names)
+    _check(results[part], part, lowest)
 
 
-def _check(value: Any, where: str, names: set[str], *, inside: bool = False) -> None:
+def _check(
+  value: Any, where: str, lowest: Mapping[str, float], bound: float | None = None
+) -> None:
+  """Checks the metrics within a value; `bound` is the lowest of the one whose values these are."""
   if isinstance(value, Mapping):
     for key, item in value.items():
-      _check(item, f"{where}.{key}", names, inside=inside or key in names)
-  elif inside and isinstance(value, int | float) and math.isfinite(value) and not 0 <= value <= 1:
-    raise ValueError(f"{where} is {value}: metrics are fractions from 0 to 1")
+      _check(item, f"{where}.{key}", lowest, lowest.get(key, bound))
+  elif bound is not None and isinstance(value, int | float) and math.isfinite(value):
+    if not bound <= value <= 1:
+      raise ValueError(f"{where} is {value}: metrics are fractions from {bound:g} to 1")

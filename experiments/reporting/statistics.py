@@ -94,7 +94,8 @@ def pick(record: Mapping[str, Any] | None, *path: str) -> float | None:
   """The number at a path of nested dictionaries, None where any part is missing or null.
 
   Raises:
-    ValueError: something else than a number is there, or a metric outside [0, 1].
+    ValueError: something else than a number is there, an accuracy outside [0, 1], or another metric on the
+      validation split outside [-1, 1]: `check_fractions` knows it better.
 
   >>> pick({"test": {"best": {"accuracy": 0.5}}}, "test", "best", "accuracy")
   0.5
@@ -114,10 +115,11 @@ def pick(record: Mapping[str, Any] | None, *path: str) -> float | None:
     raise ValueError(f"{'.'.join(path)} is {value!r}: a number or null belongs there")
   if not math.isfinite(value):
     return None
-  is_fraction = path[0] == "validation" and len(path) > 1
-  is_fraction = is_fraction or any(key.endswith("accuracy") for key in path)
-  if is_fraction and not 0 <= value <= 1:
-    raise ValueError(f"{'.'.join(path)} is {value}: metrics are fractions from 0 to 1")
+  is_accuracy = any(key.endswith("accuracy") for key in path)
+  lowest = 0 if is_accuracy else -1
+  is_metric = is_accuracy or (path[0] == "validation" and len(path) > 1)
+  if is_metric and not lowest <= value <= 1:
+    raise ValueError(f"{'.'.join(path)} is {value}: metrics are fractions from {lowest} to 1")
   return float(value)
 
 

@@ -202,8 +202,9 @@ def _read(task: GlueTask, folder: Path, split: str) -> RawTexts:
           columns[field].append(example[field])
     texts = [tuple(text.decode("utf-8") for text in columns[column]) for column in task.columns]
   except Exception as error:  # readers raise many kinds; all mean the same to the user
+    reason = " ".join(str(error).split())
     raise ValueError(
-      f"cannot read the {split} split in {folder}: {error}; delete that folder and prepare "
+      f"cannot read the {split} split in {folder}: {reason}; delete that folder and prepare "
       f"glue/{task.name} again"
     ) from error
   if tuple(names) != task.class_names:

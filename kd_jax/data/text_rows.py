@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 _JSON = (".jsonl", ".json")
+_LARGEST = float(np.finfo(np.float32).max)
 _SHOWN, _LONGEST = 10, 40  # names that a message spells out, and their characters
 
 
@@ -160,7 +161,7 @@ def _number(where: str, column: str, value: object) -> float:
     number = math.nan if isinstance(value, bool) else float(value)
   except (TypeError, ValueError, OverflowError):
     number = math.nan
-  if not abs(number) <= np.finfo(np.float32).max:
+  if not abs(number) <= _LARGEST:
     raise ValueError(
       f"{where}: {column!r} is {json.dumps(value)[:40]}, no finite number; correct it, or read "
       "classes with regression=False"
