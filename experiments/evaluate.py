@@ -18,11 +18,11 @@ import numpy as np
 import optax
 
 from experiments import config, console, runs
+from experiments.latency import size_and_speed
 from experiments.pipeline import Network, Pipeline
 from kd_jax import inference, parallel, recipes
 from kd_jax.checkpoints import write_text
-from kd_jax.models.spec import parameter_count
-from kd_jax.training.state import as_one_of, init_variables
+from kd_jax.training.state import as_one_of, init_variables, one_seed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,7 +143,9 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
   study, domain = pipeline.study, pipeline.domain
   train, header = domain.train, domain.header()
   example = jax.tree.map(lambda x: x[:1], train.buckets[0].inputs)
-  parameters = parameter_count(init_variables(domain.build(domain.student), example, (0,)))
+  student = domain.build(domain.student)
+  # Neither size nor speed depends on the values.
+  variables = one_seed(init_variables(student, example, (0,)), 0)
   assistants = [m for m in study.methods if pipeline.recipes[m].assistant is not None]
   return {
     "schema_version": 1,
@@ -151,7 +153,9 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
     "complete": True,
     "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "command": shlex.join(["python", "-m", "experiments.study", *sys.argv[1:]]),
-    "config": {key: value for key, value in config.plain(study).items() if key != "paper"},
+    "config": {
+      key: value for key, value in config.plain(study).items() if key not in ("paper", "papers")
+    },
     "device": {
       "platform": jax.default_backend(),
       "kind": jax.devices()[0].device_kind,
@@ -172,7 +176,10 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
     **header,
     "teacher": _network_row(pipeline, teacher),
     "assistant": _network_row(pipeline, pipeline.assistant(assistants[0])) if assistants else None,
-    "student": {"model": domain.label(domain.student), "parameters": parameters},
+    "student": {
+      "model": domain.label(domain.student),
+      **size_and_speed(student, variables, domain.test),
+    },
     "methods": {method: _method_row(pipeline, method) for method in study.methods},
     "paper": _paper(study, len(train) + len(domain.validation)),
   }
@@ -184,6 +191,7 @@ def _paper(study: config.Study, num_examples: int) -> dict[str, Any] | None:
     return None
   asked = config.configs().get(study.name, study)
   names = ("train_limit", "augmentation", "batch_size", "teacher_weights", "teacher", "student")
+  names += ("student_weights", "max_length", "teacher_optimizer")
   differing = [
     name
     for name in (*names, "assistant", "epochs", "optimizer", "teacher_epochs", "settings")
@@ -214,7 +222,7 @@ def _network_row(pipeline: Pipeline, network: Network) -> dict[str, Any]:
   return {
     "model": domain.label(network.spec),
     "source": network.source,
-    "parameters": network.parameters,
+    **size_and_speed(network.model, network.variables, domain.test),
     # None of an imported network: it may have learnt from the very examples that are held out here.
     f"validation_{domain.evaluation.select}": network.validation,
     **{f"test_{name}": float(value[0]) for name, value in on_test.items()},

@@ -83,11 +83,11 @@ def size_and_speed(model: nn.Module, variables: PyTree, dataset: Any) -> dict[st
     variables: of one network; what only training reads is not counted.
     dataset: whose examples it is timed on, of their commonest length where they are padded to several.
   """
-  variables = deployed(variables)
+  kept = deployed(variables)
   bucket = max(dataset.buckets, key=lambda bucket: len(bucket.rows))
   inputs = jax.tree.map(lambda x: np.asarray(x[:BATCH_SIZE]), bucket.inputs)
   return {
-    "parameters": parameter_count(variables),
-    "bytes": sum(4 * np.size(leaf) for leaf in jax.tree.leaves(variables)),
+    "parameters": parameter_count(kept),
+    "bytes": sum(4 * np.size(leaf) for leaf in jax.tree.leaves(kept)),
     **measure_latency(model, variables, inputs)._asdict(),
   }

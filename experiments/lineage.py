@@ -58,12 +58,12 @@ _UNCHECKED: set[str] = set()
 def main(argv: Sequence[str] | None = None) -> int:
   _UNCHECKED.clear()
   options = tyro.cli(Options, args=argv, prog="python -m experiments.lineage")
-  root = _root(options.path)
-  starts = list(_starts(options.path.absolute()))
-  if not starts:
+  root = study_root(options.path)
+  found = list(starts(options.path.absolute()))
+  if not found:
     raise ValueError(f"there is no checkpoint or cache in {options.path}")
   good = True
-  for start in starts:
+  for start in found:
     node = _node(root, start)
     console.say(f"{node.kind}  {_short(node.digest)}  {node.path}  {node.problem or 'intact'}")
     good &= _print_parents(root, node, "", options.data_dir) and not node.problem
@@ -132,16 +132,16 @@ def _leaf_verdict(root: Path, link: dict[str, Any], data_dir: Path | None) -> st
       return "not checked: the file is not here"
     return "matches" if digest_file(path) == link["digest"] else "DIFFERS: the file has changed"
   if link["kind"] == "weights folder":
-    return _folder_verdict(marker["study"], link)
+    return _folder_verdict(marker["data"], link)
   now = _fingerprint(json.dumps(marker["data"]), data_dir)
   if now is None:
     return "not checked: the data are not prepared here; see --data-dir"
   return "matches" if now == link["digest"] else f"DIFFERS: the data are now {_short(now)}"
 
 
-def _folder_verdict(study: dict[str, Any], link: dict[str, Any]) -> str:
+def _folder_verdict(source: dict[str, Any], link: dict[str, Any]) -> str:
   """Pretrained weights: the teacher's folder, or the student's own."""
-  for name in (study["teacher_weights"], study["student_weights"]):
+  for name in (source["weights"], source["student_weights"]):
     try:
       folder = text_sources.weights_folder(name)
     except ValueError:
@@ -161,7 +161,7 @@ def _fingerprint(source: str, data_dir: Path | None) -> str | None:
   return known[found["kind"]].fingerprint(found, data_dir)
 
 
-def _starts(path: Path) -> Iterator[Path]:
+def starts(path: Path) -> Iterator[Path]:
   """The checkpoints or caches that a path stands for: the last phase of each run below it."""
   if (
     (path / teacher_cache.MANIFEST).exists()
@@ -173,20 +173,20 @@ def _starts(path: Path) -> Iterator[Path]:
     yield path / "checkpoints"
   elif (path / MARKER).exists():
     for run in sorted((path / "students").glob("*/*")):
-      yield from _starts(run)
+      yield from starts(run)
   elif path.is_dir():
     phases = [phase for phase in path.iterdir() if (phase / "checkpoints" / "seals").is_dir()]
     # The last phase is the one that no other phase of the run came from.
     parents = {
       Path(link["path"]).parts[-4]
       for phase in phases
-      for link in _node(_root(phase), phase / "checkpoints").parents
+      for link in _node(study_root(phase), phase / "checkpoints").parents
       if link["kind"].startswith("phase ")
     }
     yield from (phase / "checkpoints" for phase in phases if phase.name not in parents)
 
 
-def _root(path: Path) -> Path:
+def study_root(path: Path) -> Path:
   """The study that a path belongs to."""
   for folder in (path.absolute(), *path.absolute().parents):
     if (folder / MARKER).exists():

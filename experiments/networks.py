@@ -15,7 +15,7 @@ import jax
 
 from experiments import console, layer_classifiers, runs
 from experiments.config import Study, Where, plain
-from experiments.domains.domain import ReadyTeacher, Spec
+from experiments.domains.domain import Initial, ReadyTeacher, Spec
 from experiments.setting import Setting
 from kd_jax import inference, parallel, teacher_cache
 from kd_jax.checkpoints import CheckpointError, CheckpointStore
@@ -105,7 +105,7 @@ class Networks(Setting):
   ) -> Network:
     link = None if teacher is None else self.teacher_link(teacher)
     views = self.domain.teacher_views if teacher is None else None
-    initial = self.domain.initial(spec, teacher)
+    initial = self.initial(spec, teacher)
     run = self.make_run(directory / "train", recipe, spec, (0,), link, views, initial)
     self._refuse_another_source(directory, "train")
     if not self.may_train and not runs.is_finished(run):
@@ -203,6 +203,14 @@ class Networks(Setting):
     return Network(
       role, spec, model, variables, restored.digest, source, directory, seconds, validation
     )
+
+  def initial(self, spec: Spec, teacher: Network | None) -> Initial | None:
+    """What a network starts from; where that is the teacher, with a link of the lineage to it."""
+    found = self.domain.initial(spec, teacher)
+    if found is None or found.parent is not None:
+      return found
+    path = teacher.directory / "final" / "steps" / "0"
+    return found._replace(parent=self.link("starting weights", path, teacher.digest))
 
   # Teacher outputs.
 

@@ -44,7 +44,7 @@ class Pipeline(Networks):
     directory = self.root / "students" / method / name
     link = self.teacher_link(source) if recipe.needs_teacher else None
     spec = self.domain.student
-    initial = self.domain.initial(spec, teacher)
+    initial = self.initial(spec, teacher)
     return self.make_run(directory, recipe, spec, seeds, link, initial=initial)
 
   def train_students(self, teacher: Network, methods: tuple[str, ...], seeds=None) -> None:

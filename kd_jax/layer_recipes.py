@@ -58,6 +58,12 @@ def relations(
   """`relation_kd_loss` of queries, keys and values: the student's last layer's to one of the teacher's."""
   del batch
   own, theirs = _tokens(student), _tokens(teacher)
+  number = len(theirs.queries)
+  if not -number <= teacher_layer < number:
+    raise ValueError(
+      f"teacher_layer is an index of the teacher's {number} layers, {-number} to {number - 1}, got "
+      f"{teacher_layer}"
+    )
   return sum(
     tokens.relation_kd_loss(
       getattr(own, name)[-1],
@@ -97,7 +103,8 @@ def evenly(num_student: int, num_teacher: int) -> tuple[int, ...]:
   >>> evenly(4, 12)
   (3, 6, 9, 12)
   """
-  return tuple(round((i + 1) * num_teacher / num_student) for i in range(num_student))
+  inner = layers.skip_mapping(num_student, num_teacher)
+  return (*(index + 1 for index in inner), num_teacher)
 
 
 def _layers(teacher: Outputs) -> Array:
@@ -150,6 +157,7 @@ def patient_kd(
     Sun et al., EMNLP 2019, arXiv 1908.09355. Its search: T 5, 10, 20; soft_weight 0.2, 0.5, 0.7;
     layer_weight 10, 100, 500, 1000, with the mean over layers in place of the sum.
   """
+  _check_layer_weight(layer_weight)
   terms = (
     *_kd_terms(temperature, 1.0 - soft_weight, soft_weight),
     Term("layers", matched_layers, layer_weight, reads=("layers",), heads=_maps(budget, project)),
@@ -185,6 +193,7 @@ def alp_kd(
   References:
     Passban et al., AAAI 2021, arXiv 2012.14022.
   """
+  _check_layer_weight(layer_weight)
   terms = (
     *_kd_terms(temperature, hard_weight, soft_weight),
     Term("layers", attended_layers, layer_weight, reads=("layers",), heads=_maps(budget, project)),
@@ -286,6 +295,8 @@ def minilm(
   References:
     Wang et al., MiniLMv2, Findings of ACL 2021, arXiv 2012.15828.
   """
+  if relation_heads < 1:
+    raise ValueError(f"relation_heads must be at least 1, got {relation_heads}")
   loss = functools.partial(relations, relation_heads=relation_heads, teacher_layer=teacher_layer)
   terms = (Term("relations", loss, reads=("tokens",)),)
   return Recipe(
@@ -293,7 +304,8 @@ def minilm(
     title="MiniLM-v2",
     equation="I: Σ_X KL(R_t || R_s), R = softmax(X Xᵀ/√d), X = Q, K, V; II: CE(y, z_s)",
     reference="Wang 2021, arXiv 2012.15828",
-    phases=_then_labels(budget, terms, distil_epochs),
+    # Phase I does not train the classifier that would choose its best epoch.
+    phases=_then_labels(budget, terms, distil_epochs, start="last"),
   )
 
 
@@ -333,20 +345,26 @@ def tinybert(
 
 def _kd_terms(temperature: float, hard_weight: float, soft_weight: float) -> tuple[Term, ...]:
   check_temperature(temperature)
-  for name, weight in (("hard_weight", hard_weight), ("soft_weight", soft_weight)):
+  # The soft one first: where the other is what it leaves, this is the one that was given.
+  for name, weight in (("soft_weight", soft_weight), ("hard_weight", hard_weight)):
     if not 0 <= weight <= 1:
       raise ValueError(f"{name} must be in [0, 1], got {weight}")
   soft = functools.partial(soft_targets, temperature=temperature)
   return label_term(hard_weight), Term("soft_targets", soft, soft_weight)
 
 
+def _check_layer_weight(layer_weight: float) -> None:
+  if not 0 <= layer_weight < np.inf:
+    raise ValueError(f"layer_weight must be finite and at least 0, got {layer_weight}")
+
+
 def _then_labels(
-  budget: Budget, terms: tuple[Term, ...], distil_epochs: int | None
+  budget: Budget, terms: tuple[Term, ...], distil_epochs: int | None, start: str = "best"
 ) -> tuple[Phase, Phase]:
   first = _first_phase(budget, distil_epochs)
   return (
     Phase("distil", terms, first, budget.optimizer),
-    Phase("finetune", (label_term(),), budget.epochs - first, budget.optimizer, start="best"),
+    Phase("finetune", (label_term(),), budget.epochs - first, budget.optimizer, start=start),
   )
 
 

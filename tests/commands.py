@@ -91,5 +91,10 @@ def without_timing(results: Mapping[str, Any]) -> dict[str, Any]:
   """Everything in results.json that must not depend on when and how often a study ran."""
   rows = [{k: v for k, v in row.items() if k != "timing"} for row in results["rows"]]
   left = {k: v for k, v in results.items() if k not in ("created", "command", "device")}
-  teacher = {k: v for k, v in results["teacher"].items() if k != "seconds"}
-  return left | {"rows": rows, "teacher": teacher}
+  timed = ("seconds", "latency_ms", "examples_per_second")
+  networks = {
+    role: {k: v for k, v in results[role].items() if k not in timed}
+    for role in ("teacher", "student", "assistant")
+    if results[role]
+  }
+  return left | {"rows": rows} | networks

@@ -5,15 +5,18 @@ import importlib
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 import kd_jax
 from kd_jax import phases, recipes
+from kd_jax.data import Tokenizer
+from kd_jax.models import BertConfig, bert_spec, build_text_model, save_bert, text_sizes
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-LOSS, METHOD, STRUCTURES, ARRAYS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOSS, METHOD, LAYERS, WEIGHTS, STRUCTURES, ARRAYS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_one_loss_in_a_plain_jit():
@@ -35,6 +38,35 @@ def test_a_new_method(monkeypatch):
   found = made.phases[0].objective[0].loss_at(*outputs, None, 0)
   expected = kd_jax.reverse_kl(outputs[0].logits, outputs[1].logits, temperature=4.0)
   np.testing.assert_array_equal(found, expected)
+
+
+def test_a_loss_on_layers_in_a_plain_jit():
+  names = {}
+  exec(LAYERS, names)
+  student, teacher = np.zeros((4, 2, 3)), np.zeros((4, 5, 3))
+  assert names["layer_loss"](student, teacher) == 0
+  # Attention is even, so the mix is a fifth of the one layer that says something.
+  teacher[:, 0, 0] = 5 * np.log(4)
+  divergence = np.log(3) - (4 * np.log(6 / 4) + 2 * np.log(6)) / 6
+  assert names["layer_loss"](student, teacher) == pytest.approx(2 * divergence, rel=1e-5)
+
+
+def test_weights_from_a_folder(tmp_path):
+  """A small BERT, written and read back: equal texts have equal vectors, whatever stands beside them."""
+  names = {}
+  exec(WEIGHTS, names)
+  texts = ["a small text", "another one", "a small text"]
+  tokenizer = Tokenizer.train(texts * 5, vocab_size=80)
+  tokenizer.save(tmp_path)
+  config = BertConfig(
+    vocab_size=tokenizer.vocab_size, width=8, layers=2, heads=2, hidden=16, max_positions=32
+  )
+  model = build_text_model(bert_spec(config), num_outputs=2, **text_sizes(config))
+  params = model.init(jax.random.key(0), tokenizer.encode(texts).subwords)["params"]
+  save_bert(tmp_path, params, config)
+  first, second, third = names["encode"](tmp_path, texts)
+  np.testing.assert_array_equal(first, third)
+  assert np.abs(first - second).max() > 0.01
 
 
 def test_structural_losses_in_a_plain_jit():

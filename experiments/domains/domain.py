@@ -23,7 +23,7 @@ class Initial(NamedTuple):
 
   Attributes:
     variables: a part of its variables, nested dictionaries.
-    parent: a link of the lineage; None where the link to the teacher says it.
+    parent: a link of the lineage to what lies outside the study; None where it is the teacher of the study.
   """
 
   variables: PyTree

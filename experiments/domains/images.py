@@ -192,6 +192,9 @@ class Images(Domain):
   def cached_teacher(self, cache):
     return cached_teacher(cache.outputs)
 
+  def kept_with_checkpoints(self) -> dict[str, Any]:
+    return {"image_shape": list(self.train.images.shape[1:])}
+
   def header(self) -> dict[str, Any]:
     return {"dataset": {"num_classes": self.num_classes}}
 
@@ -199,6 +202,11 @@ class Images(Domain):
 def _load(source: dict[str, Any], data_dir: Path | None) -> data.Splits:
   options = {name: source[name] for name in ("validation_examples", "limit")}
   return data.load(source["name"], data_dir=data_dir, **options)
+
+
+def image_shape(source: dict[str, Any], data_dir: Path | None) -> list[int]:
+  """[H, W, D] of the images that a study reads."""
+  return list(_load(source, data_dir).train.images.shape[1:])
 
 
 def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:

@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -14,6 +15,7 @@ from kd_jax import inference, teacher_cache
 from kd_jax.data import corpora
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.sequences import SequenceDataset
+from kd_jax.data.vocabulary import Vocabulary
 from kd_jax.models.sequence_spec import (
   Head,
   SequenceSpec,
@@ -76,25 +78,11 @@ class Sequences(Domain):
     self.case = CASES[study.case]
     self.teacher = SequenceNetwork(study.teacher, self.case.teacher)
     self.student = SequenceNetwork(study.student, self.case.student)
-    labels = self.vocabulary.labels
-    tags = self.vocabulary.parsing_tags
-    self.num_classes = len(tags) if tags else 4 * len(labels) + 1
+    self.num_classes = num_tags(self.vocabulary)
 
   def build(self, spec: SequenceNetwork, axis_name=None):
     del axis_name  # no statistics of batches
-    words = self.vocabulary
-    labels: dict[str, Any] = {
-      "maxent": {"num_labels": self.num_classes},
-      "crf": {"num_labels": self.num_classes},
-      "tags": {"offsets": words.offsets, "relations": words.relations},
-    }.get(spec.head, {"num_labels": len(words.labels)})
-    return build_sequence_model(
-      spec.spec,
-      spec.head,
-      num_words=words.num_words,
-      num_characters=words.num_characters,
-      **labels,
-    )
+    return build_network(spec, self.vocabulary)
 
   def label(self, spec: SequenceNetwork) -> str:
     return sequence_model_name(spec.spec, spec.head)
@@ -206,6 +194,27 @@ class Sequences(Domain):
         "marginals": self.case.marginals,
       },
     }
+
+
+def num_tags(vocabulary: Vocabulary) -> int:
+  """Tags of parsing as tagging, or of entities."""
+  return len(vocabulary.parsing_tags) or 4 * len(vocabulary.labels) + 1
+
+
+def build_network(network: SequenceNetwork, vocabulary: Vocabulary) -> nn.Module:
+  """The network that reads and predicts what a vocabulary numbers."""
+  labels: dict[str, Any] = {
+    "maxent": {"num_labels": num_tags(vocabulary)},
+    "crf": {"num_labels": num_tags(vocabulary)},
+    "tags": {"offsets": vocabulary.offsets, "relations": vocabulary.relations},
+  }.get(network.head, {"num_labels": len(vocabulary.labels)})
+  return build_sequence_model(
+    network.spec,
+    network.head,
+    num_words=vocabulary.num_words,
+    num_characters=vocabulary.num_characters,
+    **labels,
+  )
 
 
 def _source(study: SequenceStudy, data_dir: Path | None, notes: list[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def weights_folder(name: str | None) -> Path | None:
   Raises:
     ValueError: it is not there.
   """
-  if name is None or name in ("", "none"):
+  if name is None:
     return None
   if name in PACKAGES:
     module, package, folder = PACKAGES[name]
@@ -57,6 +57,11 @@ def weights_folder(name: str | None) -> Path | None:
       f"{', '.join(PACKAGES)}"
     )
   return path
+
+
+def place(name: str | None) -> str | None:
+  """How weights are found again from another folder: a package's name, or an absolute path."""
+  return name if name is None or name in PACKAGES else str(Path(name).expanduser().absolute())
 
 
 def folder_link(folder: Path) -> dict[str, Any]:
@@ -106,7 +111,11 @@ def load(source: dict[str, Any], data_dir: Path | None) -> tuple[raw_texts.TextS
 
 
 def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
-  """Of the training texts as they are on disk now; None where they are not."""
+  """Of the training texts as they are on disk now; None where they, or the tokenizer, are not."""
+  try:
+    weights_folder(source["weights"])
+  except ValueError:
+    return None
   if source["files"]:
     if not all(Path(file).is_file() for file in source["files"]):
       return None

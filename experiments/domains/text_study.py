@@ -1,14 +1,17 @@
 """What a study of classified texts is: GLUE, or texts of one's own."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
 from experiments.config import Registry, Study, method_settings
 from kd_jax import layer_recipes
 from kd_jax.cache_manifest import KEPT
+from kd_jax.data import glue
+from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import TextSpec
 from kd_jax.optimizers import Optimizer
 
@@ -28,6 +31,24 @@ METHODS = (
 ADAMW = Optimizer(
   name="adamw", learning_rate=5e-5, decay="linear", weight_decay=0.01, clip_norm=1.0
 )
+
+
+def published(
+  source: str, setting: str, tasks: Sequence[str], **percents: Sequence[float]
+) -> dict[str, dict[str, Any]]:
+  """Published numbers by task, in the form that reports read.
+
+  >>> published("who", "what", ("rte",), kd=(71.0,))["rte"]["test_accuracy"]
+  {'kd': 0.71}
+  """
+  found = {}
+  for index, task in enumerate(tasks):
+    # The papers give one number a task, GLUE's own.
+    metric = TEXT_METRICS[glue.TASKS[task].metric][0]
+    values = {method: round(row[index] / 100, 6) for method, row in percents.items()}
+    found[task] = {"source": source, "setting": f"{setting}, {glue.TASKS[task].title}"}
+    found[task][f"test_{metric}"] = values
+  return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +85,8 @@ class TextStudy(Study):
   student: TextSpec = TextSpec(layers=3)
   """The student's network."""
   student_weights: str | None = None
-  """The student's own pretrained weights, of the teacher's vocabulary: a folder, which says its sizes too."""
+  """The student's own pretrained weights, of the teacher's vocabulary: a folder, of whose layers it takes
+  student.layers."""
   vocab_size: int = 2000
   """Without a weights folder: of the subwords learnt from the training texts."""
   layer_classifier_epochs: int = 20
@@ -93,9 +115,16 @@ class TextStudy(Study):
     default_factory=lambda: SETTINGS
   )
   """Of each method."""
+  papers: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(default_factory=dict)
+  """Published numbers by task: what `paper` is taken from."""
 
   def __post_init__(self):
     super().__post_init__()
+    for name in ("teacher_weights", "student_weights"):
+      given = getattr(self, name)
+      if given is not None and given.lower() in ("", "none"):
+        object.__setattr__(self, name, None)
+    object.__setattr__(self, "paper", None if self.files else self.papers.get(self.task))
     if self.files and len(self.files) not in (2, 3):
       raise ValueError(
         f"files are two, for training and test, or three, with validation between; got {len(self.files)}"
@@ -109,7 +138,7 @@ class TextStudy(Study):
       raise ValueError(
         f"layer_classifier_epochs must be at least 1, got {self.layer_classifier_epochs}"
       )
-    if not self.finetune_teacher and self.teacher_weights is None:
+    if not self.finetune_teacher and self.teacher_weights in (None, "", "none"):
       raise ValueError("a teacher that is not fine-tuned needs teacher_weights with a classifier")
 
   def domain(self, data_dir: Path | None) -> "Texts":
@@ -124,7 +153,9 @@ class TextStudy(Study):
       sizes = {"layers": 2, "width": 8, "heads": 2, "hidden": 16, "teacher_layers": ()}
       return dataclasses.replace(spec, **sizes, start=start)
 
-    annealing = dataclasses.replace(self.settings.annealing_kd, max_temperature=2)
+    annealing = dataclasses.replace(
+      self.settings.annealing_kd, max_temperature=2, anneal_epochs=None
+    )
     return dataclasses.replace(
       self,
       task="sample",

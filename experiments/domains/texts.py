@@ -1,6 +1,7 @@
 """The data and the networks of a study of texts."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -8,48 +9,19 @@ import jax
 import jax.numpy as jnp
 
 from experiments.domains.domain import Domain, Initial, ReadyTeacher
-from experiments.domains.text_sources import (
-  described,
-  folder_link,
-  load,
-  metric_kind,
-  weights_folder,
-)
+from experiments.domains.text_networks import TextNetwork, TextNetworks
+from experiments.domains.text_sources import described, load, metric_kind, place
 from experiments.domains.text_study import TextStudy
 from kd_jax import inference, teacher_cache
 from kd_jax.data.augmentation import Augmentation
-from kd_jax.data.tokenization import Tokenizer, check_vocabulary
 from kd_jax.metrics import TEXT_METRICS
-from kd_jax.models import hf_config, hf_weights, text_params
-from kd_jax.models.text_spec import (
-  TEXT_FAMILIES,
-  TextSpec,
-  bert_spec,
-  build_text_model,
-  text_model_name,
-  text_sizes,
-)
+from kd_jax.models.text_spec import build_text_model, text_model_name
 from kd_jax.phases import Recipe
 from kd_jax.training.evaluation import texts
 from kd_jax.training.step import cached_teacher
 from kd_jax.types import Batch
 
 NO_AUGMENTATION = Augmentation(name="none")
-
-
-@dataclasses.dataclass(frozen=True)
-class TextNetwork:
-  """A network for texts.
-
-  Attributes:
-    spec: which.
-    sizes: what it shares with the tokenizer and the weights folder, arguments of `build_text_model`.
-    layer_classifiers: whether its inner layers have pseudo classifiers.
-  """
-
-  spec: TextSpec
-  sizes: dict[str, Any]
-  layer_classifiers: bool = False
 
 
 class Texts(Domain):
@@ -66,8 +38,6 @@ class Texts(Domain):
     """
     self.study = study
     self.notes: list[str] = []
-    self.weights = weights_folder(study.teacher_weights)
-    self.student_weights = weights_folder(study.student_weights)
     self.source = {
       "kind": "texts",
       "task": study.task,
@@ -77,7 +47,8 @@ class Texts(Domain):
       "validation_examples": study.validation_examples,
       "limit": study.train_limit,
       "max_length": study.max_length,
-      "weights": study.teacher_weights,
+      "weights": place(study.teacher_weights),
+      "student_weights": place(study.student_weights),
       "vocab_size": study.vocab_size,
     }
     found, self.tokenizer = load(self.source, data_dir)
@@ -85,56 +56,17 @@ class Texts(Domain):
     self.notes += notes
     self.num_classes = self.train.num_classes
     self.evaluation = texts(metric_kind(self.source), regression=self.num_classes == 1)
-    self.teacher = self._teacher_network()
+    self.networks = TextNetworks(study, self.tokenizer)
+    self.notes += self.networks.notes
+    self.teacher, self.student = self.networks.teacher, self.networks.student
     self.teacher_width = self.teacher.spec.width
-    self.student = self._student_network()
-    self.assistant = self._network(study.assistant, self.weights)
 
-  def _teacher_network(self) -> TextNetwork:
-    if self.weights is None:
-      return self._network(dataclasses.replace(self.study.teacher, start="random"), None)
-    config = hf_config.read_config(self.weights)
-    kept = {name: getattr(self.study.teacher, name) for name in ("dropout", "dtype")}
-    spec = bert_spec(config, start="pretrained", **kept)
-    return TextNetwork(spec, self._sizes(self.weights))
-
-  def _student_network(self) -> TextNetwork:
-    study = self.study
-    if self.student_weights is None:
-      return self._network(study.student, self.weights)
-    folder = self.student_weights
-    config = hf_config.read_config(folder)
-    tokenizer = Tokenizer.from_folder(folder, max_length=study.max_length)
-    if tokenizer.vocab_size != self.tokenizer.vocab_size:
-      raise ValueError(
-        f"student_weights reads {tokenizer.vocab_size} subwords, the teacher {self.tokenizer.vocab_size}: they "
-        "must share a tokenizer"
-      )
-    kept = {name: getattr(study.student, name) for name in ("dropout", "dtype")}
-    layers = config.layers if not study.student.teacher_layers else study.student.layers
-    spec = bert_spec(
-      config, layers, start="pretrained", teacher_layers=study.student.teacher_layers, **kept
-    )
-    return TextNetwork(spec, self._sizes(folder))
-
-  def _network(self, spec: TextSpec, weights: Path | None) -> TextNetwork:
-    if spec.start == "pretrained" and weights is None:
-      note = "there is no weights folder: networks start from random numbers"
-      self.notes += [] if note in self.notes else [note]
-      spec = dataclasses.replace(spec, start="random")
-    return TextNetwork(spec, self._sizes(weights))
-
-  def _sizes(self, weights: Path | None) -> dict[str, Any]:
-    if weights is not None:
-      sizes = text_sizes(hf_config.read_config(weights))
-      check_vocabulary(self.tokenizer, sizes["vocab_size"])
-      return sizes
-    return {
-      "vocab_size": self.tokenizer.vocab_size,
-      # RoBERTa counts its positions from pad_id + 1.
-      "max_positions": self.study.max_length + self.tokenizer.pad_id + 1,
-      "pad_id": self.tokenizer.pad_id,
-    }
+  @functools.cached_property
+  def assistant(self) -> TextNetwork:
+    """Made where a method asks for it: the sizes of one that is not needed may not fit."""
+    network, notes = self.networks.network("assistant", self.study.assistant)
+    self.notes += notes
+    return network
 
   def build(self, spec: TextNetwork, axis_name=None):
     del axis_name  # no statistics of batches
@@ -164,7 +96,9 @@ class Texts(Domain):
     bucket = self.train.buckets[0]
     example, labels = jax.tree.map(lambda x: x[:2], (bucket.inputs, bucket.labels))
     taught = self.with_layer_classifiers(self.teacher)
-    networks = {"student": self.student, "teacher": taught, "assistant": self.assistant}
+    networks = {"student": self.student, "teacher": taught}
+    if any(recipe.assistant is not None for recipe in recipes.values()):
+      networks["assistant"] = self.assistant
     outputs = {name: self._abstract_outputs(spec, example) for name, spec in networks.items()}
     for name, recipe in recipes.items():
       student_of = [(recipe, "teacher" if recipe.assistant is None else "assistant", "student")]
@@ -201,61 +135,12 @@ class Texts(Domain):
   def data_settings(self) -> dict[str, Any]:
     return {"tokenizer": self.tokenizer.digest, "max_length": self.study.max_length}
 
-  # Where networks start.
-
   def ready_teacher(self) -> ReadyTeacher | None:
-    if self.study.finetune_teacher:
-      return None
-    params = hf_weights.load_bert(self.weights)
-    if "classifier" not in params:
-      raise ValueError(
-        f"{self.weights} has no classifier: fine-tune the teacher (--finetune-teacher), or name a folder "
-        "whose network was fine-tuned on this task"
-      )
-    self._refuse_other_labels(params["classifier"]["bias"].shape[0])
-    return ReadyTeacher(
-      self.teacher, {"params": params}, folder_link(self.weights), self.weights.name
-    )
-
-  def _refuse_other_labels(self, outputs: int) -> None:
-    names, found = self.train.class_names, hf_config.read_labels(self.weights)
-    if outputs != self.num_classes:
-      raise ValueError(
-        f"the classifier in {self.weights} has {outputs} outputs, {self.train.name} has {self.num_classes}: "
-        "teacher and student need one set of labels"
-      )
-    if found is not None and [n.lower() for n in found] != [n.lower() for n in names]:
-      raise ValueError(
-        f"the classifier in {self.weights} is of {', '.join(found)}, {self.train.name} of {', '.join(names)}: "
-        "teacher and student need one set of labels, in one order"
-      )
+    return self.networks.ready_teacher(self.train)
 
   def initial(self, spec: TextNetwork, teacher=None) -> Initial | None:
-    if spec.spec.start == "random":
-      return None
-    if spec.spec.start == "teacher":
-      if teacher is None:
-        raise ValueError(
-          "a teacher cannot start from itself: teacher.start is pretrained or random"
-        )
-      given, parent = teacher.variables["params"], None
-    else:
-      own = self.student_weights if spec is self.student else None
-      folder = own or self.weights
-      given, parent = hf_weights.load_bert(folder), folder_link(folder)
-    if not TEXT_FAMILIES[spec.spec.family].attends:
-      taken = text_params.copyable(given, self._fresh_shapes(spec))
-      if not taken:
-        self._note_once("word vectors are of other widths: none are copied")
-        return None
-    else:
-      numbers = spec.spec.teacher_layers or tuple(range(1, spec.spec.layers + 1))
-      taken = text_params.select_layers(given, numbers)
-    return Initial({"params": taken}, parent)
-
-  def _note_once(self, note: str) -> None:
-    if note not in self.notes:
-      self.notes.append(note)
+    taught = None if teacher is None else teacher.variables["params"]
+    return self.networks.initial(spec, self._fresh_shapes(spec), taught)
 
   def _fresh_shapes(self, spec: TextNetwork):
     example = jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
@@ -295,7 +180,8 @@ class Texts(Domain):
 
   def kept_with_checkpoints(self) -> dict[str, Any]:
     # The tokenizer of a weights folder is read from there; one that was learnt here is kept.
-    return {"tokenizer": self.tokenizer.to_json()} if self.weights is None else {}
+    own = self.networks.folder is None
+    return {"tokenizer": self.tokenizer.to_json()} if own else {}
 
   def header(self) -> dict[str, Any]:
     first, *others = TEXT_METRICS[metric_kind(self.source)]

@@ -113,13 +113,15 @@ def check_fractions(results: Results) -> None:
     _check(results[part], part, lowest)
 
 
-def _check(
-  value: Any, where: str, lowest: Mapping[str, float], bound: float | None = None
-) -> None:
+def _check(value: Any, where: str, lowest: Mapping[str, float], bound: float | None = None) -> None:
   """Checks the metrics within a value; `bound` is the lowest of the one whose values these are."""
   if isinstance(value, Mapping):
     for key, item in value.items():
       _check(item, f"{where}.{key}", lowest, lowest.get(key, bound))
-  elif bound is not None and isinstance(value, int | float) and math.isfinite(value):
-    if not bound <= value <= 1:
-      raise ValueError(f"{where} is {value}: metrics are fractions from {bound:g} to 1")
+  elif (
+    bound is not None
+    and isinstance(value, int | float)
+    and math.isfinite(value)
+    and not bound <= value <= 1
+  ):
+    raise ValueError(f"{where} is {value}: metrics are fractions from {bound:g} to 1")

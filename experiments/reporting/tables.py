@@ -139,11 +139,13 @@ def detail_table(results: Results) -> Table:
   return Table(["Method", *heads, "Time\nper seed"], rows)
 
 
-def _networks(results: Results) -> list[tuple[str, str]]:
+def _networks(
+  results: Results, roles: tuple[str, ...] = ("teacher", "assistant")
+) -> list[tuple[str, str]]:
   """(role, label) of the teacher and the assistant, where there are any."""
   return [
     (role, f"{role.capitalize()}\n{results[role].get('model') or ''}".strip())
-    for role in ("teacher", "assistant")
+    for role in roles
     if results[role]
   ]
 
@@ -223,6 +225,39 @@ def capacity_table(results: Results) -> Table:
   header = ["Model", "Parameters", "Smaller than\nthe teacher"]
   header += [f"Test\n{metric_of(results).label}, %", "Gap closed"]
   return Table(header, rows)
+
+
+SPEED = {
+  "parameters": ("Parameters", lambda value: f"{value:,.0f}"),
+  "bytes": ("Weights,\nMB", lambda value: plain(value / 1e6)),
+  "latency_ms": ("One {example},\nms", plain),
+  "examples_per_second": ("{Examples}/s", plain),
+}
+"""Key -> head of the column and how it shows a number."""
+
+
+def speed_table(results: Results) -> Table | None:
+  """Size on disk and measured speed of the networks, and how many times the teacher's is the student's.
+
+  Returns:
+    The table; None where nothing was measured.
+  """
+  measured = [key for key in SPEED if key != "parameters"]
+  networks = _networks(results, ("teacher", "assistant", "student"))
+  if not any(pick(results[role], key) is not None for role, _ in networks for key in measured):
+    return None
+  examples = metric_of(results).examples
+  names = {"example": examples.removesuffix("s"), "Examples": sentence(examples)}
+  header = ["Network", *(head.format(**names) for head, _ in SPEED.values())]
+  rows = []
+  for role, label in networks:
+    values = {key: pick(results[role], key) for key in SPEED}
+    rows.append([label, *(DASH if v is None else SPEED[key][1](v) for key, v in values.items())])
+  ratios = []
+  for key in SPEED:
+    large, small = pick(results["teacher"], key), pick(results["student"], key)
+    ratios.append(f"{plain(large / small)}×" if large and small else DASH)
+  return Table(header, [*rows, ["Teacher / student", *ratios]])
 
 
 def _count(value: float | None) -> str:

@@ -189,6 +189,11 @@ class Tokenizer:
     content = {**json.loads(self._json), "padding": None, "truncation": None}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+  @property
+  def vocabulary(self) -> dict[str, int]:
+    """The number of each subword, added ones included."""
+    return self._inner.get_vocab(with_added_tokens=True)
+
   def encode(self, firsts: Sequence[str], seconds: Sequence[str] | None = None) -> Encoded:
     """Encodes texts, or pairs of texts.
 

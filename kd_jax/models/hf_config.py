@@ -93,7 +93,9 @@ def _id2label(folder: str | os.PathLike) -> list[str] | None:
   listed = read_json(path).get("id2label")
   if not listed:
     return None
-  names = {str(number): str(name) for number, name in dict(listed).items()}
+  if not isinstance(listed, dict):
+    raise ValueError(f"{path} says id2label {listed!r:.60}: it must map numbers to names")
+  names = {str(number): str(name) for number, name in listed.items()}
   absent = [number for number in range(len(names)) if str(number) not in names]
   if absent:
     raise ValueError(
@@ -125,7 +127,11 @@ def count_labels(folder: str | os.PathLike) -> int | None:
   labels = _id2label(folder)
   if labels is not None:
     return len(labels)
-  return read_json(Path(folder) / "config.json").get("num_labels")
+  path = Path(folder) / "config.json"
+  number = read_json(path).get("num_labels")
+  if number is not None and (not isinstance(number, int) or number < 1):
+    raise ValueError(f"{path} says num_labels {number!r}: it must be a number of outputs")
+  return number
 
 
 def config_json(

@@ -94,22 +94,35 @@ def merge(fresh: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
   return nest(merged)
 
 
-def start_from(
+def taken_over(
   spec: TextSpec, fresh: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The parameters that a student starts with, after another network's.
+  """What a student takes over from another network.
 
-  A BERT takes the embedding, `spec.teacher_layers` and the pooler; other networks what is `copyable`.
+  A BERT takes the embedding, `spec.teacher_layers` (or the lowest) and the pooler; others what is `copyable`.
 
   Args:
     spec: of the student.
-    fresh: its random parameters.
+    fresh: its random parameters, or their shapes.
     given: of the other network.
+
+  Returns:
+    A part of the student's parameters.
+
+  Raises:
+    ValueError: layers that the other network lacks.
+  """
+  if not TEXT_FAMILIES[spec.family].attends:
+    return copyable(given, fresh)
+  return select_layers(given, spec.teacher_layers or tuple(range(1, spec.layers + 1)))
+
+
+def start_from(
+  spec: TextSpec, fresh: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The parameters that a student starts with: fresh ones, and those that it has `taken_over`.
 
   Raises:
     ValueError: widths or layers that do not fit.
   """
-  if not TEXT_FAMILIES[spec.family].attends:
-    return merge(fresh, copyable(given, fresh))
-  chosen = spec.teacher_layers or tuple(range(1, spec.layers + 1))
-  return merge(fresh, select_layers(given, chosen))
+  return merge(fresh, taken_over(spec, fresh, given))

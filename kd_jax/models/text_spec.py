@@ -1,5 +1,6 @@
 """A network for texts as data: what a configuration says of it, and how it is built."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -20,12 +21,12 @@ class TextSpec:
   """Kind of network."""
   layers: int = 3
   """Layers of the encoder."""
-  width: int = 384
-  """Width of the states, of each direction in bilstm."""
-  heads: int = 12
-  """Attention heads (bert, roberta); they divide the width."""
-  hidden: int = 1536
-  """Width between the dense layers of a block (bert, roberta)."""
+  width: int | None = None
+  """Width of the states, of each direction in bilstm; None: the teacher's, or 384 (bilstm, gated_cnn: 128)."""
+  heads: int | None = None
+  """Attention heads (bert, roberta); they divide the width. None: the teacher's, or 12."""
+  hidden: int | None = None
+  """Width between the dense layers of a block (bert, roberta). None: the teacher's, or 1536."""
   word_width: int | None = None
   """Width of the word vectors (bilstm, gated_cnn), copied from a teacher where as wide; None: width."""
   dropout: float = 0.1
@@ -82,9 +83,21 @@ TEXT_FAMILIES: dict[str, TextFamily] = {
 """Every family by its name in a configuration: a new one is one entry here (and one name above)."""
 
 
-def _check(spec: TextSpec) -> TextFamily:
+def with_sizes(spec: TextSpec) -> TextSpec:
+  """The specification with the sizes that it leaves out.
+
+  >>> with_sizes(TextSpec(family="bilstm")).width
+  128
+  """
   if spec.family not in TEXT_FAMILIES:
     raise ValueError(f"text family is one of {', '.join(TEXT_FAMILIES)}, got {spec.family!r}")
+  width = 384 if TEXT_FAMILIES[spec.family].attends else 128
+  sizes = {"width": width, "heads": 12, "hidden": 1536}
+  absent = {name: size for name, size in sizes.items() if getattr(spec, name) is None}
+  return dataclasses.replace(spec, **absent)
+
+
+def _check(spec: TextSpec) -> TextFamily:
   for name in ("layers", "width", "heads", "hidden"):
     if getattr(spec, name) < 1:
       raise ValueError(f"{name} must be at least 1, got {getattr(spec, name)}")
@@ -146,6 +159,7 @@ def build_text_model(
   >>> model.encoder.config.layers, model.summary
   (2, 'first')
   """
+  spec = with_sizes(spec)
   family = _check(spec)
   for name, value in (("vocab_size", vocab_size), ("num_outputs", num_outputs)):
     if value < 1:
@@ -205,4 +219,5 @@ def text_model_name(spec: TextSpec) -> str:
   >>> text_model_name(TextSpec(family="gated_cnn", layers=4, width=128))
   'gated CNN-4 (128)'
   """
+  spec = with_sizes(spec)
   return f"{_check(spec).label}-{spec.layers} ({spec.width})"

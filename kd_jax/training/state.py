@@ -67,15 +67,20 @@ def init_variables(
 
 
 def _overlaid(fresh: PyTree, initial: PyTree, path: str) -> PyTree:
-  """Arrays [K, ...] with some replaced by arrays [...] of all seeds."""
+  """Arrays [K, ...] with some replaced by arrays [...] of all seeds; the path ends with a dot."""
   if not isinstance(initial, Mapping):
+    if isinstance(fresh, Mapping):
+      raise ValueError(f"the initial {path[:-1]} is an array, the network's has {list(fresh)}")
     found, expected = np.shape(initial), np.shape(fresh)
     if found != expected[1:]:
-      raise ValueError(f"the initial {path} is of shape {found}, the network's of {expected[1:]}")
+      raise ValueError(
+        f"the initial {path[:-1]} is of shape {found}, the network's of {expected[1:]}"
+      )
     return np.broadcast_to(np.asarray(initial, fresh.dtype), expected)
-  unknown = [name for name in initial if name not in fresh]
+  held = list(fresh) if isinstance(fresh, Mapping) else []
+  unknown = [name for name in initial if name not in held]
   if unknown:
-    raise ValueError(f"the network has no {path}{unknown[0]} to start from: it has {list(fresh)}")
+    raise ValueError(f"the network has no {path}{unknown[0]} to start from: it has {held}")
   return {
     name: _overlaid(value, initial[name], f"{path}{name}.") if name in initial else value
     for name, value in fresh.items()

@@ -1,0 +1,31 @@
+"""GLUE with BERT-base and a student of 4 of its layers: the setting of ALP-KD and Universal-KD.
+
+    python -m experiments.study glue_bert4 --task rte --teacher-weights FOLDER
+
+FOLDER holds bert-base-uncased in the form of Hugging Face: config.json, model.safetensors, tokenizer.json or
+vocab.txt. The student starts from the lowest four layers. Needs a GPU: a task takes minutes to hours there.
+What the papers do not say (epochs, learning rate) is ours: 5 epochs, 5e-5.
+"""
+
+from experiments.domains.text_study import ADAMW, TextStudy, published
+from kd_jax.models.text_spec import TextSpec
+
+TASKS = ("cola", "sst2", "stsb", "qqp", "mnli", "qnli", "rte", "mrpc")
+
+CONFIG = TextStudy(
+  name="glue_bert4",
+  task="rte",
+  teacher_weights="bert-base-uncased",
+  teacher_optimizer=ADAMW,
+  student=TextSpec(layers=4),
+  assistant=TextSpec(layers=6),
+  epochs=10,
+  seeds=5,
+  papers=published(
+    "Wu et al. 2021, GLUE development sets",
+    "BERT-base to 4 layers",
+    TASKS,
+    alp_kd=(33.1, 90.4, 87.6, 90.5, 79.6, 87.0, 67.2, 80.7),
+    universal_kd=(34.2, 90.6, 87.9, 90.7, 79.6, 87.1, 67.9, 81.0),
+  ),
+)

@@ -1,0 +1,194 @@
+"""The networks of a study of texts: their sizes, and what they start from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from experiments.domains.domain import Initial, ReadyTeacher
+from experiments.domains.text_sources import folder_link, weights_folder
+from experiments.domains.text_study import TextStudy
+from kd_jax.data.texts import TextDataset
+from kd_jax.data.tokenization import Tokenizer, check_vocabulary
+from kd_jax.models import hf_config, hf_weights, text_params
+from kd_jax.models.text_spec import TEXT_FAMILIES, TextSpec, bert_spec, text_sizes, with_sizes
+from kd_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class TextNetwork:
+  """A network for texts.
+
+  Attributes:
+    spec: which.
+    sizes: what it shares with the tokenizer and the weights folder, arguments of `build_text_model`.
+    layer_classifiers: whether its inner layers have pseudo classifiers.
+  """
+
+  spec: TextSpec
+  sizes: dict[str, Any]
+  layer_classifiers: bool = False
+
+
+class TextNetworks:
+  """Teacher, assistant and student.
+
+  A BERT that takes layers over has the sizes of the network that they come from; its own may be left out.
+
+  Attributes:
+    folder: of the teacher's pretrained weights, or None.
+    teacher, student: what they are.
+    notes: what a user should know of where the student starts.
+  """
+
+  def __init__(self, study: TextStudy, tokenizer: Tokenizer):
+    """Reads the configurations in the weights folders, no weights yet.
+
+    Raises:
+      ValueError: folders that are not there, or networks that do not fit together or to the tokenizer.
+    """
+    self.study, self.tokenizer = study, tokenizer
+    self.folder = weights_folder(study.teacher_weights)
+    self.student_folder = weights_folder(study.student_weights)
+    self.teacher = self._teacher()
+    if self.student_folder is not None:
+      self._refuse_other_subwords()
+      if study.student.start != "pretrained":
+        raise ValueError(
+          f"student_weights are what the student starts from: student.start must be pretrained, not "
+          f"{study.student.start}"
+        )
+    self.student, self.notes = self.network("student", study.student, self.student_folder)
+
+  def _teacher(self) -> TextNetwork:
+    if self.folder is None:
+      return TextNetwork(
+        with_sizes(dataclasses.replace(self.study.teacher, start="random")), self._sizes(None)
+      )
+    kept = {name: getattr(self.study.teacher, name) for name in ("dropout", "dtype")}
+    spec = bert_spec(hf_config.read_config(self.folder), start="pretrained", **kept)
+    return TextNetwork(spec, self._sizes(self.folder))
+
+  def network(
+    self, role: str, spec: TextSpec, folder: Path | None = None
+  ) -> tuple[TextNetwork, list[str]]:
+    """A network that learns from the teacher, with the sizes of what it takes over; and notes.
+
+    Args:
+      role: what messages call it.
+      spec: what the study says of it.
+      folder: of its own weights, where they are not the teacher's.
+
+    Raises:
+      ValueError: it cannot take over what it asks for.
+    """
+    folder, notes = folder or self.folder, []
+    if spec.start == "pretrained" and folder is None:
+      notes.append(f"there is no weights folder: the {role} starts from random numbers")
+      spec = dataclasses.replace(spec, start="random")
+    if spec.start != "random":
+      whole = self.teacher.spec
+      if spec.start == "pretrained":
+        whole = bert_spec(hf_config.read_config(folder))
+      if TEXT_FAMILIES[spec.family].attends:
+        spec = self._of_one_form(role, spec, whole)
+      else:
+        words = spec.word_width or with_sizes(spec).width
+        if words != whole.width:
+          notes.append(
+            f"the {role}'s word vectors are {words} wide, the teacher's {whole.width}: they start from random "
+            f"numbers (--{role}.word-width {whole.width} takes the teacher's)"
+          )
+    return TextNetwork(with_sizes(spec), self._sizes(folder)), notes
+
+  def _of_one_form(self, role: str, spec: TextSpec, whole: TextSpec) -> TextSpec:
+    """The specification with the sizes of the network that it takes layers from."""
+    names = ("family", "width", "heads", "hidden")
+    differing = [
+      f"{name} {getattr(spec, name)}, not {getattr(whole, name)}"
+      for name in names
+      if getattr(spec, name) not in (None, getattr(whole, name))
+    ]
+    if differing:
+      raise ValueError(
+        f"the {role} cannot take over layers of another form: its {', '.join(differing)}; leave the sizes "
+        f"out, or use --{role}.start random"
+      )
+    highest = max(spec.teacher_layers or (spec.layers,))
+    if highest > whole.layers:
+      raise ValueError(
+        f"the {role} asks for layer {highest} of {whole.layers}: fewer {role}.layers, or --{role}.start random"
+      )
+    return dataclasses.replace(spec, **{name: getattr(whole, name) for name in names})
+
+  def _refuse_other_subwords(self) -> None:
+    own = Tokenizer.from_folder(self.student_folder, max_length=self.study.max_length)
+    if own.vocabulary != self.tokenizer.vocabulary:
+      raise ValueError(
+        f"student_weights has a vocabulary of {own.vocab_size} subwords, the teacher one of "
+        f"{self.tokenizer.vocab_size}, and they are not the same: teacher and student must share one"
+      )
+
+  def _sizes(self, folder: Path | None) -> dict[str, Any]:
+    longest = self.study.max_length
+    if folder is None:
+      pad_id = self.tokenizer.pad_id
+      # RoBERTa counts its positions from pad_id + 1.
+      positions = longest + pad_id + 1
+      vocab_size = self.tokenizer.vocab_size
+      return {"vocab_size": vocab_size, "max_positions": positions, "pad_id": pad_id}
+    config = hf_config.read_config(folder)
+    check_vocabulary(self.tokenizer, config.vocab_size)
+    if longest > config.max_length:
+      raise ValueError(
+        f"max_length {longest} exceeds the {config.max_length} positions of the network in {folder}"
+      )
+    return text_sizes(config)
+
+  # What they start from.
+
+  def initial(self, network: TextNetwork, fresh: PyTree, taught: PyTree) -> Initial | None:
+    """What a network takes over.
+
+    Args:
+      network: which.
+      fresh: the shapes of its parameters.
+      taught: the parameters of the teacher, for what starts from it.
+    """
+    if network.spec.start == "random":
+      return None
+    given, parent = taught, None
+    if network.spec.start == "pretrained":
+      own = self.student_folder if network is self.student else None
+      folder = own or self.folder
+      given, parent = hf_weights.load_bert(folder), folder_link(folder)
+    taken = text_params.taken_over(network.spec, fresh, given)
+    return Initial({"params": taken}, parent) if taken else None
+
+  def ready_teacher(self, train: TextDataset) -> ReadyTeacher | None:
+    """The teacher as it is in its folder, where it is not to be fine-tuned.
+
+    Raises:
+      ValueError: it has no classifier, or one of another set of labels.
+    """
+    if self.study.finetune_teacher:
+      return None
+    params = hf_weights.load_bert(self.folder)
+    if "classifier" not in params:
+      raise ValueError(
+        f"{self.folder} has no classifier: fine-tune the teacher (--finetune-teacher), or name a folder whose "
+        "network was fine-tuned on this task"
+      )
+    outputs = params["classifier"]["bias"].shape[0]
+    if outputs != train.num_classes:
+      raise ValueError(
+        f"the classifier in {self.folder} has {outputs} outputs, {train.name} has {train.num_classes}: teacher "
+        "and student need one set of labels"
+      )
+    names, found = train.class_names, hf_config.read_labels(self.folder)
+    if found is not None and names and [n.lower() for n in found] != [n.lower() for n in names]:
+      raise ValueError(
+        f"the classifier in {self.folder} is of {', '.join(found)}, {train.name} of {', '.join(names)}: "
+        "teacher and student need one set of labels, in one order"
+      )
+    parent = folder_link(self.folder)
+    return ReadyTeacher(self.teacher, {"params": params}, parent, self.folder.name)

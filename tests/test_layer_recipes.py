@@ -1,0 +1,491 @@
+"""Recipes that compare layers, as data: formulas, weights, phases, heads; classes and numbers."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from kd_jax import layer_recipes, recipes
+from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
+from kd_jax.optimizers import Optimizer
+from kd_jax.phases import Budget
+from kd_jax.types import Batch, Outputs, TokenStates
+from tests import oracles
+
+EXAMPLES, CLASSES, LENGTH, HEADS = 3, 4, 4, 2
+STUDENT_LAYERS, TEACHER_LAYERS, WIDTH = 3, 5, 4
+MASK = np.arange(LENGTH) < np.array([4, 2, 3])[:, None]
+BUDGET = Budget(9, Optimizer(learning_rate=0.2), CLASSES, teacher_width=WIDTH)
+CE, SOFT = ("cross_entropy", False), ("soft_targets", True)
+LAYERS = ("layers", True)
+FINETUNE = ("finetune", 4, "best", [CE])
+METHODS = {
+  "patient_kd": [("distil", 9, "fresh", [CE, SOFT, LAYERS])],
+  "alp_kd": [("distil", 9, "fresh", [CE, SOFT, LAYERS])],
+  "universal_kd": [("distil", 5, "fresh", [SOFT, LAYERS]), FINETUNE],
+  "universal_kd_capacity_gap": [("distil", 5, "fresh", [("assistants", True)]), FINETUNE],
+  "minilm": [("distil", 5, "fresh", [("relations", True)]), FINETUNE],
+  "tinybert": [
+    ("layers", 5, "fresh", [("hidden", True), ("attention", True)]),
+    ("predict", 4, "last", [SOFT]),
+  ],
+}
+"""What each method adds to those on logits: phases, and their terms with whether they read the teacher."""
+
+
+def make(name, budget=BUDGET, **settings):
+  return recipes.make_recipe(name, budget, settings, layer_recipes.RECIPES)
+
+
+def outputs(seed, layers, width=WIDTH, classes=CLASSES, tokens=False):
+  """A network's random outputs, with pseudo classifiers on all layers but the last."""
+  rng = np.random.default_rng(seed)
+
+  def random(*shape):
+    return rng.standard_normal((EXAMPLES, *shape)).astype(np.float32)
+
+  states = None
+  if tokens:
+    shapes = [(LENGTH, width)] * (layers + 1), [(HEADS, LENGTH, width // HEADS)] * layers
+    drawn = [tuple(random(*shape) for shape in shapes[part]) for part in (0, 1, 1, 1)]
+    states = TokenStates(drawn[0], (), *drawn[1:], MASK)
+  return Outputs(
+    2 * random(classes),
+    tuple(random(width) for _ in range(layers)),
+    layer_logits=random(layers - 1, classes),
+    tokens=states,
+  )
+
+
+student = functools.partial(outputs, 0, STUDENT_LAYERS)
+teacher = functools.partial(outputs, 1, TEACHER_LAYERS)
+
+
+def batch(classes=CLASSES):
+  rng = np.random.default_rng(2)
+  numbers = 5 * rng.random(EXAMPLES).astype(np.float32)
+  return Batch(
+    np.zeros((EXAMPLES, 1)), numbers if classes == 1 else rng.integers(0, classes, EXAMPLES)
+  )
+
+
+def term(recipe, name):
+  (found,) = [t for phase in recipe.phases for t in phase.objective if t.name == name]
+  return found
+
+
+def values(recipe, name, student, teacher):
+  """[B] of a term that has no heads, or whose heads the student's outputs went through already."""
+  found = term(recipe, name).loss_at(student, teacher, batch(student.logits.shape[-1]), 0.0)
+  assert found.shape == (EXAMPLES,)
+  assert found.dtype == np.float32
+  return np.asarray(found)
+
+
+def stacked(layers):
+  return np.stack(layers, axis=1)
+
+
+# What the methods are.
+
+
+def test_the_methods_and_their_phases():
+  assert set(layer_recipes.RECIPES) == set(recipes.RECIPES) | set(METHODS)
+  for name, phases in METHODS.items():
+    recipe = make(name)
+    assert recipe.name == name
+    assert recipe.title
+    assert recipe.equation
+    assert recipe.reference
+    assert recipe.assistant is None
+    assert [
+      (p.name, p.epochs, p.start, [(t.name, t.needs_teacher) for t in p.objective])
+      for p in recipe.phases
+    ] == phases
+    assert all(phase.optimizer == BUDGET.optimizer for phase in recipe.phases)
+
+
+@pytest.mark.parametrize(
+  "name", ["universal_kd", "universal_kd_capacity_gap", "minilm", "tinybert"]
+)
+def test_the_first_of_two_phases_may_be_of_any_length(name):
+  lengths = [phase.epochs for phase in make(name, distil_epochs=8).phases]
+  assert lengths == [8, 1]
+  assert [phase.epochs for phase in make(name, dataclasses.replace(BUDGET, epochs=2)).phases] == [
+    1,
+    1,
+  ]
+
+
+@pytest.mark.parametrize(
+  ("name", "settings", "expected"),
+  [
+    ("patient_kd", {}, [0.5, 0.5, 100.0]),
+    ("patient_kd", {"soft_weight": 0.2, "layer_weight": 10.0}, [0.8, 0.2, 10.0]),
+    ("alp_kd", {}, [0.1, 0.7, 0.2]),
+    ("alp_kd", {"hard_weight": 0.3, "soft_weight": 0.5, "layer_weight": 2.0}, [0.3, 0.5, 2.0]),
+    ("universal_kd", {}, [0.5, 0.5]),
+    ("universal_kd", {"layer_weight": 0.2}, [0.8, 0.2]),
+    ("universal_kd_capacity_gap", {}, [1.0]),
+    ("minilm", {}, [1.0]),
+    ("tinybert", {}, [1.0, 1.0]),
+  ],
+)
+def test_weights_of_the_first_phase(name, settings, expected):
+  weights = [term.weight_at(1.5) for term in make(name, **settings).phases[0].objective]
+  np.testing.assert_allclose(weights, expected)
+
+
+def test_what_is_read_of_the_teacher():
+  """What caches are made by; terms of labels aside, which read nothing."""
+  long = dataclasses.replace(BUDGET, epochs=40)
+  read = {
+    name: {
+      field for phase in make(name, long).phases for t in phase.objective if t.needs_teacher
+      for field in t.reads
+    }
+    for name in layer_recipes.RECIPES
+  }  # fmt: skip
+  assert read == {
+    "scratch": set(),
+    "kd": {"logits"},
+    "takd": {"logits"},
+    "annealing_kd": {"logits"},
+    "continuation_kd": {"logits"},
+    "patient_kd": {"logits", "layers"},
+    "alp_kd": {"logits", "layers"},
+    "universal_kd": {"logits", "layer_logits"},
+    "universal_kd_capacity_gap": {"logits", "layer_logits"},
+    "minilm": {"tokens"},
+    "tinybert": {"tokens", "logits"},
+  }
+
+
+# Formulas.
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_patient_kd_skips_through_the_teachers_layers(cached):
+  own, theirs = student(), teacher()
+  # Layers 5/3 and 10/3, rounded, counted from 1; never the last.
+  expected = oracles.patient_kd_loss(stacked(own.layers[:-1]), stacked(theirs.layers)[:, [1, 2]])
+  if cached:
+    theirs = theirs._replace(layers=stacked(theirs.layers))
+  np.testing.assert_allclose(values(make("patient_kd"), "layers", own, theirs), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_alp_kd_attends_to_the_teachers_intermediate_layers(cached):
+  own, theirs = student(), teacher()
+  expected = oracles.alp_kd_loss(stacked(own.layers[:-1]), stacked(theirs.layers[:-1]))
+  if cached:
+    theirs = theirs._replace(layers=stacked(theirs.layers))
+  np.testing.assert_allclose(values(make("alp_kd"), "layers", own, theirs), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [CLASSES, 1])
+def test_universal_kd_meets_in_the_space_of_outputs(classes):
+  own, theirs = student(classes=classes), teacher(classes=classes)
+  expected = oracles.universal_kd_loss(own.layer_logits, theirs.layer_logits, classes == 1)
+  found = values(make("universal_kd"), "layers", own, theirs)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [CLASSES, 1])
+def test_the_capacity_gap_takes_pseudo_classifiers_and_the_final_one(classes):
+  own, theirs = student(classes=classes), teacher(classes=classes)
+  pool = np.concatenate([theirs.layer_logits, theirs.logits[:, None]], axis=1)
+  expected = oracles.universal_kd_loss(own.logits[:, None], pool, classes == 1)
+  found = values(make("universal_kd_capacity_gap"), "assistants", own, theirs)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def merged(heads):
+  """[B, H, n, d] -> [B, n, H d]."""
+  return np.asarray(heads).swapaxes(1, 2).reshape(EXAMPLES, LENGTH, -1)
+
+
+@pytest.mark.parametrize("layer", [-1, 1])
+def test_minilm_compares_relations_between_tokens_at_any_width(layer):
+  own, theirs = student(tokens=True), teacher(width=8, tokens=True)
+  expected = sum(
+    oracles.relation_kd_loss(
+      merged(getattr(own.tokens, name)[-1]), merged(getattr(theirs.tokens, name)[layer]), MASK, 4
+    )
+    for name in ("queries", "keys", "values")
+  )
+  recipe = make("minilm", relation_heads=4, teacher_layer=layer)
+  np.testing.assert_allclose(values(recipe, "relations", own, theirs), expected, rtol=1e-4)
+
+
+def test_tinybert_compares_attention_scores_of_evenly_spaced_layers():
+  own, theirs = student(tokens=True), outputs(1, 6, tokens=True)
+  states = [(own.tokens, i, theirs.tokens, 2 * i + 1) for i in range(STUDENT_LAYERS)]
+  expected = sum(
+    oracles.attention_loss(a.queries[i], a.keys[i], b.queries[j], b.keys[j], MASK)
+    for a, i, b, j in states
+  )
+  np.testing.assert_allclose(
+    values(make("tinybert"), "attention", own, theirs), expected, rtol=1e-5
+  )
+
+
+def test_tinybert_maps_hidden_states_by_one_matrix_and_embeddings_by_another():
+  own, theirs = student(tokens=True), outputs(1, 6, width=6, tokens=True)
+  recipe = make("tinybert", dataclasses.replace(BUDGET, teacher_width=6))
+  heads = term(recipe, "hidden").heads
+  projected, made = heads.init_with_output(jax.random.key(0), own)
+  maps = jax.tree.map(np.asarray, made["params"])
+  assert jax.tree.map(np.shape, maps) == {
+    name: {"kernel": (WIDTH, 6), "bias": (6,)} for name in ("embedding", "layers")
+  }
+
+  def mapped(name, states):
+    return states @ maps[name]["kernel"] + maps[name]["bias"]
+
+  expected = oracles.hidden_state_loss(
+    mapped("embedding", own.tokens.states[0]), theirs.tokens.states[0], MASK
+  ) + sum(
+    oracles.hidden_state_loss(
+      mapped("layers", own.tokens.states[i]), theirs.tokens.states[2 * i], MASK
+    )
+    for i in (1, 2, 3)
+  )
+  np.testing.assert_allclose(values(recipe, "hidden", projected, theirs), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["patient_kd", "alp_kd", "universal_kd", "tinybert"])
+def test_soft_targets_have_the_methods_temperature(name):
+  own, theirs = student(), teacher()
+  found = values(make(name, temperature=3.0), "soft_targets", own, theirs)
+  expected = oracles.soft_target_kd_loss(own.logits, theirs.logits, 3.0)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("num_student", "num_teacher", "expected"),
+  [(3, 6, (2, 4, 6)), (4, 12, (3, 6, 9, 12)), (1, 6, (6,)), (2, 2, (1, 2)), (6, 24, None)],
+)
+def test_layers_are_spaced_evenly_and_end_with_the_last(num_student, num_teacher, expected):
+  found = layer_recipes.evenly(num_student, num_teacher)
+  assert found == (tuple(range(4, 25, 4)) if expected is None else expected)
+
+
+# Numbers in place of classes.
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_predicted_number_gives_squared_errors_everywhere(name):
+  """With C = 1 a softmax is always 1: a term of KL would be 0 and teach nothing, or NaN."""
+  budget = dataclasses.replace(BUDGET, num_classes=1)
+  recipe = make(name, budget, **({"relation_heads": 2} if name == "minilm" else {}))
+  own, theirs = (one(classes=1, tokens=True) for one in (student, teacher))
+  for phase in recipe.phases:
+    for one in phase.objective:
+      before = own
+      if one.heads is not None:
+        before = one.heads.init_with_output(jax.random.key(0), own)[0]
+
+      def loss(logits, layer_logits, one=one, before=before):
+        seen = before._replace(logits=logits, layer_logits=layer_logits)
+        return one.loss_at(seen, theirs, batch(1), 0.0).sum()
+
+      arguments = (before.logits, before.layer_logits)
+      total, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*arguments)
+      assert np.isfinite(total)
+      assert total > 0
+      assert all(np.isfinite(gradient).all() for gradient in gradients)
+      # Every loss on outputs moves them.
+      moved = [bool(np.any(gradient != 0)) for gradient in gradients]
+      expected = {
+        "cross_entropy": [True, False],
+        "soft_targets": [True, False],
+        "assistants": [True, False],
+        "layers": [False, name == "universal_kd"],
+      }
+      assert moved == expected.get(one.name, [False, False])
+  squares = np.square(own.logits[:, 0] - theirs.logits[:, 0])
+  if name in ("patient_kd", "alp_kd", "universal_kd", "tinybert"):
+    np.testing.assert_allclose(values(recipe, "soft_targets", own, theirs), squares, rtol=1e-6)
+
+
+# Heads.
+
+
+@pytest.mark.parametrize("name", ["patient_kd", "alp_kd"])
+def test_a_projection_makes_widths_fit(name):
+  own, theirs = student(width=6), teacher(width=8)
+  with pytest.raises(ValueError, match=r"\(3, 2, 6\).*\(3, \d, 8\).*project") as refused:
+    values(make(name), "layers", own, theirs)
+  assert "\n" not in str(refused.value)
+  wide = dataclasses.replace(BUDGET, teacher_width=8)
+  assert term(make(name, wide), "layers").heads is None
+  recipe = make(name, wide, project=True)
+  heads = term(recipe, "layers").heads
+  assert heads == LayerProjections(8)
+  projected, made = heads.init_with_output(jax.random.key(0), own)
+  layers = [
+    state @ made["params"][f"layer{number}"]["kernel"] + made["params"][f"layer{number}"]["bias"]
+    for number, state in enumerate(own.layers, start=1)
+  ]
+  for one, by_hand in zip(projected.layers, layers, strict=True):
+    np.testing.assert_allclose(one, by_hand, rtol=1e-4, atol=1e-5)
+  # Nothing else of the outputs is touched.
+  assert projected.logits is own.logits
+  assert np.isfinite(values(recipe, "layers", projected, theirs)).all()
+
+
+def test_universal_kd_gives_the_student_classifiers_of_its_own():
+  heads = term(make("universal_kd"), "layers").heads
+  assert heads == LayerClassifiers(CLASSES)
+  own = student(width=6)
+  seen, made = heads.init_with_output(jax.random.key(0), own)
+  maps = made["params"]["pseudo"]
+  assert set(maps) == {"layer1", "layer2"}
+  by_hand = [own.layers[i] @ maps[f"layer{i + 1}"]["kernel"] for i in (0, 1)]
+  np.testing.assert_allclose(seen.layer_logits, stacked(by_hand), rtol=1e-4, atol=1e-5)
+  # Any teacher's width and depth will do.
+  found = values(make("universal_kd"), "layers", seen, teacher(width=8))
+  np.testing.assert_allclose(
+    found,
+    oracles.universal_kd_loss(seen.layer_logits, teacher(width=8).layer_logits),
+    rtol=1e-4,
+    atol=1e-6,
+  )
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+  ("name", "settings", "message"),
+  [
+    ("patient_kd", {"soft_weight": 1.5}, "soft_weight must be in [0, 1], got 1.5"),
+    ("patient_kd", {"temperature": 0.5}, "temperature must be finite and at least 1, got 0.5"),
+    ("patient_kd", {"layer_weight": -1.0}, "layer_weight must be finite and at least 0, got -1.0"),
+    ("alp_kd", {"hard_weight": 1.5}, "hard_weight must be in [0, 1], got 1.5"),
+    ("alp_kd", {"soft_weight": -0.1}, "soft_weight must be in [0, 1], got -0.1"),
+    (
+      "alp_kd",
+      {"layer_weight": float("nan")},
+      "layer_weight must be finite and at least 0, got nan",
+    ),
+    ("universal_kd", {"layer_weight": 1.5}, "layer_weight must be in [0, 1], got 1.5"),
+    ("universal_kd", {"temperature": 0.0}, "temperature must be finite and at least 1, got 0.0"),
+    ("universal_kd", {"distil_epochs": 9}, "must leave epochs to both phases: got 9 of 9"),
+    ("universal_kd", {"distil_epochs": 0}, "must leave epochs to both phases: got 0 of 9"),
+    ("universal_kd_capacity_gap", {"distil_epochs": -1}, "got -1 of 9"),
+    ("minilm", {"relation_heads": 0}, "relation_heads must be at least 1, got 0"),
+    ("minilm", {"distil_epochs": 10}, "got 10 of 9"),
+    ("tinybert", {"temperature": float("inf")}, "temperature must be finite"),
+    ("alp_kd", {"tau": 2}, "alp_kd has no setting ['tau']"),
+    ("token_kd", {}, "unknown method 'token_kd': known are scratch, kd"),
+  ],
+)
+def test_bad_settings_are_refused_in_one_line(name, settings, message):
+  with pytest.raises(ValueError) as refused:  # noqa: PT011
+    make(name, **settings)
+  assert message in str(refused.value)
+  assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ("name", "settings"),
+  [("patient_kd", {"project": True}), ("alp_kd", {"project": True}), ("tinybert", {})],
+)
+def test_a_projection_without_the_teachers_width_is_refused(name, settings):
+  with pytest.raises(ValueError, match="needs the teacher's width"):
+    make(name, dataclasses.replace(BUDGET, teacher_width=None), **settings)
+
+
+@pytest.mark.parametrize(
+  ("name", "part", "own", "theirs", "message"),
+  [
+    ("patient_kd", "layers", student(), teacher()._replace(layers=()), "cache them, or run it"),
+    ("alp_kd", "layers", student(), teacher()._replace(layers=()), "cache them, or run it"),
+    ("alp_kd", "layers", outputs(0, 1), teacher(), "at least 2 layers"),
+    ("patient_kd", "layers", outputs(0, 6), teacher(), "student of 6 layers .* teacher of 5"),
+    (
+      "universal_kd",
+      "layers",
+      student(),
+      teacher()._replace(layer_logits=None),
+      "no pseudo classifiers",
+    ),
+    ("minilm", "relations", student(), teacher(tokens=True), "networks that attend"),
+    ("minilm", "relations", student(tokens=True), teacher(tokens=True), "12 relation_heads"),
+    ("tinybert", "attention", student(tokens=True), teacher(), "networks that attend"),
+    (
+      "tinybert",
+      "attention",
+      outputs(0, 6, tokens=True),
+      teacher(tokens=True),
+      "student of 6 layers .* teacher of 5",
+    ),
+    (
+      "tinybert",
+      "hidden",
+      outputs(0, 6, tokens=True),
+      teacher(tokens=True),
+      "student of 6 layers .* teacher of 5",
+    ),
+  ],
+)
+def test_networks_that_do_not_suit_are_refused_in_one_line(name, part, own, theirs, message):
+  with pytest.raises(ValueError, match=message) as refused:
+    values(make(name), part, own, theirs)
+  assert "\n" not in str(refused.value)
+
+
+def test_a_layer_that_the_teacher_lacks_is_refused():
+  recipe = make("minilm", relation_heads=2, teacher_layer=5)
+  with pytest.raises(ValueError, match=r"teacher_layer.*5"):
+    values(recipe, "relations", student(tokens=True), teacher(tokens=True))
+
+
+def test_heads_refuse_networks_without_what_they_read():
+  with pytest.raises(ValueError, match="at least 2 layers"):
+    LayerClassifiers(CLASSES).init(jax.random.key(0), outputs(0, 1))
+  with pytest.raises(ValueError, match="collect_tokens=True"):
+    TokenProjections(4).init(jax.random.key(0), student())
+
+
+# Descriptions, by which a run is known on resumption.
+
+
+VARIANTS = [
+  ("patient_kd", BUDGET, {}),
+  *[("patient_kd", BUDGET, {name: value}) for name, value in
+    {"temperature": 5.0, "soft_weight": 0.2, "layer_weight": 10.0, "project": True}.items()],
+  ("patient_kd", dataclasses.replace(BUDGET, teacher_width=8), {"project": True}),
+  ("alp_kd", BUDGET, {}),
+  *[("alp_kd", BUDGET, {name: value}) for name, value in
+    {"temperature": 5.0, "hard_weight": 0.2, "soft_weight": 0.2, "layer_weight": 1.0,
+     "project": True}.items()],
+  ("universal_kd", BUDGET, {}),
+  ("universal_kd", dataclasses.replace(BUDGET, num_classes=3), {}),
+  *[("universal_kd", BUDGET, {name: value}) for name, value in
+    {"temperature": 2.0, "layer_weight": 0.2, "distil_epochs": 3}.items()],
+  ("universal_kd_capacity_gap", BUDGET, {}),
+  ("universal_kd_capacity_gap", BUDGET, {"distil_epochs": 3}),
+  ("minilm", BUDGET, {}),
+  *[("minilm", BUDGET, {name: value}) for name, value in
+    {"relation_heads": 4, "teacher_layer": 2, "distil_epochs": 3}.items()],
+  ("tinybert", BUDGET, {}),
+  ("tinybert", dataclasses.replace(BUDGET, teacher_width=8), {}),
+  *[("tinybert", BUDGET, {name: value}) for name, value in
+    {"temperature": 2.0, "distil_epochs": 3}.items()],
+]  # fmt: skip
+
+
+def test_descriptions_are_json_and_tell_all_settings_and_heads_apart():
+  texts = []
+  for name, budget, settings in VARIANTS:
+    description = recipes.describe(make(name, budget, **settings))
+    assert json.loads(json.dumps(description, allow_nan=False)) == description
+    assert recipes.describe(make(name, budget, **settings)) == description
+    texts.append(json.dumps(description["phases"], sort_keys=True))
+  assert len(set(texts)) == len(VARIANTS)

@@ -1,0 +1,434 @@
+"""Studies of texts at the command line: all methods, other architectures, numbers, weights folders, errors."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import config, lineage, precompute, study
+from experiments.pipeline import Pipeline
+from kd_jax.checkpoints import CheckpointStore
+from kd_jax.models import TextSpec, build_text_model, save_bert
+from kd_jax.types import Subwords
+from tests import commands
+
+METHODS = (
+  *("scratch", "kd", "takd", "annealing_kd", "patient_kd", "alp_kd"),
+  *("universal_kd", "universal_kd_capacity_gap"),
+)
+BERT = {"family": "bert", "layers": 2, "width": 8, "heads": 2, "hidden": 16}
+CNN = {"family": "gated_cnn", "layers": 2, "width": 8}
+TINY = (
+  *("--train-limit", "32", "--batch-size", "32", "--max-length", "16", "--vocab-size", "100"),
+  *("--teacher-epochs", "1", "--layer-classifier-epochs", "2", "--epochs", "3", "--seeds", "1"),
+  *("--annealing-kd.max-temperature", "1", "--validation-examples", "16"),
+)
+
+
+def network(role, **fields):
+  return tuple(part for name, value in fields.items() for part in (f"--{role}.{name}", str(value)))
+
+
+def options(folder, *more, teacher=BERT, student=CNN, weights="none"):
+  networks = (
+    network("teacher", **teacher) + network("assistant", **CNN) + network("student", **student)
+  )
+  return ("texts", *TINY, *networks, "--teacher-weights", weights, "--workdir", folder, *more)
+
+
+def parsed(*arguments):
+  asked, place, _ = config.parse("study", [str(argument) for argument in arguments])
+  return Pipeline(asked, place)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """The folder of a study of all methods, with a BERT as the teacher of a gated CNN."""
+  folder = tmp_path_factory.mktemp("study") / "run"
+  assert commands.run_here(study, *options(folder, "--methods", *METHODS)) == 0
+  return folder
+
+
+@pytest.fixture
+def taught(finished, tmp_path):
+  """A study with the same teacher and cache, and no students yet."""
+  folder = tmp_path / "run"
+  for part in ("teacher", "cache"):
+    shutil.copytree(finished / part, folder / part)
+  return folder
+
+
+def results(folder):
+  return json.loads((folder / "results.json").read_text())
+
+
+def digests(folder):
+  stores = {path.parent for path in folder.rglob("seals")}
+  return {str(path.relative_to(folder)): CheckpointStore(path).restore().digest for path in stores}
+
+
+# What a study leaves.
+
+
+def test_all_methods_from_the_sample_to_a_report(finished):
+  found = results(finished)
+  assert [(row["method"], row["seed"]) for row in found["rows"] if row["final"]] == [
+    (method, 0) for method in METHODS
+  ]
+  phases = {}
+  for row in found["rows"]:
+    phases.setdefault(row["method"], []).append((row["phase"], row["epochs"]))
+    for which in ("best", "last"):
+      assert set(row["test"][which]) == {"accuracy", "agreement", "kl_to_teacher"}
+      assert 0 <= row["test"][which]["accuracy"] <= 1
+  one = [("distil", 3)]
+  two = [("distil", 2), ("finetune", 1)]
+  assert phases == {
+    **{"scratch": [("train", 3)], "kd": one, "takd": one, "patient_kd": one, "alp_kd": one},
+    **{"annealing_kd": [("anneal", 1), ("finetune", 2)]},
+    **{"universal_kd": two, "universal_kd_capacity_gap": two},
+  }
+  # The methods are not one and the same.
+  assert len({row["digest"] for row in found["rows"]}) == len(found["rows"])
+  metric = found["metric"]
+  assert (metric["key"], metric["label"], metric["examples"]) == ("accuracy", "accuracy", "texts")
+  assert found["teacher"]["model"] == "BERT-2 (8)"
+  assert found["assistant"]["model"] == found["student"]["model"] == "gated CNN-2 (8)"
+  data = found["dataset"]
+  assert (data["train"], data["validation"], data["test"]) == (32, 16, 80)
+  assert (data["task"], data["classes"]) == ("sample-texts", ["bad", "good"])
+  assert data["longest_text"] == 16
+  assert any("truncated" in note for note in data["notes"])
+  assert all("validation_accuracy" in point for point in found["curves"])
+  assert all(np.isfinite(point["train_loss"]) for point in found["curves"])
+  report = (finished / "report.md").read_text()
+  for method in found["methods"].values():
+    assert method["title"] in report
+
+
+def test_every_link_of_the_lineage_matches(finished, capsys):
+  assert commands.run_here(lineage, finished) == 0
+  said = capsys.readouterr().out
+  assert "every link matches" in said
+  assert said.count("layer classifiers ") >= len(METHODS) - 1
+
+
+def test_the_cache_agrees_with_the_live_teacher(finished, capsys):
+  assert commands.run_here(precompute, *options(finished), "--verify") == 0
+  assert "agrees with the live teacher" in capsys.readouterr().out
+  spec = json.loads((finished / "cache" / "manifest.json").read_text())["spec"]
+  assert spec["outputs"] == ["logits", "layers", "layer_logits"]
+  # An assistant has no pseudo classifiers.
+  spec = json.loads((finished / "assistants/takd/cache/manifest.json").read_text())["spec"]
+  assert spec["outputs"] == ["logits", "layers"]
+
+
+def test_the_tokenizer_is_kept_with_every_network(finished):
+  kept = [finished / "teacher/final", finished / "students/kd/seeds-0/distil/checkpoints"]
+  stored = [CheckpointStore(path).restore().meta["tokenizer"] for path in kept]
+  assert stored[0] == stored[1]
+  assert "[CLS]" in json.dumps(stored[0])
+
+
+def test_students_have_no_trace_of_heads_after_their_phase(finished):
+  distil, finetune = (
+    CheckpointStore(finished / f"students/universal_kd/seeds-0/{phase}/checkpoints").restore().state
+    for phase in ("distil", "finetune")
+  )
+  assert [path for path in distil if "auxiliary" in path and path.startswith("train.variables")]
+  assert not [path for path in finetune if "auxiliary" in path or "pseudo" in path]
+
+
+def test_interrupted_and_resumed_a_student_ends_with_the_same_bits(
+  finished, taught, monkeypatch, capsys
+):
+  """After the first epoch of the phase that has heads."""
+  save = CheckpointStore.save
+
+  def interrupted(self, step, *arguments, **more):
+    if "students" in str(self.directory) and step == 2:
+      raise KeyboardInterrupt
+    return save(self, step, *arguments, **more)
+
+  monkeypatch.setattr(CheckpointStore, "save", interrupted)
+  asked = options(taught, "--methods", "universal_kd")
+  assert commands.run_here(study, *asked) == 130
+  assert "goes on from here" in capsys.readouterr().err
+  monkeypatch.undo()
+  store = CheckpointStore(taught / "students/universal_kd/seeds-0/distil/checkpoints")
+  assert store.steps() == [1]
+  assert commands.run_here(study, *asked) == 0
+  expected, found = digests(finished), digests(taught)
+  assert len(found) == 6  # of the teacher four, with its pseudo classifiers and the cache
+  assert found == {name: expected[name] for name in found}
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_a_study_ends_with_the_same_bits(finished, tmp_path):
+  folder = tmp_path / "run"
+  asked = options(folder, "--methods", "kd", "universal_kd")
+  process = commands.start("study", *asked, output=tmp_path / "output.txt", devices=8)
+  log = folder / "students/universal_kd/seeds-0/distil/metrics.jsonl"
+  commands.kill_when(process, lambda: bool(commands.lines(log)), timeout=600)
+  assert commands.run_here(study, *asked) == 0
+  expected, found = digests(finished), digests(folder)
+  assert found == {name: expected[name] for name in found}
+
+
+# Other architectures, and live teachers.
+
+
+@pytest.mark.parametrize(
+  ("student", "label", "copied"),
+  [
+    ({"family": "bilstm", "layers": 2, "width": 4}, "BiLSTM-2 (4)", False),
+    ({**BERT, "layers": 2, "start": "teacher"}, "BERT-2 (8)", True),
+  ],
+)
+def test_universal_kd_teaches_any_architecture(taught, student, label, copied):
+  asked = options(taught, "--methods", "universal_kd", student=student)
+  assert commands.run_here(study, *asked) == 0
+  found = results(taught)
+  assert found["student"]["model"] == label
+  assert [row["phase"] for row in found["rows"]] == ["distil", "finetune"]
+  links = CheckpointStore(
+    taught / "students/universal_kd/seeds-0/distil/checkpoints"
+  ).restore().meta["parents"]  # fmt: skip
+  kinds = ["data", "cache", *(["starting weights"] if copied else [])]
+  assert [link["kind"] for link in links] == kinds
+  assert commands.run_here(lineage, taught) == 0
+
+
+def test_methods_on_single_tokens_run_with_a_live_teacher(taught):
+  methods = ("--methods", "minilm", "tinybert", "--minilm.relation-heads", "4")
+  student = {**BERT, "width": 4, "start": "random"}
+  asked = options(taught, "--live-teacher", *methods, student=student)
+  assert commands.run_here(study, *asked) == 0
+  phases = [(row["method"], row["phase"]) for row in results(taught)["rows"]]
+  assert phases == [
+    ("minilm", "distil"), ("minilm", "finetune"), ("tinybert", "layers"), ("tinybert", "predict"),
+  ]  # fmt: skip
+  terms = [point["terms"] for point in results(taught)["curves"] if point["epoch"] == 1]
+  assert [list(term) for term in terms] == [
+    ["relations"], ["cross_entropy"], ["hidden", "attention"], ["soft_targets"],
+  ]  # fmt: skip
+
+
+def test_numbers_are_learnt_from_a_file(tmp_path):
+  """Regression: squared errors in every term, correlations as the metric."""
+  rng = np.random.default_rng(0)
+  files = [tmp_path / f"{split}.csv" for split in ("train", "test")]
+  for path, size in zip(files, (48, 20), strict=True):
+    counts = rng.integers(0, 6, size)
+    rows = [f"{'very ' * count}good {row},{count / 2}" for row, count in enumerate(counts)]
+    path.write_text("\n".join(["review,stars", *rows]) + "\n")
+  folder = tmp_path / "run"
+  columns = ("--text-column", "review", "--label-column", "stars", "--regression")
+  methods = ("--methods", "alp_kd", "universal_kd", "universal_kd_capacity_gap")
+  asked = options(folder, "--files", *files, *columns, *methods, teacher=CNN)
+  assert commands.run_here(study, *asked) == 0
+  found = results(folder)
+  assert found["metric"]["key"] == "pearson_spearman"
+  assert found["metric"]["lowest"] == -1
+  assert found["dataset"]["num_classes"] == 1
+  for row in found["rows"]:
+    names = {"pearson_spearman", "pearson", "spearman", "squared_difference_to_teacher"}
+    assert set(row["test"]["best"]) == names
+    assert np.isfinite(list(row["test"]["best"].values())).all()
+  for point in found["curves"]:
+    assert all(np.isfinite(value) and value > 0 for value in point["terms"].values())
+  assert (folder / "report.md").exists()
+
+
+# Weights folders.
+
+
+WORDS = (
+  "a",
+  "the",
+  "was",
+  "we",
+  "not",
+  "very",
+  "good",
+  "bad",
+  "room",
+  "chair",
+  "cold",
+  "slow",
+  ".",
+)
+
+
+def write_weights(folder, labels=("bad", "good"), classifier=True):
+  """A folder in the form of Hugging Face, of a tiny BERT that nobody trained; gives its parameters."""
+  folder.mkdir()
+  vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+  (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+  spec = TextSpec(**(BERT | {"layers": 3}), dropout=0.0)
+  sizes = {"vocab_size": len(vocabulary), "max_positions": 24}
+  model = build_text_model(spec, num_outputs=len(labels), **sizes)
+  ids = np.ones((1, 4), np.int32)
+  params = model.init(jax.random.key(0), Subwords(ids, 0 * ids, ids == 1))["params"]
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32), params)
+  if not classifier:
+    params = {name: value for name, value in params.items() if name != "classifier"}
+  labels = list(labels) if classifier else None
+  save_bert(folder, params, model.encoder.config, labels=labels)
+  return params
+
+
+def assert_same(found, expected):
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_finetuned_folder_teaches_and_gives_the_student_its_layers(tmp_path, capsys):
+  params = write_weights(tmp_path / "weights")
+  student = {**BERT, "start": "pretrained"}
+  asked = options(
+    tmp_path / "run",
+    *("--no-finetune-teacher", "--methods", "scratch", "--student.teacher-layers", "1", "3"),
+    student=student,
+    weights=tmp_path / "weights",
+  )
+  pipeline = parsed(*asked)
+  teacher = pipeline.teacher()
+  assert (teacher.source, teacher.parameters) == ("weights", pipeline.teacher().parameters)
+  own = {k: v for k, v in teacher.variables["params"].items() if k != "pseudo"}
+  assert_same(own, params)
+  initial = pipeline.domain.initial(pipeline.domain.student, teacher)
+  encoder = initial.variables["params"]["encoder"]
+  assert set(initial.variables["params"]) == {"encoder", "pooler"}
+  assert_same(encoder["layer1"], params["encoder"]["layer1"])
+  assert_same(encoder["layer2"], params["encoder"]["layer3"])
+  capsys.readouterr()
+  assert commands.run_here(lineage, tmp_path / "run" / "teacher" / "final") == 0
+  assert "weights folder" in capsys.readouterr().out
+  (tmp_path / "weights" / "model.safetensors").write_bytes(b"other")
+  assert commands.run_here(lineage, tmp_path / "run" / "teacher" / "final") == 1
+  assert "DIFFERS: the weights have changed" in capsys.readouterr().out
+
+
+# What is refused, in one line, before anything is made.
+
+
+def refused(capsys, *arguments):
+  capsys.readouterr()
+  assert commands.run_here(study, *arguments) == 1
+  said = capsys.readouterr().err
+  assert said.startswith("error: ")
+  assert said.count("\n") == 1
+  assert "Traceback" not in said
+  return said
+
+
+def made(folder):
+  return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+  ("weights", "options_", "message"),
+  [
+    (
+      {"labels": ("no", "yes")},
+      ["--no-finetune-teacher"],
+      "is of no, yes, sample-texts of bad, good",
+    ),
+    (
+      {"labels": ("good", "bad")},
+      ["--no-finetune-teacher"],
+      "is of good, bad, sample-texts of bad",
+    ),
+    ({"labels": ("a", "b", "c")}, ["--no-finetune-teacher"], "has 3 outputs, sample-texts has 2"),
+    ({"classifier": False}, ["--no-finetune-teacher"], "has no classifier: fine-tune the teacher"),
+    ({}, ["--student.teacher-layers", "1", "4"], "the student asks for layer 4, there are 3"),
+    ({}, ["--student.teacher-layers", "1"], "teacher_layers must be 2 numbers"),
+    ({}, ["--student.width", "4"], "layers of another form: its width 4, not 8"),
+    ({}, ["--max-length", "64"], "positions"),
+  ],
+)
+def test_weights_that_do_not_fit_are_refused(weights, options_, message, tmp_path, capsys):
+  write_weights(tmp_path / "weights", **weights)
+  student = {**BERT, "start": "pretrained"}
+  asked = options(tmp_path / "run", student=student, weights=tmp_path / "weights")
+  assert message in refused(capsys, *asked, "--methods", "scratch", *options_)
+  assert made(tmp_path / "run") <= {"study.json"}
+
+
+BAD = {
+  "a task that is none": (["--task", "rtee"], "rtee"),
+  "a task that is not prepared": (["--task", "rte"], "prepare"),
+  "a folder that is not there": (
+    ["--teacher-weights", "nowhere"],
+    "there is no weights folder nowhere",
+  ),
+  "a folder without weights": (["--teacher-weights", "kd_jax"], "no tokenizer in kd_jax"),
+  "no weights to teach from": (["--no-finetune-teacher"], "needs teacher_weights"),
+  "tokens from a cache": (["--methods", "minilm"], "minilm reads the teacher's tokens, not cached"),
+  "outputs not in the cache": (
+    ["--methods", "alp_kd", "--cache-outputs", "logits"],
+    "alp_kd reads the teacher's layers, not cached: name them in cache_outputs, or use --live",
+  ),
+  "a cache without logits": (["--cache-outputs", "layers"], "cache_outputs are logits and some of"),
+  "attention of a CNN": (
+    ["--methods", "tinybert", "--live-teacher"],
+    "tinybert does not suit these networks",
+  ),
+  "layers of other widths": (
+    ["--methods", "patient_kd", "--student.width", "4"],
+    "patient_kd does not suit these networks: student_layers (2, 1, 4)",
+  ),
+  "a student of one layer": (["--methods", "universal_kd", "--student.layers", "1"], "at least 2"),
+  "a student that is deeper": (
+    ["--methods", "patient_kd", "--student.layers", "3"],
+    "a student of 3 layers",
+  ),
+  "a weight out of range": (["--alp-kd.hard-weight", "2"], "hard_weight must be in [0, 1], got 2"),
+  "a batch that does not divide": (["--batch-size", "12"], "does not divide over 8 devices"),
+  "a batch of more than there is": (["--batch-size", "64"], "exceeds the 32 training examples"),
+  "a column that is not there": (
+    ["--files", "TRAIN", "TEST", "--text-column", "words"],
+    "words",
+  ),
+  "one file": (["--files", "TRAIN"], "files are two, for training and test"),
+  "a file that is not there": (["--files", "TRAIN", "nowhere.csv"], "nowhere.csv"),
+  "labels that are no numbers": (["--files", "TRAIN", "TEST", "--regression"], "good"),
+  "texts too short for a pair": (["--max-length", "3"], "max_length=3"),
+  "an epoch too few": (["--methods", "universal_kd", "--epochs", "1"], "leave epochs to both"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input_is_refused_before_anything_is_made(bad, tmp_path, capsys):
+  arguments, message = BAD[bad]
+  for name in ("train", "test"):
+    rows = [f"it is {label} {number},{label}" for number in range(20) for label in ("good", "bad")]
+    (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+  files = {name.upper(): str(tmp_path / f"{name}.csv") for name in ("train", "test")}
+  where = ("--data-dir", tmp_path / "none")
+  methods = () if "--methods" in arguments else ("--methods", "alp_kd")
+  asked = options(tmp_path / "run", *where, *methods, *(files.get(a, a) for a in arguments))
+  assert message in refused(capsys, *asked)
+  assert made(tmp_path / "run") == set()
+
+
+@pytest.mark.parametrize(
+  ("changed", "message"),
+  [
+    (["--max-length", "12"], "max_length was 16, now 12"),
+    (["--vocab-size", "90"], "tokenizer was "),
+    (["--layer-classifier-epochs", "3"], "epochs was 2, now 3"),
+    (["--cache-outputs", "logits", "layers"], "outputs of the cache is"),
+    (["--student.width", "4", "--alp-kd.project"], "width was 8, now 4"),
+    (["--alp-kd.project"], "heads was "),
+  ],
+)
+def test_other_settings_in_the_same_folder_are_refused(finished, capsys, changed, message):
+  before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+  said = refused(capsys, *options(finished, "--methods", "alp_kd", *changed))
+  assert message in said
+  after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+  assert {path for path in after if after[path] != before.get(path)} == set()
