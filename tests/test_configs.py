@@ -9,19 +9,23 @@ import pytest
 from experiments import config
 from experiments.domains.images import ImageStudy, MethodSettings
 from experiments.domains.sequences import fitting
+from experiments.domains.text_study import TextStudy
 from experiments.evaluate import evaluate
 from experiments.pipeline import Pipeline
 from kd_jax import recipes
+from kd_jax.data import glue
 from tests.fake_tfds import write_fake
 
 CONFIGS = config.configs()
 IMAGES = [name for name, study in CONFIGS.items() if isinstance(study, ImageStudy)]
+TEXTS = [name for name, study in CONFIGS.items() if isinstance(study, TextStudy)]
 CASES = {"conll_ner": ("1a", "2a", "3", "4"), "ud_parsing": ("1b", "2b")}
 
 
-def test_every_config_is_of_images_or_has_cases():
-  assert set(IMAGES) | set(CASES) == set(CONFIGS)
-  assert not set(IMAGES) & set(CASES)
+def test_every_config_is_of_images_or_of_texts_or_has_cases():
+  assert sorted([*IMAGES, *TEXTS, *CASES]) == sorted(CONFIGS)
+  assert "texts" in TEXTS
+  assert {CONFIGS[name].task for name in TEXTS} == {"sample", *glue.TASKS}
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -74,11 +78,46 @@ def test_a_shrunk_form_of_every_case_runs_from_teacher_to_results(name, case, tm
   )
 
 
+def texts_with_other_networks():
+  """One name for each pair of shrunk networks: what else differs is not the business of a test this long."""
+  forms = {}
+  for name in TEXTS:
+    shrunk = CONFIGS[name].shrunk()
+    forms.setdefault((shrunk.teacher, shrunk.student, shrunk.batch_size), name)
+  return list(forms.values())
+
+
+@pytest.mark.parametrize("name", texts_with_other_networks())
+def test_a_shrunk_form_of_texts_runs_from_teacher_to_results(name, tmp_path):
+  """By the method that has classifiers, a cache of layers, heads and two phases."""
+  study = dataclasses.replace(CONFIGS[name].shrunk(), methods=("universal_kd",))
+  pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run"))
+  pipeline.train_students(pipeline.teacher(), study.methods)
+  results = evaluate(pipeline)
+  assert [(row["phase"], row["epochs"]) for row in results["rows"]] == [
+    ("distil", 2),
+    ("finetune", 2),
+  ]
+  for row in results["rows"]:
+    assert 0 <= row["test"]["best"]["accuracy"] <= 1
+    assert np.isfinite(row["test"]["last"]["kl_to_teacher"])
+  assert np.isfinite([point["train_loss"] for point in results["curves"]]).all()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_method_of_a_text_config_suits_its_shrunk_networks(name, tmp_path):
+  """Losses are traced, nothing is trained; the teacher's outputs that they read are cached."""
+  study = CONFIGS[name].shrunk()
+  pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run"))
+  assert list(pipeline.recipes) == list(CONFIGS[name].methods)
+  assert {"layers", "layer_logits"} <= set(study.cache_outputs)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_recipes_of_a_config_use_the_whole_budget(name):
   study = CONFIGS[name]
   for method in study.methods:
-    recipe = study.recipe(method, num_classes=10)
+    recipe = study.recipe(method, num_classes=10, teacher_width=8)
     assert sum(phase.epochs for phase in recipe.phases) == study.epochs
 
 

@@ -128,6 +128,8 @@ def onnx_session(path):
 def jax2onnx():
   pytest.importorskip("jax2onnx")
   pytest.importorskip("onnxruntime")
+  if tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 12):
+    pytest.skip("jax2onnx 0.17 does not know jax 0.12")
 
 
 @pytest.mark.usefixtures("jax2onnx")

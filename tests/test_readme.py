@@ -16,7 +16,9 @@ from kd_jax.data import Tokenizer
 from kd_jax.models import BertConfig, bert_spec, build_text_model, save_bert, text_sizes
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-LOSS, METHOD, LAYERS, WEIGHTS, STRUCTURES, ARRAYS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOSS, METHOD, LAYERS, WEIGHTS, STRUCTURES, ARRAYS = re.findall(
+  r"```python\n(.*?)```", README, re.DOTALL
+)
 
 
 def test_one_loss_in_a_plain_jit():

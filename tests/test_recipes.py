@@ -213,6 +213,34 @@ def test_weights_and_temperatures_may_be_traced():
   assert traced._cache_size() == 1
 
 
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_predicted_number_is_learnt_by_squared_errors(name):
+  """C = 1: a softmax over one class is always 1, and would teach nothing."""
+  rng = np.random.default_rng(1)
+  student, teacher = rng.standard_normal((2, 5, 1)).astype(np.float32)
+  numbers = (5 * rng.random(5)).astype(np.float32)
+  batch = Batch(np.zeros((5, 1)), numbers)
+  budget = dataclasses.replace(BUDGET, epochs=20, num_classes=1)
+  factor = {"annealing_kd": 0.1, "continuation_kd": 1 / 15}.get(name, 1.0)  # Phi at the first epoch
+  squares = {
+    "cross_entropy": np.square(student[:, 0] - numbers),
+    "soft_targets": np.square(student[:, 0] - teacher[:, 0]),
+    "annealed_regression": np.square(student[:, 0] - factor * teacher[:, 0]),
+  }
+  for phase in make_recipe(name, budget).phases:
+    for term in phase.objective:
+
+      def loss(logits, term=term):
+        return term.loss_at(Outputs(logits), Outputs(teacher), batch, 0.0)
+
+      np.testing.assert_allclose(loss(student), squares[term.name], rtol=1e-5)
+      gradient = jax.grad(lambda logits, loss=loss: loss(logits).sum())(student)
+      assert np.isfinite(gradient).all()
+      assert np.all(gradient != 0)
+      if term.name != "cross_entropy" and callable(term.weight):
+        np.testing.assert_allclose(term.weight_at(0.0), 1.0)  # divided by C
+
+
 VARIANTS = [
   ("scratch", BUDGET, {}),
   ("scratch", dataclasses.replace(BUDGET, epochs=11), {}),
@@ -326,6 +354,6 @@ def test_malformed_parts_are_refused():
   ]:
     with pytest.raises(ValueError, match=message):
       Recipe("r", "", "", "", phases)
-  for epochs, classes in [(0, 10), (1, 1)]:
+  for epochs, classes in [(0, 10), (1, 0)]:
     with pytest.raises(ValueError, match="budget"):
       Budget(epochs, BUDGET.optimizer, classes)

@@ -260,6 +260,8 @@ def test_report_on_disk_speaks_of_f1_alone(tmp_path, capsys):
     ({"teacher": {"test": {"recall": 1.5}}}, r"teacher.test.recall is 1.5"),
     ({"paper": {"test_f1": {"kd": 85}}}, r"paper.test_f1.kd is 85"),
     ({"case": "2a"}, "case is '2a': expected a JSON dict"),
+    ({"metric": METRIC | {"lowest": -2}}, "metric.lowest is -2: expected a number from -1 to 0"),
+    ({"metric": METRIC | {"lowest": "no"}}, "metric.lowest is 'no'"),
   ],
 )
 def test_bad_metrics_are_refused(changes, expected):
@@ -276,6 +278,100 @@ def test_percentages_in_rows_and_curves_are_refused():
   results["curves"][0]["validation_f1"] = -0.5
   with pytest.raises(ValueError, match=r"curves\[0\]\.validation_f1 is -0\.5"):
     report.check_results(results)
+
+
+CORRELATION = {
+  "key": "matthews",
+  "label": "Matthews correlation",
+  "lowest": -1,
+  "others": [{"key": "pearson", "label": "Pearson", "lowest": -1}, {"key": "f1", "label": "F1"}],
+  "examples": "texts",
+}
+
+
+def make_correlated_results(**changes):
+  """The tagging results as correlations: test values from -0.2 on, validation values from -0.4 on."""
+  results = make_tagging_results()
+  for row in results["rows"]:
+    row["validation"] = {"best": -0.3, "last": -0.35}
+    for measured in row["test"].values():
+      value = measured.pop("f1") - 1
+      measured |= {"matthews": value, "pearson": value / 2, "f1": 0.5}
+  for point in results["curves"]:
+    point["validation_matthews"] = point.pop("validation_f1") / 2 - 0.5
+  results["teacher"] = {"model": "BERT", "test_matthews": -0.05, "parameters": 800}
+  return report.check_results(results | {"metric": CORRELATION} | changes)
+
+
+def test_correlations_may_be_negative(text):
+  results = make_correlated_results()
+  table = tables.main_table(results)
+  assert row_of(table, "Teacher")[2] == "-5.00"
+  assert row_of(table, "Structural KD")[2].startswith("-15.00 ± 1.00\n[-17.48, -12.52]")
+  assert row_of(table, "Structural KD")[4] == "-30.00 ± 0.00"
+  details = tables.detail_table(results)
+  assert row_of(details, "Structural KD")[column(details, "Pearson")] == "-7.50 ± 0.50"
+  assert "Test Matthews correlation" in text(results)
+
+
+def test_negative_values_are_within_the_figures():
+  results = make_correlated_results()
+  top = curves.learning_curves(results).axes[0]
+  low, high = top.get_ylim()
+  # The means go from -40 to -10 %; the very first epochs may lie below the frame.
+  assert low < -30
+  assert -10 < high < 0
+  for axis in plots.scores(results).axes:
+    drawn = [x for line in axis.get_lines() for x in line.get_xdata() if isinstance(x, float)]
+    low, high = axis.get_xlim()
+    assert drawn
+    assert low <= min(drawn) <= max(drawn) <= high
+  bottom, top = plots.size(results).axes[0].get_ylim()
+  assert bottom < -19
+  assert top > -5
+
+
+@pytest.mark.parametrize(
+  ("change", "expected"),
+  [
+    ({"teacher": {"test_matthews": -1.5}}, r"test_matthews is -1\.5: .* from -1 to 1"),
+    ({"teacher": {"test_f1": -0.1}}, r"test_f1 is -0\.1: .* from 0 to 1"),
+    ({"metric": CORRELATION | {"lowest": 0}}, r"validation\.best is -0\.3: .* from 0 to 1"),
+  ],
+)
+def test_only_what_may_be_negative_is_accepted_below_0(change, expected):
+  with pytest.raises(ValueError, match=expected):
+    make_correlated_results(**change)
+
+
+def test_an_accuracy_below_0_is_refused():
+  results = make_results()
+  results["rows"][0]["validation"] = {"best": -0.3}
+  with pytest.raises(ValueError, match=r"rows\[0\]\.validation\.best is -0\.3"):
+    report.check_results(results)
+
+
+def test_size_and_speed(text):
+  results = make_tagging_results()
+  assert tables.speed_table(results) is None
+  assert "Size and speed" not in text(results)
+  speed = {"bytes": 3_200_000, "latency_ms": 8.0, "examples_per_second": 500.0}
+  results["teacher"] |= speed
+  results["student"] |= {"bytes": 320_000, "latency_ms": 0.5, "examples_per_second": 2000.0}
+  table = tables.speed_table(results)
+  assert table.header == [
+    "Network",
+    "Parameters",
+    "Weights,\nMB",
+    "One sentence,\nms",
+    "Sentences/s",
+  ]
+  assert row_of(table, "Teacher")[1:] == ["800", "3.2", "8", "500"]
+  assert row_of(table, "Student")[1:] == ["80", "0.32", "0.5", "2,000"]
+  assert table.rows[-1][1:] == ["10×", "10×", "16×", "0.25×"]
+  assert "## Size and speed" in text(results)
+  del results["student"]["latency_ms"]
+  assert tables.speed_table(results).rows[-1][3] == "–"
 
 
 def test_heading_keeps_the_unit_with_the_last_word():

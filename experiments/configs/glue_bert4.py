@@ -10,7 +10,8 @@ What the papers do not say (epochs, learning rate) is ours: 5 epochs, 5e-5.
 from experiments.domains.text_study import ADAMW, TextStudy, published
 from kd_jax.models.text_spec import TextSpec
 
-TASKS = ("cola", "sst2", "stsb", "qqp", "mnli", "qnli", "rte", "mrpc")
+# Whether the published MRPC is F1 or accuracy is not known to us: it is left out.
+TASKS = ("cola", "sst2", "stsb", "qqp", "mnli", "qnli", "rte")
 
 CONFIG = TextStudy(
   name="glue_bert4",
@@ -25,7 +26,7 @@ CONFIG = TextStudy(
     "Wu et al. 2021, GLUE development sets",
     "BERT-base to 4 layers",
     TASKS,
-    alp_kd=(33.1, 90.4, 87.6, 90.5, 79.6, 87.0, 67.2, 80.7),
-    universal_kd=(34.2, 90.6, 87.9, 90.7, 79.6, 87.1, 67.9, 81.0),
+    alp_kd=(33.1, 90.4, 87.6, 90.5, 79.6, 87.0, 67.2),
+    universal_kd=(34.2, 90.6, 87.9, 90.7, 79.6, 87.1, 67.9),
   ),
 )

@@ -34,7 +34,7 @@ ADAMW = Optimizer(
 
 
 def published(
-  source: str, setting: str, tasks: Sequence[str], **percents: Sequence[float]
+  source: str, setting: str, tasks: Sequence[str], **percents: Sequence[float | None]
 ) -> dict[str, dict[str, Any]]:
   """Published numbers by task, in the form that reports read.
 
@@ -43,9 +43,10 @@ def published(
   """
   found = {}
   for index, task in enumerate(tasks):
-    # The papers give one number a task, GLUE's own.
+    # The papers give one number a task.
     metric = TEXT_METRICS[glue.TASKS[task].metric][0]
-    values = {method: round(row[index] / 100, 6) for method, row in percents.items()}
+    rows = {method: row[index] for method, row in percents.items()}
+    values = {m: round(value / 100, 6) for m, value in rows.items() if value is not None}
     found[task] = {"source": source, "setting": f"{setting}, {glue.TASKS[task].title}"}
     found[task][f"test_{metric}"] = values
   return found
@@ -167,7 +168,10 @@ class TextStudy(Study):
       student_weights=None,
       finetune_teacher=True,
       vocab_size=100,
-      teacher=dataclasses.replace(small(self.teacher), layers=3, start="random"),
+      # Without a folder to say its kind, the teacher is of the one whose layers the student takes over.
+      teacher=dataclasses.replace(
+        small(self.teacher), family=self.student.family, layers=3, start="random"
+      ),
       assistant=small(self.assistant),
       student=small(self.student),
       teacher_epochs=1,

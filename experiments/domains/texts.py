@@ -181,7 +181,8 @@ class Texts(Domain):
   def kept_with_checkpoints(self) -> dict[str, Any]:
     # The tokenizer of a weights folder is read from there; one that was learnt here is kept.
     own = self.networks.folder is None
-    return {"tokenizer": self.tokenizer.to_json()} if own else {}
+    kept = {"class_names": list(self.train.class_names)}
+    return kept | ({"tokenizer": self.tokenizer.to_json()} if own else {})
 
   def header(self) -> dict[str, Any]:
     first, *others = TEXT_METRICS[metric_kind(self.source)]

@@ -24,6 +24,7 @@ class GlueTask(NamedTuple):
     class_names: C names, in TFDS's order; none in regression.
     metric: that GLUE reports: "matthews", "accuracy", "f1" (of class 1), "accuracy_f1" or
       "correlation".
+    sizes: how many training texts there are officially, and how many in the split for evaluation.
     evaluation: TFDS's split whose labels are public.
   """
 
@@ -32,6 +33,7 @@ class GlueTask(NamedTuple):
   columns: tuple[str, ...]
   class_names: tuple[str, ...]
   metric: str
+  sizes: tuple[int, int]
   evaluation: str = "validation"
 
   @property
@@ -46,12 +48,19 @@ _ENTAILMENT = ("entailment", "not_entailment")
 TASKS: dict[str, GlueTask] = {
   task.name: task
   for task in (
-    GlueTask("cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), "matthews"),
-    GlueTask("sst2", "SST-2", ("sentence",), ("negative", "positive"), "accuracy"),
-    GlueTask("mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), "f1"),
-    GlueTask("stsb", "STS-B", _PAIR, (), "correlation"),
     GlueTask(
-      "qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), "accuracy_f1"
+      "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), "matthews", (8_551, 1_043)
+    ),
+    GlueTask("sst2", "SST-2", ("sentence",), ("negative", "positive"), "accuracy", (67_349, 872)),
+    GlueTask("mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), "f1", (3_668, 408)),
+    GlueTask("stsb", "STS-B", _PAIR, (), "correlation", (5_749, 1_500)),
+    GlueTask(
+      "qqp",
+      "QQP",
+      ("question1", "question2"),
+      ("not_duplicate", "duplicate"),
+      "accuracy_f1",
+      (363_846, 40_430),
     ),
     GlueTask(
       "mnli",
@@ -59,11 +68,12 @@ TASKS: dict[str, GlueTask] = {
       ("premise", "hypothesis"),
       ("entailment", "neutral", "contradiction"),
       "accuracy",
+      (392_702, 9_815),
       "validation_matched",
     ),
-    GlueTask("qnli", "QNLI", ("question", "sentence"), _ENTAILMENT, "accuracy"),
-    GlueTask("rte", "RTE", _PAIR, _ENTAILMENT, "accuracy"),
-    GlueTask("wnli", "WNLI", _PAIR, _ENTAILMENT[::-1], "accuracy"),
+    GlueTask("qnli", "QNLI", ("question", "sentence"), _ENTAILMENT, "accuracy", (104_743, 5_463)),
+    GlueTask("rte", "RTE", _PAIR, _ENTAILMENT, "accuracy", (2_490, 277)),
+    GlueTask("wnli", "WNLI", _PAIR, _ENTAILMENT[::-1], "accuracy", (635, 71)),
   )
 }
 """Tasks by name, in the order of GLUE's own table."""
@@ -144,6 +154,11 @@ def read_glue(
     )
   with quiet_tfds():
     train, test = (_read(known, folder, split) for split in ("train", known.evaluation))
+  notes = [
+    f"glue/{task} has {len(texts.ids):,} {noun} texts here, {official:,} officially"
+    for texts, noun, official in zip((train, test), ("training", "test"), known.sizes, strict=True)
+    if len(texts.ids) != official
+  ]
   return make_splits(
     f"glue/{task}",
     folder.name,
@@ -153,6 +168,7 @@ def read_glue(
     test,
     validation_examples=validation_examples,
     limit=limit,
+    notes=notes,
   )
 
 

@@ -5,6 +5,7 @@ from kd_jax.models.hf_config import read_config, read_labels
 from kd_jax.models.hf_weights import load_bert, save_bert
 from kd_jax.models.mlp import MLP
 from kd_jax.models.plain_cnn import PlainCNN
+from kd_jax.models.pretrained import load_text_model
 from kd_jax.models.resnet import CifarResNet
 from kd_jax.models.safetensors_files import load_params, save_params
 from kd_jax.models.sequence_spec import SequenceSpec, build_sequence_model
@@ -52,6 +53,7 @@ __all__ = [
   "is_convolutional",
   "load_bert",
   "load_params",
+  "load_text_model",
   "load_torch_cifar_resnet",
   "merge",
   "parameter_count",
