@@ -27,7 +27,8 @@ METHODS = {
   "alp_kd": [("distil", 9, "fresh", [CE, SOFT, LAYERS])],
   "universal_kd": [("distil", 5, "fresh", [SOFT, LAYERS]), FINETUNE],
   "universal_kd_capacity_gap": [("distil", 5, "fresh", [("assistants", True)]), FINETUNE],
-  "minilm": [("distil", 5, "fresh", [("relations", True)]), FINETUNE],
+  # Its first phase trains no classifier by which a best epoch could be known.
+  "minilm": [("distil", 5, "fresh", [("relations", True)]), ("finetune", 4, "last", [CE])],
   "tinybert": [
     ("layers", 5, "fresh", [("hidden", True), ("attention", True)]),
     ("predict", 4, "last", [SOFT]),
