@@ -12,7 +12,8 @@ from experiments.domains.domain import Initial, Spec
 from kd_jax import parallel
 from kd_jax.checkpoints import write_json
 from kd_jax.phases import Recipe
-from kd_jax.training.loop import Task, make_evaluator
+from kd_jax.training.evaluator import make_evaluator
+from kd_jax.training.loop import Task
 from kd_jax.types import PyTree
 
 MARKER = "study.json"
@@ -70,7 +71,7 @@ class Setting:
   def evaluator(
     self, spec: Spec, dataset: Any, teacher: Sequence[PyTree] | None = None
   ) -> Callable[[PyTree], dict[str, np.ndarray]]:
-    """See `kd_jax.training.loop.make_evaluator`; for a network of this study."""
+    """See `kd_jax.training.evaluator.make_evaluator`; for a network of this study."""
     return make_evaluator(
       self.domain.build(spec),
       dataset,

@@ -132,12 +132,16 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _compare(manifest: dict[str, Any], expected: CacheSpec, directory: pathlib.Path) -> None:
-  # A field that is younger than the cache has its default there.
-  defaults = {field.name: field.default for field in dataclasses.fields(CacheSpec)}
-  found = json.loads(json.dumps(defaults | manifest["spec"], default=lambda missing: None))
+  # A field that is younger than the cache has its default there; JSON has lists for tuples.
+  found = {
+    field.name: None if field.default is dataclasses.MISSING else field.default
+    for field in dataclasses.fields(CacheSpec)
+  }
+  for name, value in manifest["spec"].items():
+    found[name] = tuple(value) if isinstance(value, list) else value
   differences = [
     f"{name} of the cache is {found[name]!r}, this run has {value!r}"
-    for name, value in json.loads(json.dumps(dataclasses.asdict(expected))).items()
+    for name, value in dataclasses.asdict(expected).items()
     if found[name] != value
   ]
   if differences:

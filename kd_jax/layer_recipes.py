@@ -5,133 +5,22 @@ methods read of the teacher (states or logits of its layers) can be cached; the 
 states, `minilm` and `tinybert`, need a live teacher.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import recipes
-from kd_jax.losses import layers, tokens
+from kd_jax import layer_terms, recipes
 from kd_jax.losses.inputs import check_temperature
-from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections, intermediate
+from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.phases import Budget, Phase, Recipe, Term
 from kd_jax.recipes import label_term, soft_targets
-from kd_jax.types import Array, Batch, Outputs
-
-# Losses over Outputs, from losses over arrays.
 
 
-def matched_layers(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """`patient_kd_loss` on the student's intermediate layers, each with the teacher's by `skip_mapping`."""
-  del batch
-  own, theirs = intermediate(student), _layers(teacher)
-  chosen = np.asarray(layers.skip_mapping(len(student.layers), theirs.shape[1]))
-  return layers.patient_kd_loss(jnp.stack(own, axis=1), theirs[:, chosen])
-
-
-def attended_layers(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """`alp_kd_loss` of the intermediate layers of both sides."""
-  del batch
-  return layers.alp_kd_loss(jnp.stack(intermediate(student), axis=1), _layers(teacher)[:, :-1])
-
-
-def attended_logits(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """`universal_kd_loss` of the pseudo classifiers of both sides."""
-  del batch
-  return layers.universal_kd_loss(
-    student.layer_logits, _layer_logits(teacher), regression=student.logits.shape[-1] == 1
-  )
-
-
-def pseudo_assistants(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """`universal_kd_loss` of the student's final logits to all of the teacher's, its final ones too."""
-  del batch
-  theirs = jnp.concatenate([_layer_logits(teacher), teacher.logits[:, None]], axis=1)
-  own = student.logits[:, None]
-  return layers.universal_kd_loss(own, theirs, regression=own.shape[-1] == 1)
-
-
-def relations(
-  student: Outputs, teacher: Outputs, batch: Batch, *, relation_heads, teacher_layer
-) -> Array:
-  """`relation_kd_loss` of queries, keys and values: the student's last layer's to one of the teacher's."""
-  del batch
-  own, theirs = _tokens(student), _tokens(teacher)
-  number = len(theirs.queries)
-  if not -number <= teacher_layer < number:
-    raise ValueError(
-      f"teacher_layer is an index of the teacher's {number} layers, {-number} to {number - 1}, got "
-      f"{teacher_layer}"
-    )
-  return sum(
-    tokens.relation_kd_loss(
-      getattr(own, name)[-1],
-      getattr(theirs, name)[teacher_layer],
-      own.mask,
-      relation_heads=relation_heads,
-    )
-    for name in ("queries", "keys", "values")
-  )
-
-
-def hidden_states(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """`hidden_state_loss` of the embeddings and of each of the student's layers, summed."""
-  del batch
-  own, theirs = _tokens(student), _tokens(teacher)
-  chosen = evenly(len(own.states) - 1, len(theirs.states) - 1)
-  pairs = zip(own.states, [theirs.states[layer] for layer in (0, *chosen)], strict=True)
-  return sum(tokens.hidden_state_loss(a, b, own.mask) for a, b in pairs)
-
-
-def attentions(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """`attention_loss` of each of the student's layers, summed."""
-  del batch
-  own, theirs = _tokens(student), _tokens(teacher)
-  chosen = evenly(len(own.queries), len(theirs.queries))
-  return sum(
-    tokens.attention_loss(
-      own.queries[i], own.keys[i], theirs.queries[layer - 1], theirs.keys[layer - 1], own.mask
-    )
-    for i, layer in enumerate(chosen)
-  )
-
-
-def evenly(num_student: int, num_teacher: int) -> tuple[int, ...]:
-  """The teacher's layers, counted from 1, that the student's learn from: the last of equal groups.
-
-  >>> evenly(4, 12)
-  (3, 6, 9, 12)
-  """
-  inner = layers.skip_mapping(num_student, num_teacher)
-  return (*(index + 1 for index in inner), num_teacher)
-
-
-def _layers(teacher: Outputs) -> Array:
-  """[B, T, D]: a cache keeps them stacked."""
-  found = teacher.layers
-  if isinstance(found, tuple):
-    found = jnp.stack(found, axis=1) if found else None
-  if found is None:
-    raise ValueError("the teacher's layers are not among its outputs: cache them, or run it live")
-  return found
-
-
-def _layer_logits(teacher: Outputs) -> Array:
-  if teacher.layer_logits is None:
-    raise ValueError("the teacher has no pseudo classifiers: train them on its layers first")
-  return teacher.layer_logits
-
-
-def _tokens(outputs: Outputs):
-  if outputs.tokens is None or not outputs.tokens.queries:
-    raise ValueError(
-      "attentions are compared between networks that attend: BERT or RoBERTa on both sides"
-    )
-  return outputs.tokens
-
-
-# Methods.
+def scratch(budget: Budget) -> Recipe:
+  """Training on the labels alone, from where the other methods start too: random or pretrained weights."""
+  return dataclasses.replace(recipes.scratch(budget), title="labels alone")
 
 
 def patient_kd(
@@ -160,7 +49,13 @@ def patient_kd(
   _check_layer_weight(layer_weight)
   terms = (
     *_kd_terms(temperature, 1.0 - soft_weight, soft_weight),
-    Term("layers", matched_layers, layer_weight, reads=("layers",), heads=_maps(budget, project)),
+    Term(
+      "layers",
+      layer_terms.matched_layers,
+      layer_weight,
+      reads=("layers",),
+      heads=_maps(budget, project),
+    ),
   )
   return Recipe(
     name="patient_kd",
@@ -196,7 +91,13 @@ def alp_kd(
   _check_layer_weight(layer_weight)
   terms = (
     *_kd_terms(temperature, hard_weight, soft_weight),
-    Term("layers", attended_layers, layer_weight, reads=("layers",), heads=_maps(budget, project)),
+    Term(
+      "layers",
+      layer_terms.attended_layers,
+      layer_weight,
+      reads=("layers",),
+      heads=_maps(budget, project),
+    ),
   )
   return Recipe(
     name="alp_kd",
@@ -237,7 +138,7 @@ def universal_kd(
     Term("soft_targets", soft, 1.0 - layer_weight),
     Term(
       "layers",
-      attended_logits,
+      layer_terms.attended_logits,
       layer_weight,
       reads=("layer_logits",),
       heads=LayerClassifiers(budget.num_classes),
@@ -265,7 +166,7 @@ def universal_kd_capacity_gap(budget: Budget, *, distil_epochs: int | None = Non
   References:
     Wu et al., Universal-KD, EMNLP 2021.
   """
-  terms = (Term("assistants", pseudo_assistants, reads=("logits", "layer_logits")),)
+  terms = (Term("assistants", layer_terms.pseudo_assistants, reads=("logits", "layer_logits")),)
   return Recipe(
     name="universal_kd_capacity_gap",
     title="Universal-KD, capacity gap",
@@ -297,7 +198,9 @@ def minilm(
   """
   if relation_heads < 1:
     raise ValueError(f"relation_heads must be at least 1, got {relation_heads}")
-  loss = functools.partial(relations, relation_heads=relation_heads, teacher_layer=teacher_layer)
+  loss = functools.partial(
+    layer_terms.relations, relation_heads=relation_heads, teacher_layer=teacher_layer
+  )
   terms = (Term("relations", loss, reads=("tokens",)),)
   return Recipe(
     name="minilm",
@@ -326,8 +229,8 @@ def tinybert(
   """
   check_temperature(temperature)
   terms = (
-    Term("hidden", hidden_states, reads=("tokens",), heads=_token_maps(budget)),
-    Term("attention", attentions, reads=("tokens",)),
+    Term("hidden", layer_terms.hidden_states, reads=("tokens",), heads=_token_maps(budget)),
+    Term("attention", layer_terms.attentions, reads=("tokens",)),
   )
   first = _first_phase(budget, distil_epochs)
   soft = (Term("soft_targets", functools.partial(soft_targets, temperature=temperature)),)
@@ -393,6 +296,7 @@ def _teacher_width(budget: Budget) -> int:
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
   **recipes.RECIPES,
+  "scratch": scratch,
   "patient_kd": patient_kd,
   "alp_kd": alp_kd,
   "universal_kd": universal_kd,

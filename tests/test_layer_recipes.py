@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import layer_recipes, recipes
+from kd_jax import layer_recipes, layer_terms, recipes
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.optimizers import Optimizer
 from kd_jax.phases import Budget
@@ -271,7 +271,7 @@ def test_soft_targets_have_the_methods_temperature(name):
   [(3, 6, (2, 4, 6)), (4, 12, (3, 6, 9, 12)), (1, 6, (6,)), (2, 2, (1, 2)), (6, 24, None)],
 )
 def test_layers_are_spaced_evenly_and_end_with_the_last(num_student, num_teacher, expected):
-  found = layer_recipes.evenly(num_student, num_teacher)
+  found = layer_terms.evenly(num_student, num_teacher)
   assert found == (tuple(range(4, 25, 4)) if expected is None else expected)
 
 

@@ -12,8 +12,7 @@ import numpy as np
 from experiments import console
 from experiments.benchmarks import bench
 from kd_jax import parallel
-from kd_jax.training.loop import device_data
-from kd_jax.training.step import StepBatch, cached_teacher, make_train_step
+from kd_jax.training.step import StepBatch, cached_teacher, device_data, make_train_step
 from kd_jax.types import Outputs
 
 

@@ -1,6 +1,6 @@
 """MNLI of GLUE (392,702 training texts): MiniLM-L6 teaches its own lower layers.
 
-    python -m experiments.study glue_mnli [--student.layers 2] [--max-length 64] [--train-limit 2000]
+    python -m experiments.study glue_mnli [--student.layers 2] [--max-length 64] [--train-limit 1500]
     python -m experiments.study glue_mnli --student.family bilstm --student.width 128 --student.word-width 384
     python -m experiments.study glue_mnli --teacher-weights FOLDER
 

@@ -1,6 +1,6 @@
 """SST-2 of GLUE (67,349 training texts): MiniLM-L6 teaches its own lower layers.
 
-    python -m experiments.study glue_sst2 [--student.layers 2] [--max-length 64] [--train-limit 2000]
+    python -m experiments.study glue_sst2 [--student.layers 2] [--max-length 64] [--train-limit 1500]
     python -m experiments.study glue_sst2 --student.family bilstm --student.width 128 --student.word-width 384
     python -m experiments.study glue_sst2 --teacher-weights FOLDER
 

@@ -81,9 +81,9 @@ class TextStudy(Study):
   """Train the teacher on the labels; no: the folder holds a classifier of this very task."""
   teacher: TextSpec = TextSpec(layers=4, width=64, heads=4, hidden=128, start="random")
   """The teacher's network; with teacher_weights only its dropout and dtype count."""
-  assistant: TextSpec = TextSpec(layers=4)
+  assistant: TextSpec = TextSpec(layers=4, start="teacher")
   """The assistant's network, for methods that have one."""
-  student: TextSpec = TextSpec(layers=3)
+  student: TextSpec = TextSpec(layers=3, start="teacher")
   """The student's network."""
   student_weights: str | None = None
   """The student's own pretrained weights, of the teacher's vocabulary: a folder, of whose layers it takes

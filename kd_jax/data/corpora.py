@@ -1,6 +1,5 @@
 """Loading corpora of tagged and parsed sentences: built-in samples, prepared TFDS sets, files."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from kd_jax.data.sentences import (
   settle,
 )
 from kd_jax.data.sequences import SequenceDataset
-from kd_jax.data.sources import FILE_FORMAT, DatasetNotPrepared, default_data_dir
+from kd_jax.data.sources import FILE_FORMAT, DatasetNotPrepared, default_data_dir, newest_prepared
 from kd_jax.data.vocabulary import Vocabulary
 
 TAGGING = ("sample", "conll2003")
@@ -203,18 +202,7 @@ def prepared_dir(name: str, data_dir: str | Path | None = None) -> Path | None:
   if name not in _FOLDERS:
     raise ValueError(f"unknown prepared corpus {name!r}; known are {', '.join(_FOLDERS)}")
   root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-  found = []
-  for folder in _FOLDERS[name]:
-    for file in (root / folder).glob("*.*.*/dataset_info.json"):
-      try:
-        info = json.loads(file.read_text())
-        formats = (info.get("fileFormat"), *info.get("alternativeFileFormats", ()))
-        version = tuple(map(int, file.parent.name.split(".")))
-      except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"cannot read {file}: {error}; delete {file.parent}") from error
-      if FILE_FORMAT in formats:
-        found.append((version, file.parent))
-  return max(found)[1] if found else None
+  return newest_prepared(root / folder for folder in _FOLDERS[name])
 
 
 def _read(

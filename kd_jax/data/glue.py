@@ -1,6 +1,5 @@
 """The tasks of GLUE, prepared by TFDS, read without TensorFlow and without network."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from kd_jax.data.quiet import quiet_tfds
 from kd_jax.data.raw_texts import RawSplits, RawTexts, TextSplits, make_splits, tokenize
-from kd_jax.data.sources import FILE_FORMAT, DatasetNotPrepared, default_data_dir
+from kd_jax.data.sources import FILE_FORMAT, DatasetNotPrepared, default_data_dir, newest_prepared
 from kd_jax.data.tokenization import Tokenizer
 
 _CHUNK = 4096
@@ -106,17 +105,7 @@ def prepared_dir(task: str, data_dir: str | Path | None = None) -> Path | None:
   """
   check_task(task)
   root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-  found = []
-  for file in (root / "glue" / task).glob("*.*.*/dataset_info.json"):
-    try:
-      info = json.loads(file.read_text())
-      formats = (info.get("fileFormat"), *info.get("alternativeFileFormats", ()))
-      version = tuple(map(int, file.parent.name.split(".")))
-    except (OSError, ValueError, AttributeError) as error:
-      raise ValueError(f"cannot read {file}: {error}; delete {file.parent}") from error
-    if FILE_FORMAT in formats:
-      found.append((version, file.parent))
-  return max(found)[1] if found else None
+  return newest_prepared([root / "glue" / task])
 
 
 def read_glue(

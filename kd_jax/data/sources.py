@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,23 +55,45 @@ def prepared_formats(name: str, data_dir: str | Path | None = None) -> dict[Path
     Version folder -> formats, newest version first; empty where nothing is prepared.
   """
   root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+  found = prepared_versions([root / check_name(name)])
+  return {p: f for p, f in found.items() if name != "digits" or p.name == digits.VERSION}
+
+
+def prepared_versions(folders: Iterable[Path]) -> dict[Path, set[str]]:
+  """The version folders below some folders and the file formats of each, newest version first.
+
+  Raises:
+    ValueError: a damaged `dataset_info.json`.
+  """
   found = {}
-  for file in (root / check_name(name)).glob("*.*.*/dataset_info.json"):
-    version = file.parent.name
-    if version.replace(".", "").isdigit() and (name != "digits" or version == digits.VERSION):
-      try:
-        info = json.loads(file.read_text())
-        formats = {info.get("fileFormat"), *info.get("alternativeFileFormats", ())}
-      except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"cannot read {file}: {error}; delete {file.parent}") from error
-      found[file.parent] = formats - {None}
+  for file in (file for folder in folders for file in folder.glob("*.*.*/dataset_info.json")):
+    if not file.parent.name.replace(".", "").isdigit():
+      continue
+    try:
+      info = json.loads(file.read_text())
+      formats = {info.get("fileFormat"), *info.get("alternativeFileFormats", ())}
+    except (OSError, ValueError, AttributeError) as error:
+      raise ValueError(f"cannot read {file}: {error}; delete {file.parent}") from error
+    found[file.parent] = formats - {None}
   newest_first = sorted(found, key=lambda path: [*map(int, path.name.split("."))], reverse=True)
   return {path: found[path] for path in newest_first}
 
 
 def prepared_dir(name: str, data_dir: str | Path | None = None) -> Path | None:
   """Returns the newest version folder that can be read without TensorFlow, or None."""
-  versions = prepared_formats(name, data_dir)
+  return _readable(prepared_formats(name, data_dir))
+
+
+def newest_prepared(folders: Iterable[Path]) -> Path | None:
+  """The newest version below some folders that can be read without TensorFlow, or None.
+
+  Raises:
+    ValueError: a damaged `dataset_info.json`.
+  """
+  return _readable(prepared_versions(folders))
+
+
+def _readable(versions: dict[Path, set[str]]) -> Path | None:
   return next((path for path, formats in versions.items() if FILE_FORMAT in formats), None)
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kd_jax.models.resnet import blocks_per_stage
+from kd_jax.models.safetensors_files import open_safetensors
 
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".th", ".ckpt", ".bin"}
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # torch.save: a zip archive, in old files a bare pickle
@@ -70,23 +70,16 @@ def _entries(depth: int, num_classes: int, width: int = 16) -> dict[str, _Entry]
 
 def _open(path: Path):
   """Opens a safetensors file, or says in one line why it is not one."""
-  if not path.is_file():
-    raise FileNotFoundError(f"there is no weights file {path}")
-  with path.open("rb") as file:
-    start = file.read(4)
-  if path.suffix.lower() in _PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS):
-    raise ValueError(
-      f"{path} is a pickle-based file, and nothing is unpickled here, since a pickle can run"
-      " any program: convert it where you trust it, with safetensors.torch.save_file("
-      'state_dict, "weights.safetensors")'
-    )
-  try:
-    return safe_open(path, framework="numpy")
-  except (SafetensorError, OSError) as error:
-    reason = " ".join(str(error).split())
-    raise ValueError(f"{path} is not a whole safetensors file ({reason}): copy it again") from (
-      error
-    )
+  if path.is_file():
+    with path.open("rb") as file:
+      start = file.read(4)
+    if path.suffix.lower() in _PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS):
+      raise ValueError(
+        f"{path} is a pickle-based file, and nothing is unpickled here, since a pickle can run"
+        " any program: convert it where you trust it, with safetensors.torch.save_file("
+        'state_dict, "weights.safetensors")'
+      )
+  return open_safetensors(path)
 
 
 def _names(file) -> dict[str, str]:

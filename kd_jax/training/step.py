@@ -6,6 +6,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kd_jax import parallel
@@ -35,6 +36,12 @@ class DeviceData(NamedTuple):
   keys: ArrayLike
   teacher: PyTree = ()
   seeds: ArrayLike = ()
+
+
+def device_data(bucket: Bucket, teacher: PyTree, seeds: Sequence[int] = ()) -> DeviceData:
+  """A bucket, and what the teacher keeps beside it, as the arrays that a step reads."""
+  numbers = np.asarray(seeds, np.uint32)
+  return DeviceData(bucket.inputs, bucket.labels, bucket.keys, teacher, numbers)
 
 
 class StepBatch(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import layer_recipes, recipes
+from kd_jax import layer_recipes, layer_terms, recipes
 from kd_jax.data import Augmentation
 from kd_jax.models.heads import LayerClassifiers, LayerProjections
 from kd_jax.optimizers import Optimizer
@@ -235,7 +235,7 @@ def test_seeds_together_are_seeds_alone(whole):
 
 def test_heads_start_from_seed_phase_and_term():
   network = fresh_variables(HEADED)
-  term = Term("one", layer_recipes.attended_layers, heads=LayerProjections(TEACHER_WIDTH))
+  term = Term("one", layer_terms.attended_layers, heads=LayerProjections(TEACHER_WIDTH))
   both = Phase("p", (term, dataclasses.replace(term, name="other")), 1, OPTIMIZER)
 
   def heads_of(phase, seeds=SEEDS, variables=network):

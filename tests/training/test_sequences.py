@@ -15,8 +15,10 @@ from kd_jax.phases import Budget, Phase, Term
 from kd_jax.structured import layout
 from kd_jax.structured.structure import decode, log_prob
 from kd_jax.training import batches, step as steps
-from kd_jax.training.loop import device_data, make_evaluator, train_recipe
+from kd_jax.training.evaluator import make_evaluator
+from kd_jax.training.loop import train_recipe
 from kd_jax.training.state import init_variables, one_seed, start_phase
+from kd_jax.training.step import device_data
 from kd_jax.types import Outputs
 from tests import training
 from tests.training import assert_close, assert_same_bits, sentences, train

@@ -9,7 +9,7 @@ from kd_jax import parallel, recipes
 from kd_jax.data import Augmentation, augment_batch
 from kd_jax.recipes import Term
 from kd_jax.training import step as steps
-from kd_jax.training.loop import device_data
+from kd_jax.training.step import device_data
 from kd_jax.types import Batch, Outputs
 from tests import oracles, training
 from tests.training import CLASSES, OPTIMIZER, TASK

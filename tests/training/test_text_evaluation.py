@@ -8,7 +8,7 @@ import scipy.stats
 
 from kd_jax import parallel
 from kd_jax.training.evaluation import Evaluation, texts
-from kd_jax.training.loop import make_evaluator
+from kd_jax.training.evaluator import make_evaluator
 from tests.training import texts as small
 
 SEEDS = 2
