@@ -1,7 +1,7 @@
 """Prepares a data set for reading without TensorFlow: python -m experiments.prepare NAME.
 
 The one place that downloads. `digits` needs neither network nor TensorFlow; the official builders
-of the others unpack their archives and encode their images with TensorFlow, once.
+of the other images unpack their archives and encode them with TensorFlow, once.
 """
 
 import dataclasses
@@ -14,16 +14,20 @@ from typing import Annotated, Literal
 
 import tyro
 
-from kd_jax.data import digits, sources
+from kd_jax.data import corpora, digits, glue, sources
+
+IMAGES = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist")
+SENTENCES = {"conll2003": "conll2003/conll2003", "en_ewt": "universal_dependencies/en_ewt"}
+"""Corpora by name: what TFDS calls them."""
+TEXTS = tuple(f"glue/{task}" for task in glue.TASKS)
+NAMES = (*IMAGES, *SENTENCES, *TEXTS)
 
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
   """Downloads a data set and writes it in the form that kd_jax reads."""
 
-  name: Annotated[
-    Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist"], tyro.conf.Positional
-  ]
+  name: Annotated[Literal[NAMES], tyro.conf.Positional]
   """Which data set."""
   data_dir: Path | None = None
   """TFDS's data directory; by default $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
@@ -41,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
   config = tyro.cli(PrepareConfig, args=argv, prog="python -m experiments.prepare")
   root = sources.default_data_dir() if config.data_dir is None else config.data_dir.expanduser()
   try:
-    ready = sources.prepared_dir(config.name, root)
+    ready = prepared_dir(config.name, root)
     if ready is not None:
       print(f"{config.name} is already prepared in {ready}")
       return 0
@@ -57,8 +61,27 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
+def prepared_dir(name: str, root: Path) -> Path | None:
+  """The folder of a data set that can be read, or None."""
+  if name in IMAGES:
+    return sources.prepared_dir(name, root)
+  if name in SENTENCES:
+    return corpora.prepared_dir(name, root)
+  return glue.prepared_dir(name.removeprefix("glue/"), root)
+
+
 def _prepare(name: str, root: Path) -> Path:
   """Writes the data set below `root`; returns its folder."""
+  if name in IMAGES:
+    return _prepare_images(name, root)
+  if name in TEXTS and importlib.util.find_spec("h5py") is None:
+    raise ValueError(
+      "TFDS reads GLUE's description with h5py: `pip install h5py`, and run this again"
+    )
+  return _download(name, SENTENCES.get(name, name), root)
+
+
+def _prepare_images(name: str, root: Path) -> Path:
   others = sources.prepared_formats(name, root)
   if others:
     folder, formats = next(iter(others.items()))
@@ -73,11 +96,15 @@ def _prepare(name: str, root: Path) -> Path:
       "TensorFlow is needed for this one-off step (TFDS unpacks and encodes with it); "
       "`pip install tensorflow-cpu`, and run this again"
     )
+  return _download(name, name, root)
+
+
+def _download(name: str, builder_name: str, root: Path) -> Path:
   import tensorflow_datasets as tfds
 
   logging.getLogger("urllib3").setLevel(logging.ERROR)  # it announces each of its 40 retries
   print(f"downloading {name}; without a connection this gives up after 4 minutes", flush=True)
-  builder = tfds.builder(name, data_dir=root, file_format=sources.FILE_FORMAT)
+  builder = tfds.builder(builder_name, data_dir=root, file_format=sources.FILE_FORMAT)
   builder.download_and_prepare()
   return Path(builder.data_dir)
 

@@ -265,6 +265,41 @@ def test_prepare_command(tmp_path, fakes, capsys, monkeypatch):
   assert capsys.readouterr().err == "cannot prepare cifar100: no route to host\n"
 
 
+@pytest.mark.parametrize(
+  ("name", "builder"),
+  [
+    ("glue/rte", "glue/rte"),
+    ("conll2003", "conll2003/conll2003"),
+    ("en_ewt", "universal_dependencies/en_ewt"),
+  ],
+)
+def test_prepare_texts_and_sentences(name, builder, tmp_path, capsys, monkeypatch):
+  """TFDS's own builders, in the form that is read here; neither needs TensorFlow."""
+  if (REAL / builder.split("/")[0]).is_dir():
+    assert prepare.main([name, "--data-dir", str(REAL)]) == 0
+    assert f"{name} is already prepared in" in capsys.readouterr().out
+  asked = []
+
+  class Builder:
+    data_dir = tmp_path / "made"
+
+    def download_and_prepare(self):
+      asked.append("prepared")
+
+  def known(asked_for, *, data_dir, file_format):
+    asked.append((asked_for, data_dir, file_format))
+    return Builder()
+
+  monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda module: module == "h5py" or None)
+  monkeypatch.setattr("tensorflow_datasets.builder", known)
+  assert prepare.main([name, "--data-dir", str(tmp_path)]) == 0
+  assert asked == [(builder, tmp_path, "array_record"), "prepared"]
+  monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda module: None)
+  capsys.readouterr()
+  assert prepare.main([name, "--data-dir", str(tmp_path)]) == (name == "glue/rte")
+  assert ("pip install h5py" in capsys.readouterr().err) == (name == "glue/rte")
+
+
 def test_importing_the_library_imports_no_data_set_code():
   code = "import sys, kd_jax.data; print('tensorflow_datasets' in sys.modules)"
   done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

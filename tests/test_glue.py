@@ -122,7 +122,7 @@ def test_the_version_that_can_be_read_is_found(fake, tmp_path, monkeypatch):
   folder.mkdir(parents=True)
   (folder / "dataset_info.json").write_text('{"fileFormat": "tfrecord"}')
   assert prepared_dir("rte", tmp_path) is None
-  message = f"glue/rte is not prepared: found no array_record files in {folder.parent}; prepare it"
+  message = f"glue/rte is not prepared: found no array_record files in {folder.parent}. Run: "
   with pytest.raises(DatasetNotPrepared, match="^" + re.escape(message)) as caught:
     read_glue("rte", data_dir=tmp_path)
   assert "\n" not in str(caught.value)

@@ -16,7 +16,13 @@ from kd_jax.data.sentences import (
   settle,
 )
 from kd_jax.data.sequences import SequenceDataset
-from kd_jax.data.sources import FILE_FORMAT, DatasetNotPrepared, default_data_dir, newest_prepared
+from kd_jax.data.sources import (
+  FILE_FORMAT,
+  DatasetNotPrepared,
+  default_data_dir,
+  newest_prepared,
+  prepare_command,
+)
 from kd_jax.data.vocabulary import Vocabulary
 
 TAGGING = ("sample", "conll2003")
@@ -232,8 +238,8 @@ def _read(
   if folder is None:
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     raise DatasetNotPrepared(
-      f"{source} is not prepared: found no {FILE_FORMAT} files in {root / _FOLDERS[source][0]}; "
-      f"prepare it there with TFDS (file_format={FILE_FORMAT!r}), or load your own three files"
+      f"{source} is not prepared: found no {FILE_FORMAT} files in {root / _FOLDERS[source][0]}. "
+      f"Run: {prepare_command(source, data_dir)}; or load your own three files"
     )
   with quiet_tfds():
     readings = [_read_prepared(folder, split, skip_malformed, read_example) for split in SPLITS]

@@ -7,7 +7,13 @@ import numpy as np
 
 from kd_jax.data.quiet import quiet_tfds
 from kd_jax.data.raw_texts import RawSplits, RawTexts, TextSplits, make_splits, tokenize
-from kd_jax.data.sources import FILE_FORMAT, DatasetNotPrepared, default_data_dir, newest_prepared
+from kd_jax.data.sources import (
+  FILE_FORMAT,
+  DatasetNotPrepared,
+  default_data_dir,
+  newest_prepared,
+  prepare_command,
+)
 from kd_jax.data.tokenization import Tokenizer
 
 _CHUNK = 4096
@@ -138,8 +144,8 @@ def read_glue(
   if folder is None:
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     raise DatasetNotPrepared(
-      f"glue/{task} is not prepared: found no {FILE_FORMAT} files in {root / 'glue' / task}; "
-      f"prepare it there with TFDS (file_format={FILE_FORMAT!r}), or load text files of your own"
+      f"glue/{task} is not prepared: found no {FILE_FORMAT} files in {root / 'glue' / task}. Run: "
+      f"{prepare_command(f'glue/{task}', data_dir)}; or load text files of your own"
     )
   with quiet_tfds():
     train, test = (_read(known, folder, split) for split in ("train", known.evaluation))

@@ -156,11 +156,20 @@ def _refuse_unless_digits(name: str, root: Path, data_dir: str | Path | None) ->
   if name == "digits" and not versions:
     return
   found = ", ".join(f"{path.name} as {'/'.join(sorted(versions[path]))}" for path in versions)
-  option = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
   raise DatasetNotPrepared(
     f"{name} is not prepared: looked for {FILE_FORMAT} files in {root / name}, found "
-    f"{found or 'nothing'}. Run: python -m experiments.prepare {name}{option}"
+    f"{found or 'nothing'}. Run: {prepare_command(name, data_dir)}"
   )
+
+
+def prepare_command(name: str, data_dir: str | Path | None) -> str:
+  """The command that prepares a data set there.
+
+  >>> prepare_command("glue/rte", "my data")
+  "python -m experiments.prepare glue/rte --data-dir 'my data'"
+  """
+  option = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
+  return f"python -m experiments.prepare {name}{option}"
 
 
 def _read(name: str, folder: Path, split: str) -> Dataset:

@@ -116,8 +116,8 @@ def universal_kd_loss(
     mask: [B] or its leading axes; masked examples give 0, whatever stands there.
     regression: squared error to the mix, summed over outputs, in place of KL; needed for C = 1.
     stop_teacher_gradient: False where the teacher learns too.
-    stop_attention_gradient: True to let the student learn from the mix but not through its weights; in the
-      paper the gradient takes both ways.
+    stop_attention_gradient: True to let the student learn from the mix but not through its weights; the
+      paper's formula does not stop it.
 
   Returns:
     [B] float32, the sum over the student's layers.
