@@ -7,16 +7,13 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
 from kd_jax.optimizers import Optimizer
 from kd_jax.phases import Budget, Recipe
 from kd_jax.recipes import make_recipe
-
-if TYPE_CHECKING:
-  from experiments.domains.domain import Domain
 
 Registry = Mapping[str, Callable[..., Recipe]]
 
@@ -41,7 +38,7 @@ def method_settings(name: str, registry: Registry) -> type:
 class Study:
   """A comparison of methods: one teacher, one student, several methods, several seeds.
 
-  What is read, and by what networks, is said by the studies of a kind of data, in `experiments.domains`.
+  What is read, and by what networks, is said by the studies of a kind of data: `experiments.domains.registry`.
   """
 
   registry: ClassVar[Registry]
@@ -91,10 +88,6 @@ class Study:
     budget = Budget(self.epochs, self.optimizer, num_classes, teacher_width)
     own = getattr(self.settings, method, None)
     return make_recipe(method, budget, dataclasses.asdict(own) if own else {}, self.registry)
-
-  def domain(self, data_dir: Path | None) -> "Domain":
-    """The study's data and networks."""
-    raise NotImplementedError
 
   def shrunk(self) -> "Study":
     """The same study in a form that runs in seconds: small networks, few epochs, one seed."""

@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from experiments import console
-from experiments.domains import images, sequences, text_sources
+from experiments.domains import registry, text_sources
 from experiments.setting import MARKER
 from kd_jax import teacher_cache
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
@@ -156,9 +156,7 @@ def _folder_verdict(source: dict[str, Any], link: dict[str, Any]) -> str:
 @functools.cache
 def _fingerprint(source: str, data_dir: Path | None) -> str | None:
   """Of the training examples as they are on disk now, or None where they are not."""
-  found = json.loads(source)
-  known = {"images": images, "sequences": sequences, "texts": text_sources}
-  return known[found["kind"]].fingerprint(found, data_dir)
+  return registry.fingerprint(json.loads(source), data_dir)
 
 
 def starts(path: Path) -> Iterator[Path]:

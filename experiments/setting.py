@@ -9,6 +9,7 @@ import numpy as np
 from experiments import console, runs
 from experiments.config import Study, Where, plain
 from experiments.domains.domain import Initial, Spec
+from experiments.domains.registry import domain_of
 from kd_jax import parallel
 from kd_jax.checkpoints import write_json
 from kd_jax.phases import Recipe
@@ -32,7 +33,7 @@ class Setting:
     self.study = study
     self.root = where.workdir.absolute()
     parallel.device_batch_size(study.batch_size)
-    self.domain = study.domain(where.data_dir)
+    self.domain = domain_of(study, where.data_dir)
     # Every recipe is made at once, so that a bad setting is refused before anything is trained.
     domain = self.domain
     self.recipes = {

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from experiments import config, lineage, precompute, study
+from experiments.domains.registry import domain_of
 from experiments.pipeline import Pipeline
 from kd_jax import structured_recipes
 from kd_jax.checkpoints import CheckpointStore
@@ -323,9 +324,10 @@ def test_a_case_of_the_other_task_is_no_option(bad, tmp_path, capsys):
 def test_without_a_prepared_corpus_the_sample_is_read_and_said(tmp_path, capsys):
   arguments = ["conll_ner", *TINY, "--workdir", tmp_path / "run", "--data-dir", tmp_path / "none"]
   asked, place, _ = config.parse("study", [str(argument) for argument in arguments])
-  domain = asked.domain(place.data_dir)
+  domain = domain_of(asked, place.data_dir)
   assert domain.train.name == "sample-tagging"
   assert any("conll2003 is not prepared here" in note for note in domain.notes)
-  left_out = config.parse("study", [*map(str, arguments), "--max-length", "8"])[0].domain(None)
+  shorter = config.parse("study", [*map(str, arguments), "--max-length", "8"])[0]
+  left_out = domain_of(shorter, None)
   assert any("training sentences of over 8 tokens" in note for note in left_out.notes)
   assert left_out.train.lengths.max() == 8

@@ -54,9 +54,6 @@ class ImageStudy(Study):
   official_examples: Annotated[int, tyro.conf.Suppress] = 0
   """How many training examples, held-out ones included, the paper's data set has."""
 
-  def domain(self, data_dir: Path | None) -> "Images":
-    return Images(self, data_dir)
-
   def shrunk(self) -> "ImageStudy":
     def small(spec: ModelSpec) -> ModelSpec:
       smallest = {"resnet": 8, "plain_cnn": 2}.get(spec.family, spec.depth)

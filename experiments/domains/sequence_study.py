@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -11,9 +11,6 @@ from kd_jax import structured_recipes
 from kd_jax.data import corpora
 from kd_jax.models.sequence_spec import Head, SequenceSpec
 from kd_jax.training.evaluation import PARSING, TAGGING, Evaluation
-
-if TYPE_CHECKING:
-  from experiments.domains.sequences import Sequences
 
 MethodSettings = method_settings("SequenceMethodSettings", structured_recipes.RECIPES)
 # The k best trees of a parser are known for k = 1 alone.
@@ -91,12 +88,6 @@ class SequenceStudy(Study):
       raise ValueError(f"dataset is auto or {' or '.join(self.corpora)}, got {self.dataset!r}")
     if self.max_length is not None and self.max_length < 1:
       raise ValueError(f"max_length must be at least 1, got {self.max_length}")
-
-  def domain(self, data_dir: Path | None) -> "Sequences":
-    # Imported here: the domain knows the study.
-    from experiments.domains.sequences import Sequences
-
-    return Sequences(self, data_dir)
 
   def shrunk(self) -> "SequenceStudy":
     small = {"word_width": 8, "character_width": 4, "width": 8, "arc_width": 8}

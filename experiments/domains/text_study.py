@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -14,9 +14,6 @@ from kd_jax.data import glue
 from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import TextSpec
 from kd_jax.optimizers import Optimizer
-
-if TYPE_CHECKING:
-  from experiments.domains.texts import Texts
 
 MethodSettings = method_settings("TextMethodSettings", layer_recipes.RECIPES)
 METHODS = (
@@ -141,12 +138,6 @@ class TextStudy(Study):
       )
     if not self.finetune_teacher and self.teacher_weights in (None, "", "none"):
       raise ValueError("a teacher that is not fine-tuned needs teacher_weights with a classifier")
-
-  def domain(self, data_dir: Path | None) -> "Texts":
-    # Imported here: the domain knows the study.
-    from experiments.domains.texts import Texts
-
-    return Texts(self, data_dir)
 
   def shrunk(self) -> "TextStudy":
     def small(spec: TextSpec) -> TextSpec:

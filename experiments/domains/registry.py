@@ -1,0 +1,45 @@
+"""Every kind of data: which studies are of it, and how its examples are found again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.config import Study
+from experiments.domains import images, sequences, text_sources
+from experiments.domains.domain import Domain
+from experiments.domains.sequence_study import SequenceStudy
+from experiments.domains.text_study import TextStudy
+from experiments.domains.texts import Texts
+
+
+class Kind(NamedTuple):
+  """A kind of data.
+
+  Attributes:
+    study: what its studies are.
+    domain: (study, data directory) -> its data and networks.
+    fingerprint: (source, data directory) -> of the training examples as they are on disk, or None.
+  """
+
+  study: type[Study]
+  domain: Callable[[Any, Path | None], Domain]
+  fingerprint: Callable[[dict[str, Any], Path | None], str | None]
+
+
+KINDS = {
+  "images": Kind(images.ImageStudy, images.Images, images.fingerprint),
+  "sequences": Kind(SequenceStudy, sequences.Sequences, sequences.fingerprint),
+  "texts": Kind(TextStudy, Texts, text_sources.fingerprint),
+}
+"""By the "kind" of a source: a new one is an entry here."""
+
+
+def domain_of(study: Study, data_dir: Path | None) -> Domain:
+  """A study's data and networks; what is wrong with them is raised as their ValueErrors."""
+  (kind,) = (kind for kind in KINDS.values() if isinstance(study, kind.study))
+  return kind.domain(study, data_dir)
+
+
+def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
+  """Of the training examples as they are on disk now; None where they are not."""
+  return KINDS[source["kind"]].fingerprint(source, data_dir)
