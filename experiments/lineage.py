@@ -141,16 +141,19 @@ def _leaf_verdict(root: Path, link: dict[str, Any], data_dir: Path | None) -> st
 
 def _folder_verdict(source: dict[str, Any], link: dict[str, Any]) -> str:
   """Pretrained weights: the teacher's folder, or the student's own."""
+  changed = False
   for name in (source["weights"], source["student_weights"]):
     try:
       folder = text_sources.weights_folder(name)
     except ValueError:
       continue
-    if folder is not None and text_sources.folder_digest(folder) == link["digest"]:
+    if folder is None:
+      continue
+    if text_sources.folder_digest(folder) == link["digest"]:
       return "matches"
-    if folder is not None and folder.name == link["name"]:
-      return "DIFFERS: the weights have changed"
-  return "not checked: the folder is not here"
+    # Folders of one name may both be there: only after looking at both has one changed.
+    changed |= folder.name == link["name"]
+  return "DIFFERS: the weights have changed" if changed else "not checked: the folder is not here"
 
 
 @functools.cache

@@ -31,7 +31,7 @@ KINDS = {
   "sequences": Kind(SequenceStudy, sequences.Sequences, sequences.fingerprint),
   "texts": Kind(TextStudy, Texts, text_sources.fingerprint),
 }
-"""By the "kind" of a source: a new one is an entry here."""
+"""By the "kind" of a source; `interfaces` knows them too."""
 
 
 def domain_of(study: Study, data_dir: Path | None) -> Domain:
