@@ -125,7 +125,8 @@ def to_onnx(
     ValueError: jax2onnx is not installed, or cannot convert the function.
   """
   try:
-    import jax2onnx
+    with _quiet():
+      import jax2onnx
   except ImportError:
     raise ValueError(
       "ONNX files are written by jax2onnx: pip install 'jax2onnx>=0.17,<0.18'"
@@ -202,13 +203,15 @@ def _symbolic_dimensions() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Without the warnings of types that a converter leaves open."""
-  logger = logging.getLogger("onnx_ir")
-  level = logger.level
-  logger.setLevel(logging.ERROR)
+  """Without warnings of types that a converter leaves open, and of plugins for libraries that are absent."""
+  loggers = [logging.getLogger(name) for name in ("onnx_ir", "jax2onnx")]
+  levels = [logger.level for logger in loggers]
+  for logger in loggers:
+    logger.setLevel(logging.CRITICAL)
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
       yield
   finally:
-    logger.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)

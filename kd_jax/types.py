@@ -43,7 +43,8 @@ class TokenStates(NamedTuple):
 
   Attributes:
     states: [B, n, D] of the embedding and then of each layer.
-    attentions: [B, H, n, n] of each layer with attention: probabilities, row = query, 0 for padded keys.
+    attentions: [B, H, n, n] of each layer with attention, where they were asked for: probabilities, row =
+      query, 0 for padded keys.
     queries, keys, values: [B, H, n, D / H] of each layer with attention.
     mask: [B, n] bool, True for tokens.
   """

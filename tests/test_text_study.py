@@ -434,7 +434,8 @@ def test_bad_input_is_refused_before_anything_is_made(bad, tmp_path, capsys):
     (["--max-length", "12"], "max_length was 16, now 12"),
     (["--vocab-size", "90"], "tokenizer was "),
     (["--layer-classifier-epochs", "3"], "epochs was 2, now 3"),
-    (["--cache-outputs", "logits", "layers"], "outputs of the cache is"),
+    (["--cache-outputs", "logits", "layers", "layer_logits", "means"], "outputs of the cache is"),
+    (["--cache-outputs", "logits", "layers"], "holds another teacher"),
     (["--student.width", "4", "--alp-kd.project"], "width was 8, now 4"),
     (["--alp-kd.project"], "heads was "),
   ],
@@ -445,3 +446,12 @@ def test_other_settings_in_the_same_folder_are_refused(finished, capsys, changed
   assert message in said
   after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
   assert {path for path in after if after[path] != before.get(path)} == set()
+
+
+def test_a_cache_of_logits_alone_goes_without_pseudo_classifiers(tmp_path):
+  """What they would take, in time and memory, is not spent."""
+  domain = parsed(*options(tmp_path, "--cache-outputs", "logits", "--methods", "kd")).domain
+  assert domain.with_layer_classifiers(domain.teacher) == domain.teacher
+  assert domain.cache_spec("", {}, domain.teacher).outputs == ("logits",)
+  domain = parsed(*options(tmp_path, "--methods", "kd")).domain
+  assert domain.with_layer_classifiers(domain.teacher).layer_classifiers

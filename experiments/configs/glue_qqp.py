@@ -4,8 +4,8 @@
     python -m experiments.study glue_qqp --student.family bilstm --student.width 128 --student.word-width 384
     python -m experiments.study glue_qqp --teacher-weights FOLDER
 
-The test split is GLUE's validation split, whose labels are public; a tenth of the training texts, at most 1,000,
-is held out to choose the best epoch.
+The test split is GLUE's validation split, whose labels are public; a tenth of the training texts, at most
+1,000, is held out to choose the best epoch.
 """
 
 from experiments.domains.text_study import TextStudy

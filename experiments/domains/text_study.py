@@ -94,7 +94,8 @@ class TextStudy(Study):
   )
   """Of the pseudo classifiers."""
   cache_outputs: tuple[str, ...] = ("logits", "layers", "layer_logits")
-  """What the teacher's cache keeps: logits, states and logits of its layers. Large sets may do without."""
+  """What the teacher's cache keeps: logits, states of its layers, logits of their pseudo classifiers (which are
+  not trained where these are left out). Large sets may do with logits."""
   teacher_epochs: int = 3
   """Epochs of the teacher's fine-tuning."""
   teacher_optimizer: Optimizer = ADAMW

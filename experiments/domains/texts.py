@@ -152,8 +152,9 @@ class Texts(Domain):
   # Pseudo classifiers and caches.
 
   def with_layer_classifiers(self, spec: TextNetwork) -> TextNetwork:
-    """The network with pseudo classifiers, where it has layers for them."""
-    return dataclasses.replace(spec, layer_classifiers=spec.spec.layers > 1)
+    """The network with pseudo classifiers, where their logits are kept and it has layers for them."""
+    wanted = self.study.live_teacher or "layer_logits" in self.study.cache_outputs
+    return dataclasses.replace(spec, layer_classifiers=wanted and spec.spec.layers > 1)
 
   def _kept(self, spec: TextNetwork) -> tuple[str, ...]:
     """Of a network in its cache: an assistant, or a teacher of one layer, has no pseudo classifiers."""

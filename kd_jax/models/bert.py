@@ -181,6 +181,7 @@ class BertEncoder(nn.Module):
     config: sizes.
     dropout: probability that an entry is dropped: of the embedding, and of what each block adds.
     dtype: of the computation; parameters are float32 always.
+    collect_attentions: whether `TokenStates.attentions` are computed.
 
   References:
     Devlin et al., BERT, 2018, arXiv 1810.04805; Liu et al., RoBERTa, 2019, arXiv 1907.11692. Both
@@ -197,6 +198,7 @@ class BertEncoder(nn.Module):
   config: BertConfig
   dropout: float = 0.0
   dtype: jax.typing.DTypeLike = jnp.float32
+  collect_attentions: bool = True
 
   @nn.compact
   def __call__(self, subwords: Subwords, train: bool = False) -> TokenStates:
@@ -211,6 +213,8 @@ class BertEncoder(nn.Module):
       states.append(x)
       relations.append(tuple(jnp.swapaxes(part, 1, 2) for part in of_layer))
     queries, keys, values = zip(*relations, strict=True)
-    # Computed anew, as attention returns its result only; jit drops it where nothing reads it.
-    attentions = tuple(map(lambda q, k: attention_probabilities(q, k, mask), queries, keys))
+    attentions: tuple[Array, ...] = ()
+    if self.collect_attentions:
+      # Computed anew, as attention returns its result only.
+      attentions = tuple(map(lambda q, k: attention_probabilities(q, k, mask), queries, keys))
     return TokenStates(tuple(states), attentions, queries, keys, values, mask)

@@ -43,8 +43,8 @@ class TextFamily(NamedTuple):
   """One kind of network.
 
   Attributes:
-    build: (spec, sizes, shared) -> encoder; `sizes` are those of `text_sizes`, `shared` is what every
-      encoder takes: dropout and dtype.
+    build: (spec, sizes, shared, collect) -> encoder; `sizes` are those of `text_sizes`, `shared` is what
+      every encoder takes: dropout and dtype; `collect` asks for all of `TokenStates`.
     attends: whether it has [CLS], heads and positions: whether a `BertConfig` describes it.
     label: what tables call it.
   """
@@ -54,7 +54,9 @@ class TextFamily(NamedTuple):
   label: str
 
 
-def _bert(spec: TextSpec, sizes: dict[str, Any], shared: dict[str, Any]) -> nn.Module:
+def _bert(
+  spec: TextSpec, sizes: dict[str, Any], shared: dict[str, Any], collect: bool
+) -> nn.Module:
   config = BertConfig(
     spec.family,
     width=spec.width,
@@ -63,11 +65,14 @@ def _bert(spec: TextSpec, sizes: dict[str, Any], shared: dict[str, Any]) -> nn.M
     hidden=spec.hidden,
     **sizes,
   )
-  return BertEncoder(config, **shared)
+  return BertEncoder(config, **shared, collect_attentions=collect)
 
 
 def _plain(module: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-  def build(spec: TextSpec, sizes: dict[str, Any], shared: dict[str, Any]) -> nn.Module:
+  def build(
+    spec: TextSpec, sizes: dict[str, Any], shared: dict[str, Any], collect: bool
+  ) -> nn.Module:
+    del collect  # without attention there is no more than the states
     shape = {"width": spec.width, "layers": spec.layers, "word_width": spec.word_width}
     return module(sizes["vocab_size"], **shape, **shared)
 
@@ -177,7 +182,7 @@ def build_text_model(
     "norm_epsilon": norm_epsilon,
   }
   return TextClassifier(
-    family.build(spec, sizes, {"dropout": spec.dropout, "dtype": dtype}),
+    family.build(spec, sizes, {"dropout": spec.dropout, "dtype": dtype}, collect_tokens),
     num_outputs,
     summary="first" if family.attends else "mean",
     dropout=spec.dropout,
