@@ -237,7 +237,7 @@ SPEED = {
 
 
 def speed_table(results: Results) -> Table | None:
-  """Size on disk and measured speed of the networks, and how many times the teacher's is the student's.
+  """Size on disk and measured speed of the networks, and the teacher's figures divided by the student's.
 
   Returns:
     The table; None where nothing was measured.
