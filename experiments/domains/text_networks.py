@@ -102,7 +102,12 @@ class TextNetworks:
 
   def _of_one_form(self, role: str, spec: TextSpec, whole: TextSpec) -> TextSpec:
     """The specification with the sizes of the network that it takes layers from."""
-    names = ("family", "width", "heads", "hidden")
+    if spec.family != whole.family:
+      raise ValueError(
+        f"the {role} is a {spec.family}, the network that it starts from a {whole.family}: use --{role}.family "
+        f"{whole.family}, or --{role}.start random"
+      )
+    names = ("width", "heads", "hidden")
     differing = [
       f"{name} {getattr(spec, name)}, not {getattr(whole, name)}"
       for name in names
