@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_jax.data.splits import content_ids, hash_ids
+from kd_jax.data.splits import content_ids, hash_ids, refuse_repeated_ids
 from kd_jax.types import PyTree
 
 
@@ -77,12 +77,7 @@ class Dataset:
         f"{where}: labels run from {labels.min()} to {labels.max()}, outside [0, "
         f"{self.num_classes}); correct the labels or num_classes"
       )
-    names, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-      raise ValueError(
-        f"{where}: id {str(names[counts > 1][0])!r} occurs {counts.max()} times "
-        f"({(counts > 1).sum()} ids repeat); give every example an id of its own"
-      )
+    refuse_repeated_ids(where, ids, "example")
     keys = hash_ids(ids)[1] if self.keys is None else np.asarray(self.keys, np.uint32)
     if keys.shape != ids.shape:
       raise ValueError(f"{where}: {keys.size} keys for {ids.size} ids; pass keys=None")

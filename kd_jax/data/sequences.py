@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from kd_jax.data.dataset import Bucket
-from kd_jax.data.splits import hash_ids
+from kd_jax.data.splits import hash_ids, refuse_repeated_ids
 from kd_jax.types import Tokens, Tree
 
 _SHORTEST = 8
@@ -168,12 +168,7 @@ def _check_arrays(where: str, inputs: Tokens, labels: np.ndarray | Tree, ids: np
     )
   if ids.shape != shape[:1]:
     raise ValueError(f"{where}: {shape[0]} sentences but ids of shape {ids.shape}; give one each")
-  names, counts = np.unique(ids, return_counts=True)
-  if (counts > 1).any():
-    raise ValueError(
-      f"{where}: id {str(names[counts > 1][0])!r} occurs {counts.max()} times "
-      f"({(counts > 1).sum()} ids repeat); give every sentence an id of its own"
-    )
+  refuse_repeated_ids(where, ids, "sentence")
   lengths = mask.sum(axis=1)
   broken = (lengths == 0) | (mask != (np.arange(shape[1]) < lengths[:, None])).any(axis=1)
   if broken.any():

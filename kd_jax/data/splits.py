@@ -82,3 +82,13 @@ def balanced_rows(labels: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray
     ranks[members] = np.arange(len(members))
   chosen = by_hash[np.argsort(ranks[by_hash], kind="stable")][:count]
   return np.sort(chosen)
+
+
+def refuse_repeated_ids(where: str, ids: np.ndarray, noun: str) -> None:
+  """Raises ValueError, naming the first of the ids [N] that occurs twice; `noun` is what has an id."""
+  names, counts = np.unique(ids, return_counts=True)
+  if (counts > 1).any():
+    raise ValueError(
+      f"{where}: id {str(names[counts > 1][0])!r} occurs {counts.max()} times "
+      f"({(counts > 1).sum()} ids repeat); give every {noun} an id of its own"
+    )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from kd_jax.data.dataset import Bucket
-from kd_jax.data.splits import hash_ids
+from kd_jax.data.splits import hash_ids, refuse_repeated_ids
 from kd_jax.types import PyTree, Subwords
 
 _BUCKET_LENGTHS = (16, 32, 64, 128, 256, 512)
@@ -174,12 +174,7 @@ def _check_ids(where: str, inputs: PyTree, labels: np.ndarray, ids: np.ndarray) 
         f"{where}: inputs of shape {shapes[0]}, labels of shape {labels.shape} and ids of shape "
         f"{ids.shape}: an array of shape {shape} has not one row per id; give one each"
       )
-  names, counts = np.unique(ids, return_counts=True)
-  if (counts > 1).any():
-    raise ValueError(
-      f"{where}: id {str(names[counts > 1][0])!r} occurs {counts.max()} times "
-      f"({(counts > 1).sum()} ids repeat); give every example an id of its own"
-    )
+  refuse_repeated_ids(where, ids, "example")
 
 
 def _checked_labels(
