@@ -83,9 +83,9 @@ class Study:
         f"methods must be distinct names of {', '.join(self.registry)}; got {list(self.methods)}"
       )
 
-  def recipe(self, method: str, num_classes: int, teacher_width: int | None = None) -> Recipe:
-    """The recipe of a method under this study's budget and settings."""
-    budget = Budget(self.epochs, self.optimizer, num_classes, teacher_width)
+  def recipe(self, method: str, num_classes: int, **data: Any) -> Recipe:
+    """The recipe of a method under this study's budget and settings; data: further fields of `Budget`."""
+    budget = Budget(self.epochs, self.optimizer, num_classes, **data)
     own = getattr(self.settings, method, None)
     return make_recipe(method, budget, dataclasses.asdict(own) if own else {}, self.registry)
 

@@ -32,21 +32,24 @@ if TYPE_CHECKING:
   from experiments.setting import Setting
 
 
-class LayerClassifiers(nn.Module):
+class StateClassifiers(nn.Module):
   """Classifiers alone: [B, T, D] states in, `Outputs.layer_logits` [B, T, C] out.
 
   Attributes:
     num_outputs: C.
+    output_mean: what their outputs start around.
   """
 
   num_outputs: int
+  output_mean: float = 0.0
 
   @nn.compact
   def __call__(self, states, train: bool = False) -> Outputs:
     del train
     states = jnp.asarray(states)
     layers = [states[:, index] for index in range(states.shape[1])]
-    return Outputs(layer_logits=PseudoClassifiers(self.num_outputs, name="pseudo")(layers))
+    classifiers = PseudoClassifiers(self.num_outputs, self.output_mean, name="pseudo")
+    return Outputs(layer_logits=classifiers(layers))
 
 
 def label_loss(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
@@ -125,7 +128,7 @@ def _run(setting, directory: Path, spec, model, variables, parent) -> runs.Run:
     return split.with_inputs(np.broadcast_to(np.float32(0), (len(split), *shape)))
 
   task = Task(
-    model=LayerClassifiers(domain.num_classes),
+    model=StateClassifiers(domain.num_classes, domain.label_mean),
     train=empty(domain.train),
     validation=empty(domain.validation),
     batch_size=study.batch_size,

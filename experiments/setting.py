@@ -35,10 +35,8 @@ class Setting:
     parallel.device_batch_size(study.batch_size)
     self.domain = domain_of(study, where.data_dir)
     # Every recipe is made at once, so that a bad setting is refused before anything is trained.
-    domain = self.domain
-    self.recipes = {
-      m: study.recipe(m, domain.num_classes, domain.teacher_width) for m in study.methods
-    }
+    given = {name: getattr(self.domain, name) for name in ("teacher_width", "label_mean")}
+    self.recipes = {m: study.recipe(m, self.domain.num_classes, **given) for m in study.methods}
     self._refuse_what_later_stages_would()
     for note in self.domain.notes:
       console.say(note)

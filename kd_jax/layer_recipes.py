@@ -15,7 +15,7 @@ from kd_jax import layer_terms, recipes
 from kd_jax.losses.inputs import check_temperature
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.phases import Budget, Phase, Recipe, Term
-from kd_jax.recipes import label_term, soft_targets
+from kd_jax.recipes import label_equation, label_term, soft_equation, soft_targets
 
 
 def scratch(budget: Budget) -> Recipe:
@@ -60,7 +60,8 @@ def patient_kd(
   return Recipe(
     name="patient_kd",
     title="Patient KD",
-    equation="(1 - w) CE + w T² KL + b Σ_i ||h_i/|h_i| - h_m(i)/|h_m(i)|||² / D",
+    equation=f"(1 - w) {label_equation(budget)} + w {soft_equation(budget)} + "
+    "b Σ_i ||h_i/|h_i| - h_m(i)/|h_m(i)|||² / D",
     reference="Sun 2019, arXiv 1908.09355",
     phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
@@ -102,7 +103,8 @@ def alp_kd(
   return Recipe(
     name="alp_kd",
     title="ALP-KD",
-    equation="v CE + w T² KL + b Σ_i ||h_i - Σ_j a_ij h_j||² / D, a_ij = softmax_j <h_i, h_j>",
+    equation=f"v {label_equation(budget)} + w {soft_equation(budget)} + "
+    "b Σ_i ||h_i - Σ_j a_ij h_j||² / D, a_ij = softmax_j <h_i, h_j>",
     reference="Passban 2021, arXiv 2012.14022",
     phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
@@ -141,13 +143,14 @@ def universal_kd(
       layer_terms.attended_logits,
       layer_weight,
       reads=("layer_logits",),
-      heads=LayerClassifiers(budget.num_classes),
+      heads=LayerClassifiers(budget.num_classes, budget.label_mean),
     ),
   )
   return Recipe(
     name="universal_kd",
     title="Universal-KD",
-    equation="I: (1 - g) T² KL + g Σ_i KL(softmax(Σ_j a_ij z_j) || softmax(z_i)); II: CE(y, z_s)",
+    equation=f"I: (1 - g) {soft_equation(budget)} + g Σ_i {_mixed_equation(budget, 'Σ_j a_ij z_j', 'z_i')}; "
+    f"II: {label_equation(budget)}",
     reference="Wu 2021, EMNLP",
     phases=_then_labels(budget, terms, distil_epochs),
   )
@@ -170,7 +173,8 @@ def universal_kd_capacity_gap(budget: Budget, *, distil_epochs: int | None = Non
   return Recipe(
     name="universal_kd_capacity_gap",
     title="Universal-KD, capacity gap",
-    equation="I: KL(softmax(Σ_j a_j z_j) || softmax(z_s)), a_j = softmax_j <z_s, z_j>; II: CE(y, z_s)",
+    equation=f"I: {_mixed_equation(budget, 'Σ_j a_j z_j', 'z_s')}, a_j = softmax_j <z_s, z_j>; "
+    f"II: {label_equation(budget)}",
     reference="Wu 2021, EMNLP",
     phases=_then_labels(budget, terms, distil_epochs),
   )
@@ -205,7 +209,8 @@ def minilm(
   return Recipe(
     name="minilm",
     title="MiniLM-v2",
-    equation="I: Σ_X KL(R_t || R_s), R = softmax(X Xᵀ/√d), X = Q, K, V; II: CE(y, z_s)",
+    equation="I: Σ_X KL(R_t || R_s), R = softmax(X Xᵀ/√d), X = Q, K, V; "
+    f"II: {label_equation(budget)}",
     reference="Wang 2021, arXiv 2012.15828",
     # Phase I does not train the classifier that would choose its best epoch.
     phases=_then_labels(budget, terms, distil_epochs, start="last"),
@@ -237,13 +242,20 @@ def tinybert(
   return Recipe(
     name="tinybert",
     title="TinyBERT",
-    equation="I: Σ_i ||H_i W - H_m(i)||² + ||A_i - A_m(i)||²; II: T² KL(softmax(z_t/T) || softmax(z_s/T))",
+    equation=f"I: Σ_i ||H_i W - H_m(i)||² + ||A_i - A_m(i)||²; II: {soft_equation(budget)}",
     reference="Jiao 2020, arXiv 1909.10351",
     phases=(
       Phase("layers", terms, first, budget.optimizer),
       Phase("predict", soft, budget.epochs - first, budget.optimizer, start="last"),
     ),
   )
+
+
+def _mixed_equation(budget: Budget, teacher: str, student: str) -> str:
+  """`universal_kd_loss` as tables print it."""
+  if budget.is_regression:
+    return f"({teacher} - {student})²"
+  return f"KL(softmax({teacher}) || softmax({student}))"
 
 
 def _kd_terms(temperature: float, hard_weight: float, soft_weight: float) -> tuple[Term, ...]:

@@ -129,18 +129,25 @@ class Budget:
     optimizer: of every phase; its learning rate starts anew in each.
     num_classes: C; 1 where a number is predicted.
     teacher_width: D of the teacher's layers, for methods that project the student's to it.
+    label_mean: of the training labels, where a number is predicted: what new outputs start from.
   """
 
   epochs: int
   optimizer: Optimizer
   num_classes: int
   teacher_width: int | None = None
+  label_mean: float = 0.0
 
   def __post_init__(self):
     if self.epochs < 1 or self.num_classes < 1:
       raise ValueError(
         f"a budget has at least 1 epoch and 1 class, got {self.epochs} and {self.num_classes}"
       )
+
+  @property
+  def is_regression(self) -> bool:
+    """Whether a number is predicted: then squared errors stand where classes have CE and KL."""
+    return self.num_classes == 1
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

@@ -86,6 +86,16 @@ def _is_regression(outputs: Outputs) -> bool:
 # Methods.
 
 
+def label_equation(budget: Budget) -> str:
+  """`cross_entropy` as tables print it."""
+  return "(y - z_s)²" if budget.is_regression else "CE(y, z_s)"
+
+
+def soft_equation(budget: Budget) -> str:
+  """`soft_targets` as tables print it."""
+  return "(z_t - z_s)²" if budget.is_regression else "T² KL(softmax(z_t/T) || softmax(z_s/T))"
+
+
 def label_term(weight: float | Schedule = 1.0) -> Term:
   """The term of the hard labels."""
   return Term("cross_entropy", cross_entropy, weight, needs_teacher=False)
@@ -96,7 +106,7 @@ def scratch(budget: Budget) -> Recipe:
   return Recipe(
     name="scratch",
     title="from scratch",
-    equation="CE(y, z_s)",
+    equation=label_equation(budget),
     reference="",
     phases=(Phase("train", (label_term(),), budget.epochs, budget.optimizer),),
   )
@@ -120,7 +130,7 @@ def kd(budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9) ->
   return Recipe(
     name="kd",
     title="KD",
-    equation="(1 - w) CE(y, z_s) + w T² KL(softmax(z_t/T) || softmax(z_s/T))",
+    equation=f"(1 - w) {label_equation(budget)} + w {soft_equation(budget)}",
     reference="Hinton 2015, arXiv 1503.02531",
     phases=(
       Phase("distil", (label_term(1.0 - soft_weight), soft), budget.epochs, budget.optimizer),
@@ -161,7 +171,8 @@ def annealing_kd(
   return Recipe(
     name="annealing_kd",
     title="Annealing-KD",
-    equation="I: ||z_s - Φ(T) z_t||² / C, Φ(T) = 1 - (T - 1)/τ_max, T = τ_max … 1; II: CE(y, z_s)",
+    equation="I: ||z_s - Φ(T) z_t||² / C, Φ(T) = 1 - (T - 1)/τ_max, T = τ_max … 1; "
+    f"II: {label_equation(budget)}",
     reference="Jafari 2021, arXiv 2104.07163",
     phases=(
       Phase("anneal", (anneal,), first, budget.optimizer),
@@ -223,7 +234,8 @@ def continuation_kd(
   return Recipe(
     name="continuation_kd",
     title="Continuation-KD",
-    equation="ψ CE(y, z_s) + (1 - ψ) max(0, ||z_s - Φ(T) z_t||² - m Φ(T)) / C, ψ rising from 0 to 1",
+    equation=f"ψ {label_equation(budget)} + (1 - ψ) max(0, ||z_s - Φ(T) z_t||² - m Φ(T)) / C, "
+    "ψ rising from 0 to 1",
     reference="Jafari 2022, arXiv 2212.05998",
     phases=(Phase("continue", (labels, regression), budget.epochs, budget.optimizer),),
   )

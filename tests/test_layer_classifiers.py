@@ -219,7 +219,7 @@ def test_the_lineage_notices_changed_ones(copied, capsys):
 
 
 def test_the_loss_is_the_sum_over_layers_and_the_score_the_mean():
-  model = layer_classifiers.LayerClassifiers(3)
+  model = layer_classifiers.StateClassifiers(3)
   states = np.random.default_rng(0).standard_normal((5, 2, 4)).astype(np.float32)
   labels = np.array([0, 1, 2, 0, 1])
   outputs, made = model.init_with_output(jax.random.key(0), states)

@@ -358,6 +358,31 @@ def test_universal_kd_gives_the_student_classifiers_of_its_own():
   )
 
 
+def test_classifiers_of_numbers_start_around_the_mean_label():
+  budget = dataclasses.replace(BUDGET, num_classes=1, label_mean=2.5)
+  heads = term(make("universal_kd", budget), "layers").heads
+  maps = heads.init(jax.random.key(0), student(width=6))["params"]["pseudo"]
+  assert {layer: part["bias"].tolist() for layer, part in maps.items()} == {
+    "layer1": [2.5],
+    "layer2": [2.5],
+  }
+
+
+@pytest.mark.parametrize("name", layer_recipes.RECIPES)
+def test_equations_say_what_is_computed(name):
+  """Squared errors where a number is predicted, CE and KL where a class is."""
+  budget = dataclasses.replace(BUDGET, epochs=40)
+  classes = make(name, budget).equation
+  numbers = make(name, dataclasses.replace(budget, num_classes=1)).equation
+  if name == "takd":  # in words
+    assert classes == numbers
+    return
+  assert "(y - z_s)²" not in classes
+  assert ("CE(y, z_s)" in classes) == ("(y - z_s)²" in numbers)
+  assert "CE(" not in numbers
+  assert "softmax(z" not in numbers
+
+
 # What is refused.
 
 

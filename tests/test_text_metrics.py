@@ -125,10 +125,11 @@ def test_correlation_is_the_mean_of_the_two():
   labels = np.round(rng.uniform(0, 5, 100), 1).astype(np.float32)
   outputs = (labels + rng.standard_normal(100)).astype(np.float32)[:, None]
   found = metrics.text_metrics("correlation")(outputs, labels)
-  assert list(found) == ["pearson_spearman", "pearson", "spearman"]
+  assert list(found) == ["pearson_spearman", "pearson", "spearman", "rmse"]
   pearson = scipy.stats.pearsonr(outputs[:, 0].astype(float), labels.astype(float)).statistic
   spearman = scipy.stats.spearmanr(outputs[:, 0], labels).statistic
-  expected = [(pearson + spearman) / 2, pearson, spearman]
+  rmse = np.linalg.norm(outputs[:, 0].astype(float) - labels) / 10
+  expected = [(pearson + spearman) / 2, pearson, spearman, rmse]
   np.testing.assert_allclose(list(found.values()), expected, rtol=1e-9)
   assert {type(value) for value in found.values()} == {float}
 

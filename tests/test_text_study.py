@@ -1,6 +1,7 @@
 """Studies of texts at the command line: all methods, other architectures, numbers, weights folders, errors."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -247,12 +248,15 @@ def test_numbers_are_learnt_from_a_file(tmp_path):
   assert found["metric"]["lowest"] == -1
   assert found["dataset"]["num_classes"] == 1
   for row in found["rows"]:
-    names = {"pearson_spearman", "pearson", "spearman", "squared_difference_to_teacher"}
+    names = {"pearson_spearman", "pearson", "spearman", "rmse", "squared_difference_to_teacher"}
     assert set(row["test"]["best"]) == names
     assert np.isfinite(list(row["test"]["best"].values())).all()
   for point in found["curves"]:
     assert all(np.isfinite(value) and value > 0 for value in point["terms"].values())
-  assert (folder / "report.md").exists()
+  report = (folder / "report.md").read_text()
+  assert "RMSE" in report
+  assert "(y - z_s)²" in report
+  assert not re.search(r"CE\(|KL\(", report)
 
 
 # Weights folders.

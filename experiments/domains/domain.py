@@ -60,6 +60,7 @@ class Domain(abc.ABC):
     source: the arguments of loading, as JSON values, with the "kind" of data: `lineage` loads again by them.
     notes: what a user should know of how the data were read.
     teacher_width: of the teacher's layers, for methods that project to it.
+    label_mean: of the training labels, where they are numbers.
   """
 
   train: Dataset | SequenceDataset
@@ -76,6 +77,7 @@ class Domain(abc.ABC):
   source: dict[str, Any]
   notes: Sequence[str] = ()
   teacher_width: int | None = None
+  label_mean: float = 0.0
 
   @abc.abstractmethod
   def build(self, spec: Spec, axis_name: str | None = None) -> nn.Module:

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.domains.domain import Domain, Initial, ReadyTeacher
 from experiments.domains.text_networks import TextNetwork, TextNetworks
-from experiments.domains.text_sources import described, load, metric_kind, place
+from experiments.domains.text_sources import LABELS, described, load, metric_kind, place
 from experiments.domains.text_study import TextStudy
 from kd_jax import inference, teacher_cache
 from kd_jax.data.augmentation import Augmentation
@@ -55,6 +56,9 @@ class Texts(Domain):
     self.train, self.validation, self.test, notes = found
     self.notes += notes
     self.num_classes = self.train.num_classes
+    if self.num_classes == 1:
+      labels = [bucket.labels for bucket in self.train.buckets]
+      self.label_mean = float(np.mean(np.concatenate(labels), dtype=np.float64))
     self.evaluation = texts(metric_kind(self.source), regression=self.num_classes == 1)
     self.networks = TextNetworks(study, self.tokenizer)
     self.notes += self.networks.notes
@@ -76,6 +80,7 @@ class Texts(Domain):
       pseudo_classifiers=spec.layer_classifiers,
       # Under jit what no loss reads is never computed.
       collect_tokens=self.study.live_teacher,
+      output_mean=self.label_mean,
       **spec.sizes,
     )
 
@@ -186,6 +191,7 @@ class Texts(Domain):
     return kept | ({"tokenizer": self.tokenizer.to_json()} if own else {})
 
   def header(self) -> dict[str, Any]:
+    # An error is no fraction: reports know it by its own name.
     first, *others = TEXT_METRICS[metric_kind(self.source)]
     return {
       "dataset": {
@@ -196,7 +202,8 @@ class Texts(Domain):
         "subwords": self.tokenizer.vocab_size,
         "notes": self.notes,
       },
-      "metric": described(first) | {"others": [described(o) for o in others], "examples": "texts"},
+      "metric": described(first)
+      | {"others": [described(o) for o in others if o in LABELS], "examples": "texts"},
     }
 
 

@@ -100,14 +100,16 @@ COLUMNS = {
   "agreement": Column("Agreement with\nteacher, %", "agreement"),
   "kl_to_teacher": Column("KL to teacher,\nnats", "KL(teacher || student)", decimal),
   "ece": Column("ECE", "expected calibration error (ECE)", decimal),
+  "rmse": Column("RMSE", "root mean squared error (RMSE, in the labels' unit)", decimal),
+  "squared_difference_to_teacher": Column(
+    "Squared difference\nto teacher", "squared difference to the teacher", decimal
+  ),
 }
 
 
 def detail_columns(results: Results) -> dict[str, Column]:
-  """Key -> column of what is measured beside the metric; where the metric is stated, only what is there."""
+  """Key -> column of what is measured beside the metric."""
   metric = metric_of(results)
-  if not metric.stated:
-    return COLUMNS
   columns = {
     key: COLUMNS[key]._replace(name=label) if key in COLUMNS else Column(heading(label), label)
     for key, label in metric.others.items()

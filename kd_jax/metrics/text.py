@@ -105,7 +105,9 @@ def _correlations(outputs: np.ndarray, labels: ArrayLike) -> dict[str, float]:
       f"a correlation needs outputs [N, 1], the predicted numbers, got {outputs.shape}"
     )
   found = {"pearson": pearson(outputs[:, 0], labels), "spearman": spearman(outputs[:, 0], labels)}
-  return {"pearson_spearman": sum(found.values()) / 2, **found}
+  error = outputs[:, 0] - np.asarray(labels, np.float64)
+  rmse = float(np.sqrt(np.mean(np.square(error))))
+  return {"pearson_spearman": sum(found.values()) / 2, **found, "rmse": rmse}
 
 
 def _of_classes(**metrics: Callable[..., float]) -> Callable[..., dict[str, float]]:
@@ -128,7 +130,7 @@ TEXT_METRICS = {
   "matthews": ("matthews", "accuracy"),
   "f1": ("f1", "accuracy"),
   "accuracy_f1": ("accuracy", "f1"),
-  "correlation": ("pearson_spearman", "pearson", "spearman"),
+  "correlation": ("pearson_spearman", "pearson", "spearman", "rmse"),
 }
 """The names of the metrics of each kind; models are selected by the first."""
 
@@ -146,7 +148,8 @@ def text_metrics(kind: str) -> Callable[[ArrayLike, ArrayLike], dict[str, float]
 
   Args:
     kind: "accuracy"; "matthews" (CoLA: matthews, accuracy); "f1" (MRPC: f1, accuracy); "accuracy_f1" (QQP:
-      accuracy, f1); "correlation" (STS-B, of outputs [N, 1]: pearson_spearman, which is their mean, and both).
+      accuracy, f1); "correlation" (STS-B, of outputs [N, 1]: pearson_spearman, which is their mean, both, and
+      rmse, the root of the mean squared error, in the labels' unit: correlations do not see a wrong level).
 
   Returns:
     (outputs, labels) -> {name: value}; the first one is the one that models are selected by. It raises a

@@ -12,14 +12,17 @@ class LayerClassifiers(nn.Module):
 
   Attributes:
     num_outputs: C.
+    output_mean: what their outputs start around: the mean label in regression.
   """
 
   num_outputs: int
+  output_mean: float = 0.0
 
   @nn.compact
   def __call__(self, outputs: Outputs) -> Outputs:
     inner = intermediate(outputs)
-    return outputs._replace(layer_logits=PseudoClassifiers(self.num_outputs, name="pseudo")(inner))
+    classifiers = PseudoClassifiers(self.num_outputs, self.output_mean, name="pseudo")
+    return outputs._replace(layer_logits=classifiers(inner))
 
 
 class LayerProjections(nn.Module):

@@ -17,6 +17,7 @@ class PseudoClassifiers(nn.Module):
 
   Attributes:
     num_outputs: C.
+    output_mean: what every b_i starts from.
 
   References:
     Wu et al., Universal-KD, EMNLP 2021.
@@ -27,14 +28,18 @@ class PseudoClassifiers(nn.Module):
   """
 
   num_outputs: int
+  output_mean: float = 0.0
 
   @nn.compact
   def __call__(self, layers: Sequence[ArrayLike]) -> Array:
     """Maps the states [B, D] of all layers but the last to logits [B, T - 1, C], float32."""
     if not layers:
       raise ValueError("pseudo classifiers need layers below the last, got none: set layers=2")
+    start = nn.initializers.constant(self.output_mean)
     logits = [
-      nn.Dense(self.num_outputs, name=f"layer{number}")(jnp.asarray(states, jnp.float32))
+      nn.Dense(self.num_outputs, bias_init=start, name=f"layer{number}")(
+        jnp.asarray(states, jnp.float32)
+      )
       for number, states in enumerate(layers, start=1)
     ]
     return jnp.stack(logits, axis=1)
@@ -53,6 +58,7 @@ class TextClassifier(nn.Module):
     dropout: probability that an entry of tanh(W_1 h) is dropped.
     pseudo_classifiers: whether inner layers have classifiers (`Outputs.layer_logits`).
     collect_tokens: whether to return `Outputs.tokens`.
+    output_mean: what the biases of all classifiers start from: the mean label in regression.
     dtype: of the computation of the first product; parameters and logits are float32 always.
 
   References:
@@ -65,6 +71,7 @@ class TextClassifier(nn.Module):
   dropout: float = 0.0
   pseudo_classifiers: bool = False
   collect_tokens: bool = False
+  output_mean: float = 0.0
   dtype: jax.typing.DTypeLike = jnp.float32
 
   @nn.compact
@@ -80,10 +87,16 @@ class TextClassifier(nn.Module):
       )
     )
     pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled).astype(jnp.float32)
-    classify = nn.Dense(self.num_outputs, kernel_init=INITIAL_WEIGHTS, name="classifier")
+    classify = nn.Dense(
+      self.num_outputs,
+      kernel_init=INITIAL_WEIGHTS,
+      bias_init=nn.initializers.constant(self.output_mean),
+      name="classifier",
+    )
     layer_logits = None
     if self.pseudo_classifiers:
-      layer_logits = PseudoClassifiers(self.num_outputs, name="pseudo")(layers[:-1])
+      pseudo = PseudoClassifiers(self.num_outputs, self.output_mean, name="pseudo")
+      layer_logits = pseudo(layers[:-1])
     return Outputs(
       logits=classify(pooled),
       layers=layers,

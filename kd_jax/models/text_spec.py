@@ -138,6 +138,7 @@ def build_text_model(
   norm_epsilon: float = 1e-12,
   pseudo_classifiers: bool = False,
   collect_tokens: bool = False,
+  output_mean: float = 0.0,
 ) -> TextClassifier:
   """Builds the network that a specification describes.
 
@@ -152,6 +153,7 @@ def build_text_model(
     norm_epsilon: of layer normalisation (bert, roberta).
     pseudo_classifiers: whether inner layers have classifiers.
     collect_tokens: whether `Outputs.tokens` are returned.
+    output_mean: what outputs start around: the mean label in regression.
 
   Returns:
     A Linen module: `module.apply(variables, subwords, train=..., rngs={"dropout": key})` gives `Outputs`.
@@ -188,6 +190,7 @@ def build_text_model(
     dropout=spec.dropout,
     pseudo_classifiers=pseudo_classifiers,
     collect_tokens=collect_tokens,
+    output_mean=output_mean,
     dtype=dtype,
   )
 
