@@ -5,12 +5,14 @@
 Writes WORKDIR/results.json: a row for each method, seed and phase, and the learning curves.
 """
 
+import dataclasses
 import datetime
 import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +25,13 @@ from experiments.pipeline import Network, Pipeline
 from kd_jax import inference, parallel, recipes
 from kd_jax.checkpoints import write_text
 from kd_jax.training.state import as_one_of, init_variables, one_seed
+
+NOT_OF_THE_SETTING = (
+  *("name", "task", "methods", "seeds", "seeds_together", "cache_dtype", "cache_outputs"),
+  *("live_teacher", "paper", "papers", "official_examples"),
+)
+"""Of a study: what its published numbers do not depend on, or are chosen by."""
+WEIGHTS = ("teacher_weights", "student_weights")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,28 +187,34 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
     "assistant": _network_row(pipeline, pipeline.assistant(assistants[0])) if assistants else None,
     "student": {
       "model": domain.label(domain.student),
+      **({"source": domain.student_source} if domain.student_source else {}),
       **size_and_speed(student, variables, domain.test),
     },
     "methods": {method: _method_row(pipeline, method) for method in study.methods},
-    "paper": _paper(study, len(train) + len(domain.validation)),
+    "paper": published(study, len(train) + len(domain.validation), domain.official_examples),
   }
 
 
-def _paper(study: config.Study, num_examples: int) -> dict[str, Any] | None:
+def published(study: config.Study, num_examples: int, official: int) -> dict[str, Any] | None:
   """The published numbers, and in which settings this run differs from the configuration they stand in."""
   if study.paper is None:
     return None
-  asked = config.configs().get(study.name, study)
-  names = ("train_limit", "augmentation", "batch_size", "teacher_weights", "teacher", "student")
-  names += ("student_weights", "max_length", "teacher_optimizer")
-  differing = [
-    name
-    for name in (*names, "assistant", "epochs", "optimizer", "teacher_epochs", "settings")
-    if getattr(study, name, None) != getattr(asked, name, None)
-  ]
-  if num_examples < getattr(study, "official_examples", 0):
+  asked = _comparable(config.configs().get(study.name, study))
+  differing = [name for name, value in _comparable(study).items() if value != asked.get(name)]
+  if num_examples < official:
     differing.append("fewer training examples")
   return config.plain(study.paper) | {"differing": differing}
+
+
+def _comparable(study: config.Study) -> dict[str, Any]:
+  """What two runs must share for their numbers to be comparable; weights count by name, wherever they lie."""
+  values = {
+    field.name: getattr(study, field.name)
+    for field in dataclasses.fields(study)
+    if field.name not in NOT_OF_THE_SETTING
+  }
+  weights = {name: Path(value).name for name, value in values.items() if name in WEIGHTS and value}
+  return values | weights
 
 
 def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:

@@ -86,8 +86,8 @@ def _write_hugging_face(path: Path, face: Interface, found: Finished, said) -> P
     labels=None if regression else face.kept.get("class_names") or None,
     regression=regression,
   )
-  if "tokenizer" in face.kept:
-    (path / "tokenizer.json").write_text(face.kept["tokenizer"], encoding="utf-8")
+  if "tokenizer" in found.meta:
+    (path / "tokenizer.json").write_text(found.meta["tokenizer"], encoding="utf-8")
   _with_metadata(path / hf_weights.WEIGHTS, said)
   return path
 

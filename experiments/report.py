@@ -29,7 +29,7 @@ from experiments.reporting.findings import case, reading, summary
 from experiments.reporting.formats import and_, flatten, sentence
 from experiments.reporting.metric import metric_of
 from experiments.reporting.results import Results, check_results, load_results
-from experiments.reporting.statistics import MIN_SEEDS, method_titles
+from experiments.reporting.statistics import MIN_SEEDS, labels_alone, method_titles
 from experiments.reporting.tables import (
   capacity_table,
   detail_columns,
@@ -65,7 +65,10 @@ def blocks(results: Results) -> list[Block]:
   found += [Heading(2, "Reading"), Bullets(reading(results) or ["No comparison is possible yet."])]
   found += [Heading(2, "Figures"), *_pictures(results)]
   found += [Heading(2, f"Beside {label}"), detail_table(results), _detail_note(results)]
-  found += [Heading(2, "Capacity"), capacity_table(results), Paragraph(CAPACITY_NOTE.format(label))]
+  capacity = capacity_table(results)
+  found += [Heading(2, "Capacity"), capacity]
+  if "Gap closed" in capacity.header:
+    found.append(Paragraph(CAPACITY_NOTE.format(label, labels_alone(results))))
   speed = speed_table(results)
   if speed is not None:
     found += [Heading(2, "Size and speed"), speed, Paragraph(SPEED_NOTE)]
@@ -82,7 +85,7 @@ MAIN_NOTE = (
   "Gains are paired by seed."
 )
 CAPACITY_NOTE = (
-  "Gap closed = (method - scratch) / (teacher - scratch), in test {0}: 0 % is the student alone, "
+  "Gap closed = (method - {1}) / (teacher - {1}), in test {0}: 0 % is the student alone, "
   "100 % the teacher."
 )
 SPEED_NOTE = (

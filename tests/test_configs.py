@@ -10,7 +10,7 @@ from experiments import config
 from experiments.domains.images import ImageStudy, MethodSettings
 from experiments.domains.sequences import fitting
 from experiments.domains.text_study import TextStudy
-from experiments.evaluate import evaluate
+from experiments.evaluate import evaluate, published
 from experiments.pipeline import Pipeline
 from kd_jax import recipes
 from kd_jax.data import glue
@@ -119,6 +119,27 @@ def test_recipes_of_a_config_use_the_whole_budget(name):
   for method in study.methods:
     recipe = study.recipe(method, num_classes=10, teacher_width=8)
     assert sum(phase.epochs for phase in recipe.phases) == study.epochs
+
+
+@pytest.mark.parametrize(
+  ("name", "changes", "examples", "differing"),
+  [
+    ("glue_bert4", {}, 100, []),
+    ("glue_bert4", {"teacher_weights": "/else/where/bert-base-uncased", "seeds": 3}, 100, []),
+    ("glue_bert4", {"methods": ("kd",), "live_teacher": True}, 100, []),
+    ("glue_bert4", {"teacher_weights": "/else/where/minilm"}, 100, ["teacher_weights"]),
+    ("glue_bert4", {"finetune_teacher": False}, 100, ["finetune_teacher"]),
+    ("glue_bert4", {"train_limit": 50}, 50, ["train_limit", "fewer training examples"]),
+    ("cifar10_resnet8", {}, 100, []),
+    ("cifar10_resnet8", {"dataset": "cifar100"}, 100, ["dataset"]),
+    ("cifar10_resnet8", {}, 90, ["fewer training examples"]),
+  ],
+)
+def test_published_numbers_say_where_a_run_is_of_another_setting(
+  name, changes, examples, differing
+):
+  study = dataclasses.replace(CONFIGS[name], **changes)
+  assert published(study, examples, 100)["differing"] == differing
 
 
 def test_paper_settings_of_the_vision_study():

@@ -1,5 +1,6 @@
 """Reports of studies that are measured by something else than the accuracy of images."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -132,7 +133,7 @@ def test_calibration_appears_where_it_was_measured():
   results["rows"][0]["test"]["best"]["ece"] = 0.03125
   table = tables.detail_table(results)
   at = column(table, "ECE")
-  assert [row_of(table, name)[at] for name in ("from scratch", "token KD")] == ["0.031 ± –", "–"]
+  assert [row_of(table, name)[at] for name in ("from scratch", "token KD")] == ["0.031", "–"]
   assert column(table, "Agreement") < at
 
 
@@ -329,6 +330,42 @@ def test_negative_values_are_within_the_figures():
   bottom, top = plots.size(results).axes[0].get_ylim()
   assert bottom < -19
   assert top > -5
+
+
+def test_intervals_end_where_the_metric_does():
+  table = tables.main_table(make_tagging_results())
+  assert "100.0" not in str(table.rows)
+  results = make_correlated_results()
+  for row, value in zip(
+    (r for r in results["rows"] if r["final"]), itertools.cycle((-0.5, 0.9, 1.0))
+  ):
+    row["test"]["best"]["matthews"] = value
+  cells = [row[2] for row in tables.main_table(results).rows[1:]]
+  # 46.67 % with a half-width of 208: no correlation lies outside [-1, 1].
+  assert set(cells) == {"46.67 ± 83.86\n[-100.00, 100.00]"}
+
+
+def test_training_on_labels_alone_is_not_called_from_scratch(text):
+  """Where students start from pretrained layers, every sentence says so."""
+  results = make_correlated_results()
+  results["methods"]["scratch"]["title"] = "labels alone"
+  results["student"]["source"] = "from layers 1 to 3 of the teacher"
+  found = text(results)
+  assert "Gain over labels alone" in " ".join(found.replace("<br>", " ").split())
+  assert "training on labels alone" in found
+  assert "Gap closed = (method - labels alone) / (teacher - labels alone)" in found
+  assert "(from layers 1 to 3 of the teacher)" in found
+  assert "scratch" not in found
+
+
+def test_columns_without_content_are_left_out(text):
+  results = make_tagging_results()
+  results["methods"].pop("scratch")
+  results["rows"] = [row for row in results["rows"] if row["method"] != "scratch"]
+  results["curves"] = [point for point in results["curves"] if point["method"] != "scratch"]
+  found = text(results)
+  assert "Gap closed" not in found
+  assert "scratch" not in found
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,15 @@ def test_the_same_texts_in_each_kind_of_file(write_rows, kind):
   assert plain.train.ids.tolist() == raw.train.ids.tolist()
 
 
+def test_a_validation_file_leaves_nothing_to_hold_out(write_rows):
+  files = [
+    write_rows(rows, name) for rows, name in ((TRAIN, "a.csv"), (TEST, "b.csv"), (TEST, "c.csv"))
+  ]
+  assert len(read_text_files(files).validation.ids) == len(TEST)
+  with pytest.raises(ValueError, match="second of three files is the validation split"):
+    read_text_files(files, validation_examples=1)
+
+
 def test_quotes_in_tsv_are_ordinary_characters(write):
   path = write('text\tlabel\n"so-called tea\tno\n5" of soup, hot\tyes\n', "a.tsv")
   raw = read_text_files([path, path, path])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config, lineage, precompute, study
+from experiments import config, export, lineage, precompute, study
 from experiments.pipeline import Pipeline
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.models import TextSpec, build_text_model, save_bert
@@ -316,11 +316,18 @@ def test_a_finetuned_folder_teaches_and_gives_the_student_its_layers(tmp_path, c
   assert teacher.source == "weights"
   own = {k: v for k, v in teacher.variables["params"].items() if k != "pseudo"}
   assert_same(own, params)
+  assert pipeline.domain.student_source == "from layers 1, 3 of weights"
   initial = pipeline.domain.initial(pipeline.domain.student, teacher)
   encoder = initial.variables["params"]["encoder"]
   assert set(initial.variables["params"]) == {"encoder", "pooler"}
   assert_same(encoder["layer1"], params["encoder"]["layer1"])
   assert_same(encoder["layer2"], params["encoder"]["layer3"])
+  assert "in the order bad, good" in pipeline.domain.doubt(0.5)
+  assert pipeline.domain.doubt(0.95) == ""
+  # What is exported needs no weights folder beside it.
+  assert commands.run_here(export, tmp_path / "run" / "teacher", "--to", "stablehlo") == 0
+  beside = json.loads(next((tmp_path / "run" / "teacher" / "export").glob("*.json")).read_text())
+  assert json.loads(beside["tokenizer"])["model"]["vocab"]["good"] > 0
   capsys.readouterr()
   assert commands.run_here(lineage, tmp_path / "run" / "teacher" / "final") == 0
   assert "weights folder" in capsys.readouterr().out

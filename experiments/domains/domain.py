@@ -61,6 +61,8 @@ class Domain(abc.ABC):
     notes: what a user should know of how the data were read.
     teacher_width: of the teacher's layers, for methods that project to it.
     label_mean: of the training labels, where they are numbers.
+    official_examples: how many training examples, held-out ones included, published numbers rest on, or 0.
+    student_source: what the student starts from, in words; empty: random numbers.
   """
 
   train: Dataset | SequenceDataset
@@ -78,6 +80,8 @@ class Domain(abc.ABC):
   notes: Sequence[str] = ()
   teacher_width: int | None = None
   label_mean: float = 0.0
+  official_examples: int = 0
+  student_source: str = ""
 
   @abc.abstractmethod
   def build(self, spec: Spec, axis_name: str | None = None) -> nn.Module:

@@ -96,6 +96,7 @@ class Images(Domain):
     }
     self.train, self.validation, self.test = _load(self.source, data_dir)
     self.num_classes = self.train.num_classes
+    self.official_examples = study.official_examples
     self.teacher, self.assistant, self.student = study.teacher, study.assistant, study.student
     self.augmentation, self.views = study.augmentation, study.views
     # Without a teacher there is no cache to keep small: every view of the augmentation is seen.

@@ -13,7 +13,9 @@ import numpy as np
 
 from experiments.domains import images
 from experiments.domains.sequences import SequenceNetwork, build_network
+from experiments.domains.text_sources import weights_folder
 from kd_jax.data import glue
+from kd_jax.data.tokenization import Tokenizer
 from kd_jax.data.vocabulary import Vocabulary
 from kd_jax.export import Function, Input, Named
 from kd_jax.models.sequence_spec import SequenceSpec, sequence_model_name
@@ -147,6 +149,9 @@ def _texts(meta, source, params, length, data_dir) -> Interface:
   longest = model.encoder.config.max_length if TEXT_FAMILIES[spec.family].attends else None
   inputs = {name: Input(("batch", "length"), "int32") for name in ("ids", "types")}
   kept = {name: meta[name] for name in ("tokenizer", "class_names") if name in meta}
+  if "tokenizer" not in kept:
+    folder, longest_text = weights_folder(source["weights"]), source["max_length"]
+    kept["tokenizer"] = Tokenizer.from_folder(folder, max_length=longest_text).to_json()
   if not source["files"] and source["task"] in glue.TASKS:
     kept.setdefault("class_names", list(glue.check_task(source["task"]).class_names))
   return Interface(

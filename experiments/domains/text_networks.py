@@ -62,11 +62,12 @@ class TextNetworks:
   def _teacher(self) -> TextNetwork:
     if self.folder is None:
       return TextNetwork(
-        with_sizes(dataclasses.replace(self.study.teacher, start="random")), self._sizes(None)
+        with_sizes(dataclasses.replace(self.study.teacher, start="random")),
+        self._sizes(self.study.teacher.family, None),
       )
     kept = {name: getattr(self.study.teacher, name) for name in ("dropout", "dtype")}
     spec = bert_spec(hf_config.read_config(self.folder), start="pretrained", **kept)
-    return TextNetwork(spec, self._sizes(self.folder))
+    return TextNetwork(spec, self._sizes(spec.family, self.folder))
 
   def network(
     self, role: str, spec: TextSpec, folder: Path | None = None
@@ -98,7 +99,7 @@ class TextNetworks:
             f"the {role}'s word vectors are {words} wide, the teacher's {whole.width}: they start from random "
             f"numbers (--{role}.word-width {whole.width} takes the teacher's)"
           )
-    return TextNetwork(with_sizes(spec), self._sizes(folder)), notes
+    return TextNetwork(with_sizes(spec), self._sizes(spec.family, folder)), notes
 
   def _of_one_form(self, role: str, spec: TextSpec, whole: TextSpec) -> TextSpec:
     """The specification with the sizes of the network that it takes layers from."""
@@ -133,12 +134,12 @@ class TextNetworks:
         f"{self.tokenizer.vocab_size}, and they are not the same: teacher and student must share one"
       )
 
-  def _sizes(self, folder: Path | None) -> dict[str, Any]:
+  def _sizes(self, family: str, folder: Path | None) -> dict[str, Any]:
     longest = self.study.max_length
     if folder is None:
       pad_id = self.tokenizer.pad_id
       # RoBERTa counts its positions from pad_id + 1.
-      positions = longest + pad_id + 1
+      positions = longest + (pad_id + 1 if family == "roberta" else 0)
       vocab_size = self.tokenizer.vocab_size
       return {"vocab_size": vocab_size, "max_positions": positions, "pad_id": pad_id}
     config = hf_config.read_config(folder)
@@ -168,6 +169,21 @@ class TextNetworks:
       given, parent = hf_weights.load_bert(folder), folder_link(folder)
     taken = text_params.taken_over(network.spec, fresh, given)
     return Initial({"params": taken}, parent) if taken else None
+
+  def source(self, network: TextNetwork) -> str:
+    """What a network starts from, in words; empty where that is random numbers."""
+    spec = network.spec
+    if spec.start == "random":
+      return ""
+    given = self.folder.name if self.folder is not None else ""
+    if network is self.student and self.student_folder is not None:
+      given = self.student_folder.name
+    origin = "the teacher" if spec.start == "teacher" else given
+    if TEXT_FAMILIES[spec.family].attends:
+      layers = spec.teacher_layers or tuple(range(1, spec.layers + 1))
+      return f"from layer{'s'[: len(layers) - 1]} {', '.join(map(str, layers))} of {origin}"
+    words = spec.word_width or spec.width
+    return f"with the word vectors of {origin}" if words == self.teacher.spec.width else ""
 
   def ready_teacher(self, train: TextDataset) -> ReadyTeacher | None:
     """The teacher as it is in its folder, where it is not to be fine-tuned.

@@ -4,6 +4,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kd_jax.checkpoints import digest_file, digest_json
 from kd_jax.data import glue, raw_texts, text_files
 from kd_jax.data.tokenization import Tokenizer
@@ -32,6 +34,20 @@ def metric_kind(source: dict[str, Any]) -> str:
   if source["files"]:
     return "correlation" if source["regression"] else "accuracy"
   return "accuracy" if source["task"] == "sample" else glue.check_task(source["task"]).metric
+
+
+def chance(key: str, labels: np.ndarray) -> float:
+  """What a metric is of one answer to everything: the commonest class, for F1 class 1.
+
+  >>> chance("accuracy", np.array([0, 1, 1, 1])), chance("f1", np.array([0, 1])), chance("matthews", np.ones(2))
+  (0.75, 0.6666666666666666, 0.0)
+  """
+  if key in SIGNED:
+    return 0.0
+  if key == "f1":
+    share = float(np.mean(labels == 1))
+    return 2 * share / (1 + share)
+  return float(np.max(np.bincount(labels)) / labels.size)
 
 
 def weights_folder(name: str | None) -> Path | None:

@@ -11,10 +11,12 @@ import numpy as np
 
 from experiments.domains.domain import Domain, Initial, ReadyTeacher
 from experiments.domains.text_networks import TextNetwork, TextNetworks
-from experiments.domains.text_sources import LABELS, described, load, metric_kind, place
+from experiments.domains.text_sources import LABELS, chance, described, load, metric_kind, place
 from experiments.domains.text_study import TextStudy
 from kd_jax import inference, teacher_cache
+from kd_jax.data import glue
 from kd_jax.data.augmentation import Augmentation
+from kd_jax.data.texts import TextDataset
 from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import build_text_model, text_model_name
 from kd_jax.phases import Recipe
@@ -56,14 +58,16 @@ class Texts(Domain):
     self.train, self.validation, self.test, notes = found
     self.notes += notes
     self.num_classes = self.train.num_classes
+    if study.paper is not None:
+      self.official_examples = glue.check_task(study.task).sizes[0]
     if self.num_classes == 1:
-      labels = [bucket.labels for bucket in self.train.buckets]
-      self.label_mean = float(np.mean(np.concatenate(labels), dtype=np.float64))
+      self.label_mean = float(np.mean(_labels(self.train), dtype=np.float64))
     self.evaluation = texts(metric_kind(self.source), regression=self.num_classes == 1)
     self.networks = TextNetworks(study, self.tokenizer)
     self.notes += self.networks.notes
     self.teacher, self.student = self.networks.teacher, self.networks.student
     self.teacher_width = self.teacher.spec.width
+    self.student_source = self.networks.source(self.student)
 
   @functools.cached_property
   def assistant(self) -> TextNetwork:
@@ -143,6 +147,16 @@ class Texts(Domain):
   def ready_teacher(self) -> ReadyTeacher | None:
     return self.networks.ready_teacher(self.train)
 
+  def doubt(self, score: float) -> str:
+    if score > chance(self.evaluation.select, _labels(self.validation)):
+      return ""
+    order = (
+      f"are its classes in the order {', '.join(self.train.class_names)}, "
+      if self.train.class_names
+      else ""
+    )
+    return f"{order}was it fine-tuned on this task, and does its tokenizer.json belong to it?"
+
   def initial(self, spec: TextNetwork, teacher=None) -> Initial | None:
     taught = None if teacher is None else teacher.variables["params"]
     return self.networks.initial(spec, self._fresh_shapes(spec), taught)
@@ -205,6 +219,10 @@ class Texts(Domain):
       "metric": described(first)
       | {"others": [described(o) for o in others if o in LABELS], "examples": "texts"},
     }
+
+
+def _labels(split: TextDataset) -> np.ndarray:
+  return np.concatenate([bucket.labels for bucket in split.buckets])
 
 
 def _trace(term, student, teacher, batch: Batch) -> None:

@@ -45,7 +45,7 @@ def learning_curves(results: Results, theme: Theme = LIGHT) -> Figure | None:
   boundaries = _boundaries(results, titles, points)
   heights = [3.6] + [1.25] * len(panels)
   figure, axes = drawing.figure(theme, 9, sum(heights) + 0.7 + 0.17 * len(boundaries), heights)
-  top, styles, means = axes[0], drawing.styles(titles, theme), []
+  top, styles, shown = axes[0], drawing.styles(titles, theme), []
   for name, curve in curves.items():
     epochs = sorted(curve)
     mean = [100 * np.mean(curve[epoch]) for epoch in epochs]
@@ -56,9 +56,10 @@ def learning_curves(results: Results, theme: Theme = LIGHT) -> Figure | None:
     top.plot(epochs, mean, label=titles[name], **line_style)
     if len(curves) <= MAX_BANDS:
       top.fill_between(epochs, low, high, color=color, alpha=0.16, lw=0)
-    means += mean
+      shown += low + high
+    shown += mean
   # The first epochs climb from chance; letting them set the scale would flatten the rest.
-  bottom, highest = np.percentile(means, 12), max(means)
+  bottom, highest = np.percentile(shown, 12), max(shown)
   pad = max(0.06 * (highest - bottom), 0.5)
   floor = 100 * metric_of(results).floor
   top.set_ylim(max(bottom - pad, floor), min(highest + pad, 100.5))

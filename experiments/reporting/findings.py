@@ -13,6 +13,7 @@ from experiments.reporting.statistics import (
   estimate,
   excludes_zero,
   gain,
+  labels_alone,
   method_titles,
   network_score,
   paper_score,
@@ -73,7 +74,13 @@ def reading(results: Results) -> list[str]:
 def _spoken(results: Results) -> dict[str, str]:
   """Method titles that a sentence can take in."""
   titles = method_titles(results)
-  return titles | ({SCRATCH: "training from scratch"} if SCRATCH in titles else {})
+  return titles | ({SCRATCH: _training(results)} if SCRATCH in titles else {})
+
+
+def _training(results: Results) -> str:
+  """Training without a teacher, as a sentence calls it."""
+  short = labels_alone(results)
+  return "training from scratch" if short == SCRATCH else f"training on {short}"
 
 
 def _limits(results: Results, comparisons: int) -> list[str]:
@@ -125,14 +132,14 @@ def _limits(results: Results, comparisons: int) -> list[str]:
       )
     if ceiling is not None and ceiling <= mean:
       lines.append(
-        f"The teacher ({percent(ceiling)} %) is no better than the student trained from "
-        f"scratch ({percent(mean)} %): there is no gap to close here."
+        f"The teacher ({percent(ceiling)} %) is no better than the student after {_training(results)} "
+        f"({percent(mean)} %): there is no gap to close here."
       )
   return lines
 
 
 def _against_paper(results: Results, titles: dict[str, str], gains: dict) -> list[str]:
-  """The paper's gain over scratch beside ours."""
+  """The paper's gain over training without a teacher beside ours."""
   lines, floor = [], paper_score(results, SCRATCH)
   differing = (results["paper"] or {}).get("differing") or []
   if differing:
@@ -141,7 +148,7 @@ def _against_paper(results: Results, titles: dict[str, str], gains: dict) -> lis
       f"{and_([str(name).replace('_', ' ') for name in differing])}."
     )
   for name, both in gains.items():
-    value, ours = paper_score(results, name), both[SCRATCH]
+    value, ours = paper_score(results, name), both.get(SCRATCH)
     if None in (floor, value, ours):
       continue
     theirs = value - floor
@@ -171,7 +178,8 @@ def summary(results: Results) -> str:
   models = [f"{teacher.get('model') or 'teacher'}{source}"]
   if results["assistant"]:
     models.append(f"{results['assistant'].get('model') or ''} (assistant)".strip())
-  models.append(str(student.get("model") or "student"))
+  start = f" ({student['source']})" if student.get("source") else ""
+  models.append(f"{student.get('model') or 'student'}{start}")
   parts.append(f"Teacher → student: {' → '.join(models)}.")
   parts += filter(None, [case(results)])
   epochs = [

@@ -54,12 +54,12 @@ def interval(value: Estimate | None, *, sign: str = "") -> str:
 
 
 def spread(values: Iterable[float], show: Callable[[float | None], str] = percent) -> str:
-  """Mean ± standard deviation; one value has no deviation, none at all is a dash."""
+  """Mean ± standard deviation; of one value itself, of none a dash."""
   values = list(values)
   if not values:
     return DASH
   found = estimate(values)
-  return f"{show(found.mean)} ± {show(found.sd)}"
+  return show(found.mean) if found.sd is None else f"{show(found.mean)} ± {show(found.sd)}"
 
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, str]:

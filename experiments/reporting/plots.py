@@ -8,8 +8,10 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 
 from experiments.reporting import drawing
 from experiments.reporting.drawing import LIGHT, Theme
+from experiments.reporting.metric import metric_of
 from experiments.reporting.statistics import (
   MIN_SEEDS,
+  clipped,
   estimate,
   method_titles,
   network_score,
@@ -35,6 +37,7 @@ def scores(results: Results, theme: Theme = LIGHT) -> Figure | None:
   if not names:
     return None
   published = {name: paper_score(results, name) for name in (*names, "teacher")}
+  floor = metric_of(results).floor
   teacher, measured = network_score(results, "teacher"), f"test {drawing.metric_label(results)}, %"
   numbers = {
     "teacher": teacher is not None,
@@ -46,7 +49,7 @@ def scores(results: Results, theme: Theme = LIGHT) -> Figure | None:
   for place, name in enumerate(names):
     color, _, marker = styles[name]
     points = [100 * value for _, value in sorted(values[name].items())]
-    spread = estimate(points)
+    spread = clipped(estimate(points), 100 * floor, 100)
     left.plot(points, [place + 0.24] * len(points), "o", ms=5, color=color, alpha=0.6, mew=0)
     if spread.count >= MIN_SEEDS:
       left.plot([spread.low, spread.high], [place] * 2, "-", color=color, lw=2.2)

@@ -169,12 +169,35 @@ def paper_score(results: Mapping[str, Any], method: str) -> float | None:
 
 
 def baselines(results: Mapping[str, Any]) -> dict[str, str]:
-  """Method -> its short name, for those that gains are taken over: scratch, and KD or else token KD."""
-  names = {SCRATCH: "scratch", KD: "KD"}
-  if not metric_of(results).stated or KD in method_titles(results):
-    return names
-  del names[KD]
-  return names | ({TOKEN_KD: "token KD"} if TOKEN_KD in method_titles(results) else {})
+  """Method -> its short name, for those that gains are taken over: labels alone, and KD or else token KD."""
+  titles = method_titles(results)
+  names = {SCRATCH: labels_alone(results), KD: "KD", TOKEN_KD: "token KD"}
+  if KD in titles:
+    del names[TOKEN_KD]
+  return {name: short for name, short in names.items() if name in titles}
+
+
+def labels_alone(results: Mapping[str, Any]) -> str:
+  """Short name of training without a teacher: "scratch", or its title where it starts from pretrained weights.
+
+  >>> labels_alone({"methods": {"scratch": {"title": "from scratch"}}, "rows": []})
+  'scratch'
+  >>> labels_alone({"methods": {"scratch": {"title": "labels alone"}}, "rows": []})
+  'labels alone'
+  """
+  title = method_titles(results).get(SCRATCH, SCRATCH)
+  return SCRATCH if SCRATCH in title.lower() else title
+
+
+def clipped(value: Estimate, lowest: float, highest: float = 1.0) -> Estimate:
+  """An estimate whose interval ends where the values do.
+
+  >>> clipped(Estimate(3, 0.99, 0.01, 0.96, 1.02), 0.0)[3:]
+  (0.96, 1.0)
+  """
+  if value.low is None:
+    return value
+  return value._replace(low=max(value.low, lowest), high=min(value.high, highest))
 
 
 def gain(results: Mapping[str, Any], method: str, baseline: str) -> Estimate | None:

@@ -21,6 +21,7 @@ from experiments.reporting.statistics import (
   Estimate,
   baselines,
   by_seed,
+  clipped,
   estimate,
   excludes_zero,
   final_rows,
@@ -40,10 +41,10 @@ Results = Mapping[str, Any]
 def _gain_cell(difference: Estimate | None, seeds: int) -> str:
   if difference is None:
     return DASH
-  lines = [percent(difference.mean, sign="+"), interval(difference, sign="+")]
+  lines = [percent(difference.mean, sign="+")]
   verdict = excludes_zero(difference)
   if verdict is not None:
-    lines.append("excludes 0" if verdict else "includes 0")
+    lines += [interval(difference, sign="+"), "excludes 0" if verdict else "includes 0"]
   if difference.count < seeds:
     lines.append(f"({difference.count} shared seeds)")
   return "\n".join(lines)
@@ -70,7 +71,9 @@ def main_table(results: Results) -> Table:
     finals = final_rows(results, method)
     values = test_scores(results, method).values()
     row = [title, str(len(finals))]
-    row += [f"{spread(values)}\n{interval(estimate(values))}" if values else DASH]
+    row += [spread(values)]
+    if len(values) > 1:
+      row[-1] += f"\n{interval(clipped(estimate(values), metric.floor))}"
     row += [spread(by_seed(finals, "test", "last", metric.key).values())]
     row += [spread(by_seed(finals, "validation", "best").values())]
     row += [_gain_cell(gain(results, method, base), len(values)) for base in bases]
@@ -212,20 +215,21 @@ def capacity_table(results: Results) -> Table:
     if (values := test_scores(results, name))
   }
   floor = means.get(SCRATCH)
-  rows = []
+  closable = None not in (ceiling, floor)
+  header = ["Model", "Parameters", "Smaller than\nthe teacher"]
+  header += [f"Test\n{metric_of(results).label}, %", *(["Gap closed"] if closable else [])]
+  rows, width = [], len(header)
   for role, label in _networks(results):
     count, value = pick(results[role], "parameters"), network_score(results, role)
     ratio = f"{large / count:.1f}×" if large and count else DASH
-    rows.append([label.replace("\n", " "), _count(count), ratio, percent(value), DASH])
+    rows.append([label.replace("\n", " "), _count(count), ratio, percent(value), DASH][:width])
   for name, title in method_titles(results).items():
     closed = DASH
-    if name in means and None not in (ceiling, floor) and ceiling > floor:
+    if name in means and closable and ceiling > floor:
       closed = f"{100 * (means[name] - floor) / (ceiling - floor):.1f} %"
     label = f"{student.get('model') or 'Student'}, {title}"
     ratio = f"{large / small:.1f}×" if large and small else DASH
-    rows.append([label, _count(small), ratio, percent(means.get(name)), closed])
-  header = ["Model", "Parameters", "Smaller than\nthe teacher"]
-  header += [f"Test\n{metric_of(results).label}, %", "Gap closed"]
+    rows.append([label, _count(small), ratio, percent(means.get(name)), closed][:width])
   return Table(header, rows)
 
 

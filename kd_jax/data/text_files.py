@@ -61,6 +61,11 @@ def read_text_files(
   if len(set(columns)) < len(columns):
     raise ValueError(f"columns {', '.join(columns)} are not all different; name one of each kind")
   tables = [read_table(Path(file).expanduser(), columns, regression) for file in files]
+  if len(tables) == 3 and validation_examples is not None:
+    raise ValueError(
+      f"the second of three files is the validation split: validation_examples={validation_examples} has none "
+      "to hold out"
+    )
   train, *others = tables
   class_names = [] if regression else _class_names(train, label_column)
   splits = [_raw_texts(table, class_names, train) for table in tables]
