@@ -53,29 +53,34 @@ def soft_targets(student: Outputs, teacher: Outputs, batch: Batch, *, temperatur
 
 
 def annealed_regression(
-  student: Outputs, teacher: Outputs, batch: Batch, *, temperature, max_temperature
+  student: Outputs, teacher: Outputs, batch: Batch, *, temperature, max_temperature, center=0.0
 ) -> Array:
-  """`annealing_kd_loss` on final logits."""
+  """`annealing_kd_loss` on final logits, less `center`."""
   del batch
-  return annealing.annealing_kd_loss(
-    student.logits, _whole_logits(teacher), temperature, max_temperature
-  )
+  own, theirs = _centered(student, teacher, center)
+  return annealing.annealing_kd_loss(own, theirs, temperature, max_temperature)
 
 
 def hinged_annealed_regression(
-  student: Outputs, teacher: Outputs, batch: Batch, *, temperature, max_temperature, margin
+  student: Outputs,
+  teacher: Outputs,
+  batch: Batch,
+  *,
+  temperature,
+  max_temperature,
+  margin,
+  center=0.0,
 ) -> Array:
-  """`continuation_kd_loss` on final logits."""
+  """`continuation_kd_loss` on final logits, less `center`."""
   del batch
-  return annealing.continuation_kd_loss(
-    student.logits, _whole_logits(teacher), temperature, max_temperature, margin=margin
-  )
+  own, theirs = _centered(student, teacher, center)
+  return annealing.continuation_kd_loss(own, theirs, temperature, max_temperature, margin=margin)
 
 
-def _whole_logits(teacher: Outputs):
+def _centered(student: Outputs, teacher: Outputs, center: float):
   if teacher.logits is None:
     raise ValueError("regression to logits needs all of them: precompute the cache without top-k")
-  return teacher.logits
+  return student.logits - center, teacher.logits - center
 
 
 def _is_regression(outputs: Outputs) -> bool:
@@ -94,6 +99,18 @@ def label_equation(budget: Budget) -> str:
 def soft_equation(budget: Budget) -> str:
   """`soft_targets` as tables print it."""
   return "(z_t - z_s)²" if budget.is_regression else "T² KL(softmax(z_t/T) || softmax(z_s/T))"
+
+
+def _annealed_equation(budget: Budget) -> str:
+  return "(z_s - ȳ - Φ(T) (z_t - ȳ))²" if budget.is_regression else "||z_s - Φ(T) z_t||²"
+
+
+def _annealing_center(budget: Budget) -> dict[str, float]:
+  """What annealing starts from: no opinion, which is 0 in logits, and the mean label in numbers.
+
+  Annealed around 0, a number would have to leave its level and come back to it as the temperature falls.
+  """
+  return {"center": budget.label_mean} if budget.is_regression else {}
 
 
 def label_term(weight: float | Schedule = 1.0) -> Term:
@@ -146,10 +163,11 @@ def annealing_kd(
   Phase I holds each temperature tau_max, ..., 1 for floor(epochs / tau_max) epochs and T = 1 for what is left
   over. Its loss is divided by C: the released code takes the mean over classes, and the published learning
   rates belong to that scale; the paper's formula sums. Phase II starts from the best weights of phase I by
-  held-out validation accuracy (the released vision code selects on the test set).
+  held-out validation accuracy (the released vision code selects on the test set). Where a number is
+  predicted, Phi(T) shrinks the teacher's towards the mean label.
 
   Args:
-    budget: epochs of both phases together, optimiser, number of classes.
+    budget: epochs of both phases together, optimiser, number of classes, mean label.
     max_temperature: tau_max.
     anneal_epochs: length of phase I; half of the budget unless given.
 
@@ -163,7 +181,9 @@ def annealing_kd(
     )
   anneal = Term(
     "annealed_regression",
-    functools.partial(annealed_regression, max_temperature=max_temperature),
+    functools.partial(
+      annealed_regression, max_temperature=max_temperature, **_annealing_center(budget)
+    ),
     1.0 / budget.num_classes,
     schedules={"temperature": annealing_by_epoch(max_temperature, first)},
     whole_logits=True,
@@ -171,7 +191,7 @@ def annealing_kd(
   return Recipe(
     name="annealing_kd",
     title="Annealing-KD",
-    equation="I: ||z_s - Φ(T) z_t||² / C, Φ(T) = 1 - (T - 1)/τ_max, T = τ_max … 1; "
+    equation=f"I: {_annealed_equation(budget)} / C, Φ(T) = 1 - (T - 1)/τ_max, T = τ_max … 1; "
     f"II: {label_equation(budget)}",
     reference="Jafari 2021, arXiv 2104.07163",
     phases=(
@@ -225,7 +245,12 @@ def continuation_kd(
   max_temperature = min(max_temperature, ramp)
   regression = Term(
     "annealed_regression",
-    functools.partial(hinged_annealed_regression, max_temperature=max_temperature, margin=margin),
+    functools.partial(
+      hinged_annealed_regression,
+      max_temperature=max_temperature,
+      margin=margin,
+      **_annealing_center(budget),
+    ),
     schedules_scaled(schedules.linear_schedule(1.0, 0.0, ramp), 1.0 / budget.num_classes),
     schedules={"temperature": annealing_by_epoch(max_temperature, ramp)},
     whole_logits=True,
@@ -234,7 +259,7 @@ def continuation_kd(
   return Recipe(
     name="continuation_kd",
     title="Continuation-KD",
-    equation=f"ψ {label_equation(budget)} + (1 - ψ) max(0, ||z_s - Φ(T) z_t||² - m Φ(T)) / C, "
+    equation=f"ψ {label_equation(budget)} + (1 - ψ) max(0, {_annealed_equation(budget)} - m Φ(T)) / C, "
     "ψ rising from 0 to 1",
     reference="Jafari 2022, arXiv 2212.05998",
     phases=(Phase("continue", (labels, regression), budget.epochs, budget.optimizer),),

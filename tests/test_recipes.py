@@ -160,6 +160,27 @@ def test_a_phase_that_does_not_divide_holds_temperature_one(max_temperature, epo
   assert np.all(np.diff(factors) >= 0)
 
 
+@pytest.mark.parametrize("name", ["annealing_kd", "continuation_kd"])
+def test_numbers_are_annealed_around_the_mean_label(name):
+  """The hottest teacher says nothing but the mean; the coldest says what it thinks."""
+  budget = dataclasses.replace(BUDGET, num_classes=1, label_mean=2.5)
+  recipe = recipes.make_recipe(name, budget, {"max_temperature": 4})
+  term = recipe.phases[0].objective[-1]
+  student = Outputs(np.float32([[2.5], [1.0]]))
+  teacher = Outputs(np.float32([[4.5], [1.0]]))
+  losses = {
+    temperature: term.loss(student, teacher, None, temperature=float(temperature))
+    for temperature in (4, 1)
+  }
+  # Phi(4) = 1/4: targets 3 and 2.125; Phi(1) = 1: the teacher's own 4.5 and 1.
+  np.testing.assert_allclose(losses[4], [0.25, 1.125**2], rtol=1e-5)
+  np.testing.assert_allclose(losses[1], [4.0, 0.0], atol=1e-6)
+  assert "ȳ" in recipe.equation
+  assert "center" not in str(
+    recipes.describe(recipes.make_recipe(name, BUDGET, {"max_temperature": 4}))
+  )
+
+
 def test_continuation_kd_moves_from_regression_to_labels():
   recipe = recipes.continuation_kd(BUDGET, max_temperature=3, margin=1.5)
   terms = [("cross_entropy", False), ("annealed_regression", True)]
