@@ -36,7 +36,7 @@ class Network:
     model: to apply.
     variables: on the host.
     digest: of the variables.
-    source: "trained", or which file was imported.
+    source: where it came from, in words, such as "trained" or which file was imported.
     directory: of its checkpoint and cache.
     seconds: of training; None where it was imported.
     validation: its score on the held-out examples; None where it was imported.
@@ -119,7 +119,7 @@ class Networks(Setting):
       role,
       directory,
       spec,
-      source="trained",
+      source=self.domain.teacher_source if teacher is None else "trained",
       seconds=sum(record["seconds"] for record in result.history),
       validation=float(result.state.best_score[0]),
     )

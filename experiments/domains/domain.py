@@ -62,6 +62,7 @@ class Domain(abc.ABC):
     teacher_width: of the teacher's layers, for methods that project to it.
     label_mean: of the training labels, where they are numbers.
     official_examples: how many training examples, held-out ones included, published numbers rest on, or 0.
+    teacher_source: where a teacher that is trained here came from, in words.
     student_source: what the student starts from, in words; empty: random numbers.
   """
 
@@ -81,6 +82,7 @@ class Domain(abc.ABC):
   teacher_width: int | None = None
   label_mean: float = 0.0
   official_examples: int = 0
+  teacher_source: str = "trained"
   student_source: str = ""
 
   @abc.abstractmethod

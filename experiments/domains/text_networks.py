@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.domains.domain import Initial, ReadyTeacher
-from experiments.domains.text_sources import folder_link, weights_folder
+from experiments.domains.text_sources import folder_link, name_of, weights_folder
 from experiments.domains.text_study import TextStudy
 from kd_jax.data.texts import TextDataset
 from kd_jax.data.tokenization import Tokenizer, check_vocabulary
@@ -175,10 +175,9 @@ class TextNetworks:
     spec = network.spec
     if spec.start == "random":
       return ""
-    given = self.folder.name if self.folder is not None else ""
-    if network is self.student and self.student_folder is not None:
-      given = self.student_folder.name
-    origin = "the teacher" if spec.start == "teacher" else given
+    given = self.study.student_weights if network is self.student else None
+    origin = name_of(given or self.study.teacher_weights)
+    origin = "the teacher" if spec.start == "teacher" else origin
     if TEXT_FAMILIES[spec.family].attends:
       layers = spec.teacher_layers or tuple(range(1, spec.layers + 1))
       return f"from layer{'s'[: len(layers) - 1]} {', '.join(map(str, layers))} of {origin}"

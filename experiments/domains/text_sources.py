@@ -80,6 +80,11 @@ def place(name: str | None) -> str | None:
   return name if name is None or name in PACKAGES else str(Path(name).expanduser().absolute())
 
 
+def name_of(weights: str | None) -> str | None:
+  """What reports call pretrained weights."""
+  return weights if weights is None or weights in PACKAGES else Path(weights).name
+
+
 def folder_link(folder: Path) -> dict[str, Any]:
   """A link of the lineage to pretrained weights."""
   return {"kind": "weights folder", "name": folder.name, "digest": folder_digest(folder)}

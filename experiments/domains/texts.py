@@ -11,7 +11,15 @@ import numpy as np
 
 from experiments.domains.domain import Domain, Initial, ReadyTeacher
 from experiments.domains.text_networks import TextNetwork, TextNetworks
-from experiments.domains.text_sources import LABELS, chance, described, load, metric_kind, place
+from experiments.domains.text_sources import (
+  LABELS,
+  chance,
+  described,
+  load,
+  metric_kind,
+  name_of,
+  place,
+)
 from experiments.domains.text_study import TextStudy
 from kd_jax import inference, teacher_cache
 from kd_jax.data import glue
@@ -67,6 +75,8 @@ class Texts(Domain):
     self.notes += self.networks.notes
     self.teacher, self.student = self.networks.teacher, self.networks.student
     self.teacher_width = self.teacher.spec.width
+    if self.networks.folder is not None:
+      self.teacher_source = f"fine-tuned from {name_of(study.teacher_weights)}"
     self.student_source = self.networks.source(self.student)
 
   @functools.cached_property
