@@ -14,7 +14,7 @@ import numpy as np
 from kd_jax import layer_terms, recipes
 from kd_jax.losses.inputs import check_temperature
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
-from kd_jax.phases import Budget, Phase, Recipe, Term
+from kd_jax.phases import Budget, Phase, Recipe, Term, TermLoss
 from kd_jax.recipes import label_equation, label_term, soft_equation, soft_targets
 
 
@@ -46,16 +46,9 @@ def patient_kd(
     Sun et al., EMNLP 2019, arXiv 1908.09355. Its search: T 5, 10, 20; soft_weight 0.2, 0.5, 0.7;
     layer_weight 10, 100, 500, 1000, with the mean over layers in place of the sum.
   """
-  _check_layer_weight(layer_weight)
   terms = (
     *_kd_terms(temperature, 1.0 - soft_weight, soft_weight),
-    Term(
-      "layers",
-      layer_terms.matched_layers,
-      layer_weight,
-      reads=("layers",),
-      heads=_maps(budget, project),
-    ),
+    _states_term(budget, layer_terms.matched_layers, layer_weight, project),
   )
   return Recipe(
     name="patient_kd",
@@ -89,16 +82,9 @@ def alp_kd(
   References:
     Passban et al., AAAI 2021, arXiv 2012.14022.
   """
-  _check_layer_weight(layer_weight)
   terms = (
     *_kd_terms(temperature, hard_weight, soft_weight),
-    Term(
-      "layers",
-      layer_terms.attended_layers,
-      layer_weight,
-      reads=("layers",),
-      heads=_maps(budget, project),
-    ),
+    _states_term(budget, layer_terms.attended_layers, layer_weight, project),
   )
   return Recipe(
     name="alp_kd",
@@ -234,7 +220,12 @@ def tinybert(
   """
   check_temperature(temperature)
   terms = (
-    Term("hidden", layer_terms.hidden_states, reads=("tokens",), heads=_token_maps(budget)),
+    Term(
+      "hidden",
+      layer_terms.hidden_states,
+      reads=("tokens",),
+      heads=TokenProjections(_teacher_width(budget)),
+    ),
     Term("attention", layer_terms.attentions, reads=("tokens",)),
   )
   first = _first_phase(budget, distil_epochs)
@@ -268,9 +259,12 @@ def _kd_terms(temperature: float, hard_weight: float, soft_weight: float) -> tup
   return label_term(hard_weight), Term("soft_targets", soft, soft_weight)
 
 
-def _check_layer_weight(layer_weight: float) -> None:
-  if not 0 <= layer_weight < np.inf:
-    raise ValueError(f"layer_weight must be finite and at least 0, got {layer_weight}")
+def _states_term(budget: Budget, loss: TermLoss, weight: float, project: bool) -> Term:
+  """A loss on the layers' states, the student's mapped to the teacher's width where asked for."""
+  if not 0 <= weight < np.inf:
+    raise ValueError(f"layer_weight must be finite and at least 0, got {weight}")
+  heads = LayerProjections(_teacher_width(budget)) if project else None
+  return Term("layers", loss, weight, reads=("layers",), heads=heads)
 
 
 def _then_labels(
@@ -290,14 +284,6 @@ def _first_phase(budget: Budget, distil_epochs: int | None) -> int:
       f"distil_epochs must leave epochs to both phases: got {first} of {budget.epochs}"
     )
   return first
-
-
-def _maps(budget: Budget, project: bool) -> LayerProjections | None:
-  return LayerProjections(_teacher_width(budget)) if project else None
-
-
-def _token_maps(budget: Budget) -> TokenProjections:
-  return TokenProjections(_teacher_width(budget))
 
 
 def _teacher_width(budget: Budget) -> int:
