@@ -15,7 +15,7 @@ from kd_jax import layer_terms, recipes
 from kd_jax.losses.inputs import check_temperature
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.phases import Budget, Phase, Recipe, Term, TermLoss
-from kd_jax.recipes import label_equation, label_term, soft_equation, soft_targets
+from kd_jax.recipes import label_equation, label_term, soft_equation, soft_targets, without_opinion
 
 
 def scratch(budget: Budget) -> Recipe:
@@ -126,7 +126,7 @@ def universal_kd(
     Term("soft_targets", soft, 1.0 - layer_weight),
     Term(
       "layers",
-      layer_terms.attended_logits,
+      functools.partial(layer_terms.attended_logits, **without_opinion(budget)),
       layer_weight,
       reads=("layer_logits",),
       heads=LayerClassifiers(budget.num_classes, budget.label_mean),
@@ -155,12 +155,13 @@ def universal_kd_capacity_gap(budget: Budget, *, distil_epochs: int | None = Non
   References:
     Wu et al., Universal-KD, EMNLP 2021.
   """
-  terms = (Term("assistants", layer_terms.pseudo_assistants, reads=("logits", "layer_logits")),)
+  loss = functools.partial(layer_terms.pseudo_assistants, **without_opinion(budget))
+  terms = (Term("assistants", loss, reads=("logits", "layer_logits")),)
   return Recipe(
     name="universal_kd_capacity_gap",
     title="Universal-KD, capacity gap",
-    equation=f"I: {_mixed_equation(budget, 'Σ_j a_j z_j', 'z_s')}, a_j = softmax_j <z_s, z_j>; "
-    f"II: {label_equation(budget)}",
+    equation=f"I: {_mixed_equation(budget, 'Σ_j a_j z_j', 'z_s')}, a_j = softmax_j "
+    f"{'(z_s - ȳ) (z_j - ȳ)' if budget.is_regression else '<z_s, z_j>'}; II: {label_equation(budget)}",
     reference="Wu 2021, EMNLP",
     phases=_then_labels(budget, terms, distil_epochs),
   )

@@ -22,20 +22,21 @@ def attended_layers(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
   return layers.alp_kd_loss(jnp.stack(intermediate(student), axis=1), _layers(teacher)[:, :-1])
 
 
-def attended_logits(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """`universal_kd_loss` of the pseudo classifiers of both sides."""
+def attended_logits(student: Outputs, teacher: Outputs, batch: Batch, *, center=0.0) -> Array:
+  """`universal_kd_loss` of the pseudo classifiers of both sides, less `center`."""
   del batch
-  return layers.universal_kd_loss(
-    student.layer_logits, _layer_logits(teacher), regression=student.logits.shape[-1] == 1
-  )
+  return _universal(student.layer_logits, _layer_logits(teacher), center)
 
 
-def pseudo_assistants(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
+def pseudo_assistants(student: Outputs, teacher: Outputs, batch: Batch, *, center=0.0) -> Array:
   """`universal_kd_loss` of the student's final logits to all of the teacher's, its final ones too."""
   del batch
   theirs = jnp.concatenate([_layer_logits(teacher), teacher.logits[:, None]], axis=1)
-  own = student.logits[:, None]
-  return layers.universal_kd_loss(own, theirs, regression=own.shape[-1] == 1)
+  return _universal(student.logits[:, None], theirs, center)
+
+
+def _universal(own: Array, theirs: Array, center: float) -> Array:
+  return layers.universal_kd_loss(own - center, theirs - center, regression=own.shape[-1] == 1)
 
 
 def relations(

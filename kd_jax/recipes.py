@@ -105,10 +105,11 @@ def _annealed_equation(budget: Budget) -> str:
   return "(z_s - ȳ - Φ(T) (z_t - ȳ))²" if budget.is_regression else "||z_s - Φ(T) z_t||²"
 
 
-def _annealing_center(budget: Budget) -> dict[str, float]:
-  """What annealing starts from: no opinion, which is 0 in logits, and the mean label in numbers.
+def without_opinion(budget: Budget) -> dict[str, float]:
+  """What is subtracted from numbers so that, as in logits, 0 is no opinion: the option `center` of losses.
 
-  Annealed around 0, a number would have to leave its level and come back to it as the temperature falls.
+  Around 0 itself, annealed numbers would have to leave their level and come back to it as the temperature
+  falls, and an inner product of two numbers would always favour the larger.
   """
   return {"center": budget.label_mean} if budget.is_regression else {}
 
@@ -182,7 +183,7 @@ def annealing_kd(
   anneal = Term(
     "annealed_regression",
     functools.partial(
-      annealed_regression, max_temperature=max_temperature, **_annealing_center(budget)
+      annealed_regression, max_temperature=max_temperature, **without_opinion(budget)
     ),
     1.0 / budget.num_classes,
     schedules={"temperature": annealing_by_epoch(max_temperature, first)},
@@ -249,7 +250,7 @@ def continuation_kd(
       hinged_annealed_regression,
       max_temperature=max_temperature,
       margin=margin,
-      **_annealing_center(budget),
+      **without_opinion(budget),
     ),
     schedules_scaled(schedules.linear_schedule(1.0, 0.0, ramp), 1.0 / budget.num_classes),
     schedules={"temperature": annealing_by_epoch(max_temperature, ramp)},

@@ -368,6 +368,24 @@ def test_classifiers_of_numbers_start_around_the_mean_label():
   }
 
 
+@pytest.mark.parametrize(
+  ("name", "at"), [("universal_kd", "layers"), ("universal_kd_capacity_gap", "assistants")]
+)
+def test_attention_between_numbers_does_not_depend_on_their_level(name, at):
+  """Labels from 0 to 5 and from -2.5 to 2.5 are one task."""
+  own, theirs = student(width=6, classes=1), teacher(width=8, classes=1)
+  losses = []
+  for level in (0.0, 2.5, 50.0):
+    budget = dataclasses.replace(BUDGET, num_classes=1, label_mean=level)
+    shifted = [
+      one._replace(logits=one.logits + level, layer_logits=one.layer_logits + level)
+      for one in (own, theirs)
+    ]
+    losses.append(term(make(name, budget), at).loss(*shifted, None))
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(losses[2], losses[0], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", layer_recipes.RECIPES)
 def test_equations_say_what_is_computed(name):
   """Squared errors where a number is predicted, CE and KL where a class is."""
