@@ -168,11 +168,12 @@ class Networks(Setting):
   def _say_score(self, spec: Spec, variables: PyTree) -> None:
     """An imported network that reads its inputs in another way than it learnt shows it here."""
     evaluate, metric = self.evaluator(spec, self.domain.validation), self.domain.evaluation.select
-    score = float(evaluate(parallel.replicate(as_one_of(variables)))[metric][0])
+    values = evaluate(parallel.replicate(as_one_of(variables))).items()
+    found = {name: float(value[0]) for name, value in values}
     console.say(
-      f"imported teacher: {metric} {score:.2%} on the held-out examples (it may have learnt from them)"
+      f"imported teacher: {metric} {found[metric]:.2%} on the held-out examples (it may have learnt from them)"
     )
-    advice = self.domain.doubt(score)
+    advice = self.domain.doubt(found)
     if advice:
       console.say(f"warning: hardly better than chance: {advice}")
 

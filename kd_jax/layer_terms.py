@@ -111,7 +111,9 @@ def _layer_logits(teacher: Outputs) -> Array:
 
 
 def _tokens(outputs: Outputs):
-  if outputs.tokens is None or not outputs.tokens.queries:
+  if outputs.tokens is None:
+    raise ValueError("states of tokens were not collected: build both networks with collect_tokens")
+  if not outputs.tokens.queries:
     raise ValueError(
       "attentions are compared between networks that attend: BERT or RoBERTa on both sides"
     )

@@ -64,7 +64,7 @@ class Phase:
     objective: the terms, summed.
     epochs: how many, >= 1.
     optimizer: made anew for the phase.
-    start: "fresh" weights, or the "best" (by held-out validation accuracy) or "last" of the phase before.
+    start: "fresh" weights, or the "best" (by the metric on the validation split) or "last" of the phase before.
   """
 
   name: str

@@ -164,7 +164,7 @@ def annealing_kd(
   Phase I holds each temperature tau_max, ..., 1 for floor(epochs / tau_max) epochs and T = 1 for what is left
   over. Its loss is divided by C: the released code takes the mean over classes, and the published learning
   rates belong to that scale; the paper's formula sums. Phase II starts from the best weights of phase I by
-  held-out validation accuracy (the released vision code selects on the test set). Where a number is
+  the metric on the validation split (the released vision code selects on the test set). Where a number is
   predicted, Phi(T) shrinks the teacher's towards the mean label.
 
   Args:

@@ -69,7 +69,7 @@ class Outputs(NamedTuple):
     scores: of a structure, in place of logits: `LinearChain`, `MaxEnt`, `SpanScores`, ... of
       `kd_jax.structured`.
     means: of a text encoder, [B, D] of each layer: the mean over tokens.
-    layer_logits: [B, T, C] of pseudo classifiers on all layers but the last.
+    layer_logits: [B, T - 1, C] of pseudo classifiers on all of T layers but the last.
     tokens: `TokenStates`, on request.
   """
 

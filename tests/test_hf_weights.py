@@ -162,6 +162,8 @@ def test_shards_are_read_as_one_file(bert):
   refused(lambda: load_bert(bert), "two.safetensors", error=FileNotFoundError)
   (bert / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../a.safetensors"}}')
   refused(lambda: load_bert(bert), "names no files of its own folder")
+  (bert / "model.safetensors.index.json").write_text('{"weight_map": ["one.safetensors"]}')
+  refused(lambda: load_bert(bert), "names no files of its own folder")
 
 
 def test_names_without_prefix_and_of_old_files_are_known(bert):
@@ -360,7 +362,8 @@ def test_a_network_in_one_call(folder):
   same_bits(jax.tree.map(np.asarray, variables["params"]), own)
   outputs = model.apply(variables, subwords())
   assert outputs.logits.shape[1] == own["classifier"]["bias"].shape[0]
-  other, fresh = load_text_model(folder, num_outputs=5, dropout=0.1)
+  other, fresh = load_text_model(folder, num_outputs=5, dropout=0.2, dtype="bfloat16")
+  assert (other.dropout, other.dtype) == (0.2, ml_dtypes.bfloat16)
   assert other.apply(fresh, subwords()).logits.shape[1] == 5
   same_bits(jax.tree.map(np.asarray, fresh["params"]["encoder"]), own["encoder"])
 

@@ -322,8 +322,8 @@ def test_a_finetuned_folder_teaches_and_gives_the_student_its_layers(tmp_path, c
   assert set(initial.variables["params"]) == {"encoder", "pooler"}
   assert_same(encoder["layer1"], params["encoder"]["layer1"])
   assert_same(encoder["layer2"], params["encoder"]["layer3"])
-  assert "in the order bad, good" in pipeline.domain.doubt(0.5)
-  assert pipeline.domain.doubt(0.95) == ""
+  assert "in the order bad, good" in pipeline.domain.doubt({"accuracy": 0.5})
+  assert pipeline.domain.doubt({"accuracy": 0.95}) == ""
   # What is exported needs no weights folder beside it.
   assert commands.run_here(export, tmp_path / "run" / "teacher", "--to", "stablehlo") == 0
   beside = json.loads(next((tmp_path / "run" / "teacher" / "export").glob("*.json")).read_text())
@@ -334,6 +334,41 @@ def test_a_finetuned_folder_teaches_and_gives_the_student_its_layers(tmp_path, c
   (tmp_path / "weights" / "model.safetensors").write_bytes(b"other")
   assert commands.run_here(lineage, tmp_path / "run" / "teacher" / "final") == 1
   assert "DIFFERS: the weights have changed" in capsys.readouterr().out
+
+
+def test_a_teacher_that_answers_each_label_by_itself_is_refused(tmp_path, capsys):
+  write_weights(tmp_path / "weights")
+  config_file = tmp_path / "weights" / "config.json"
+  said = json.loads(config_file.read_text()) | {"problem_type": "multi_label_classification"}
+  config_file.write_text(json.dumps(said))
+  student = {**BERT, "start": "pretrained"}
+  asked = options(tmp_path / "run", student=student, weights=tmp_path / "weights")
+  message = refused(capsys, *asked, "--methods", "scratch", "--no-finetune-teacher")
+  assert "multi_label_classification" in message
+
+
+@pytest.mark.parametrize(
+  ("student", "source", "note"),
+  [
+    ({**CNN, "word_width": 8}, "with the word vectors of the teacher", None),
+    ({**CNN, "start": "pretrained"}, "with the word vectors of weights", None),
+    ({**CNN, "width": 4}, "", "4 wide, those of the teacher 8: they start from random"),
+    ({**CNN, "start": "random"}, "", None),
+    ({**BERT, "start": "teacher"}, "from layers 1, 2 of the teacher", None),
+    ({**BERT, "layers": 1, "start": "teacher"}, "from layer 1 of the teacher", None),
+  ],
+)
+def test_what_a_student_starts_from_is_said(student, source, note, tmp_path):
+  write_weights(tmp_path / "weights")
+  asked = options(tmp_path / "run", student=student, weights=tmp_path / "weights")
+  domain = parsed(*asked, "--methods", "scratch").domain
+  assert domain.teacher_source == "fine-tuned from weights"
+  assert domain.student_source == source
+  assert (
+    any(note in said for said in domain.notes)
+    if note
+    else not any("wide" in n for n in domain.notes)
+  )
 
 
 # What is refused, in one line, before anything is made.
@@ -406,6 +441,12 @@ BAD = {
     "patient_kd does not suit these networks: student_layers (2, 1, 4)",
   ),
   "a student of one layer": (["--methods", "universal_kd", "--student.layers", "1"], "at least 2"),
+  "a teacher of one layer": (
+    ["--methods", "universal_kd", "--teacher.layers", "1"],
+    "the teacher needs at least 2",
+  ),
+  "columns without files": (["--pair-column", "other"], "columns and regression are of files"),
+  "numbers without files": (["--regression"], "columns and regression are of files"),
   "a student that is deeper": (
     ["--methods", "patient_kd", "--student.layers", "3"],
     "a student of 3 layers",

@@ -169,6 +169,10 @@ def test_no_texts_at_all(trained):
 
 
 def test_what_is_no_list_of_texts_is_refused(trained):
+  with pytest.raises(ValueError, match="encode takes texts, got NoneType None"):
+    trained.encode(["a", None])
+  with pytest.raises(ValueError, match="encode takes texts, got float nan"):
+    trained.encode(["a"], [float("nan")])
   with pytest.raises(ValueError, match=r"got one str; write \[text\]$"):
     trained.encode("tea")
   with pytest.raises(ValueError, match=r"^2 first texts but 1 second ones; give"):

@@ -1,7 +1,7 @@
 """What a kind of data decides of a study; the stages of a study ask it and know nothing else of the data."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -129,8 +129,8 @@ class Domain(abc.ABC):
     """The teacher where it is imported; None where it is trained here."""
     return None
 
-  def doubt(self, score: float) -> str:
-    """What to look at where an imported teacher scores no better than chance; "" where it does."""
+  def doubt(self, found: Mapping[str, float]) -> str:
+    """What to look at where an imported teacher's metrics are no better than chance; "" where they are."""
     return ""
 
   def initial(self, spec: Spec, teacher: Any = None) -> Initial | None:

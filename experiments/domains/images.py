@@ -1,6 +1,7 @@
 """Studies of image classification."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -155,8 +156,8 @@ class Images(Domain):
     parent = {"kind": "weights file", "name": path.name, "digest": digest_file(path)}
     return ReadyTeacher(spec, variables, parent, path.name)
 
-  def doubt(self, score: float) -> str:
-    if score >= 3 / self.num_classes:
+  def doubt(self, found: Mapping[str, float]) -> str:
+    if found["accuracy"] >= 3 / self.num_classes:
       return ""
     return "are teacher.pixel-mean and -std those of its training?"
 

@@ -87,19 +87,24 @@ class TextNetworks:
       notes.append(f"there is no weights folder: the {role} starts from random numbers")
       spec = dataclasses.replace(spec, start="random")
     if spec.start != "random":
-      whole = self.teacher.spec
-      if spec.start == "pretrained":
-        whole = bert_spec(hf_config.read_config(folder))
+      whole, origin = self._origin(spec, folder)
       if TEXT_FAMILIES[spec.family].attends:
         spec = self._of_one_form(role, spec, whole)
       else:
         words = spec.word_width or with_sizes(spec).width
         if words != whole.width:
           notes.append(
-            f"the {role}'s word vectors are {words} wide, the teacher's {whole.width}: they start from random "
-            f"numbers (--{role}.word-width {whole.width} takes the teacher's)"
+            f"the {role}'s word vectors are {words} wide, those of {origin} {whole.width}: they start from "
+            f"random numbers (--{role}.word-width {whole.width} takes them over)"
           )
     return TextNetwork(with_sizes(spec), self._sizes(spec.family, folder)), notes
+
+  def _origin(self, spec: TextSpec, folder: Path | None) -> tuple[TextSpec, str]:
+    """The network that another starts from, and what reports call it."""
+    if spec.start == "teacher":
+      return self.teacher.spec, "the teacher"
+    given = self.study.teacher_weights if folder == self.folder else self.study.student_weights
+    return bert_spec(hf_config.read_config(folder)), name_of(given)
 
   def _of_one_form(self, role: str, spec: TextSpec, whole: TextSpec) -> TextSpec:
     """The specification with the sizes of the network that it takes layers from."""
@@ -148,7 +153,10 @@ class TextNetworks:
       raise ValueError(
         f"max_length {longest} exceeds the {config.max_length} positions of the network in {folder}"
       )
-    return text_sizes(config)
+    sizes = text_sizes(config)
+    if family == "roberta" and config.kind != "roberta":
+      sizes["max_positions"] += config.pad_id + 1
+    return sizes
 
   # What they start from.
 
@@ -175,14 +183,13 @@ class TextNetworks:
     spec = network.spec
     if spec.start == "random":
       return ""
-    given = self.study.student_weights if network is self.student else None
-    origin = name_of(given or self.study.teacher_weights)
-    origin = "the teacher" if spec.start == "teacher" else origin
+    own = self.student_folder if network is self.student else None
+    whole, origin = self._origin(spec, own or self.folder)
     if TEXT_FAMILIES[spec.family].attends:
       layers = spec.teacher_layers or tuple(range(1, spec.layers + 1))
       return f"from layer{'s'[: len(layers) - 1]} {', '.join(map(str, layers))} of {origin}"
     words = spec.word_width or spec.width
-    return f"with the word vectors of {origin}" if words == self.teacher.spec.width else ""
+    return f"with the word vectors of {origin}" if words == whole.width else ""
 
   def ready_teacher(self, train: TextDataset) -> ReadyTeacher | None:
     """The teacher as it is in its folder, where it is not to be fine-tuned.
@@ -192,6 +199,11 @@ class TextNetworks:
     """
     if self.study.finetune_teacher:
       return None
+    if hf_config.problem_type(self.folder) == "multi_label_classification":
+      raise ValueError(
+        f"the classifier in {self.folder} answers each label by itself (multi_label_classification): the "
+        "teacher must choose one of them"
+      )
     params = hf_weights.load_bert(self.folder)
     if "classifier" not in params:
       raise ValueError(

@@ -128,6 +128,9 @@ class TextStudy(Study):
       raise ValueError(
         f"files are two, for training and test, or three, with validation between; got {len(self.files)}"
       )
+    columns = (self.text_column, self.pair_column, self.label_column)
+    if not self.files and (columns != ("text", None, "label") or self.regression):
+      raise ValueError("columns and regression are of files: name them with --files TRAIN TEST")
     unknown = [name for name in self.cache_outputs if name not in KEPT]
     if unknown or "logits" not in self.cache_outputs:
       raise ValueError(
@@ -137,7 +140,7 @@ class TextStudy(Study):
       raise ValueError(
         f"layer_classifier_epochs must be at least 1, got {self.layer_classifier_epochs}"
       )
-    if not self.finetune_teacher and self.teacher_weights in (None, "", "none"):
+    if not self.finetune_teacher and self.teacher_weights is None:
       raise ValueError("a teacher that is not fine-tuned needs teacher_weights with a classifier")
 
   def shrunk(self) -> "TextStudy":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,13 @@ class Texts(Domain):
             raise ValueError(f"{name} does not suit these networks: {error}") from None
 
   def _refuse_outputs_not_kept(self, recipes: dict[str, Recipe]) -> None:
-    """Before anything is trained: methods that read what the cache is not to hold."""
-    if self.study.live_teacher:
-      return
+    """Before anything is trained: methods that read what the teacher has not, or the cache is not to hold."""
     for name, recipe in recipes.items():
       for term in (term for phase in recipe.phases for term in phase.objective):
+        if "layer_logits" in term.reads and self.teacher.spec.layers < 2:
+          raise ValueError(f"{name} learns from inner layers: the teacher needs at least 2, not 1")
+        if self.study.live_teacher:
+          continue
         absent = [field for field in term.reads if field not in self._kept(self.teacher)]
         if term.needs_teacher and absent:
           remedy = (
@@ -157,8 +160,11 @@ class Texts(Domain):
   def ready_teacher(self) -> ReadyTeacher | None:
     return self.networks.ready_teacher(self.train)
 
-  def doubt(self, score: float) -> str:
-    if score > chance(self.evaluation.select, _labels(self.validation)):
+  def doubt(self, found: Mapping[str, float]) -> str:
+    labels, select = _labels(self.validation), self.evaluation.select
+    if self.num_classes == 1 and found["rmse"] >= np.std(labels) > 0:
+      return f"its numbers must be in the labels' unit, from {labels.min():g} to {labels.max():g}"
+    if found[select] > chance(select, labels):
       return ""
     order = (
       f"are its classes in the order {', '.join(self.train.class_names)}, "

@@ -91,6 +91,16 @@ def _csv_rows(path: Path, content: str, columns: Sequence[str]) -> list[tuple[in
   if path.suffix.lower() == ".tsv":
     options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
   reader = csv.reader(io.StringIO(content, newline=""), **options)
+  # A text may be of any length; the limit is the module's own and is put back.
+  limit = csv.field_size_limit(max(len(content), 1))
+  try:
+    return _placed_rows(path, reader, columns)
+  finally:
+    csv.field_size_limit(limit)
+
+
+def _placed_rows(path: Path, reader, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+  """(line, the fields of columns) of each row below the header."""
   header, places, rows = None, [], []
   while True:
     line = reader.line_num + 1  # where the next row begins; it may go on for several lines

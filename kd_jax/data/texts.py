@@ -231,7 +231,9 @@ def _check_subwords(where: str, inputs: Subwords, pad_id: int) -> None:
 
 def _check_finite(where: str, inputs: PyTree) -> None:
   for array in jax.tree.leaves(inputs):
-    finite = np.isfinite(array.astype(np.float32)).reshape(len(array), -1).all(axis=1)
-    if not finite.all():
-      row = np.flatnonzero(~finite)[0]
+    # One value broadcast stands for states that are not computed; others may fill most of the memory.
+    rows = array[:1] if not any(array.strides) else array
+    finite = [np.isfinite(row).all() for row in rows]
+    if not all(finite):
+      row = finite.index(False)
       raise ValueError(f"{where}: features of row {row} are not finite; look at what made them")

@@ -205,12 +205,15 @@ class Tokenizer:
       Subwords padded at their end to the longest, and how many examples were truncated or empty.
 
     Raises:
-      ValueError: unequal numbers of texts, or one text in place of several.
+      ValueError: unequal numbers of texts, one text in place of several, or something else than a text.
     """
     if isinstance(firsts, str) or isinstance(seconds, str):
       raise ValueError("encode takes a list of texts, got one str; write [text]")
     if seconds is not None and len(firsts) != len(seconds):
       raise ValueError(f"{len(firsts)} first texts but {len(seconds)} second ones; give pairs")
+    for one in (*firsts, *(seconds or ())):
+      if not isinstance(one, str):
+        raise ValueError(f"encode takes texts, got {type(one).__name__} {one!r:.40}; leave it out")
     texts = list(firsts) if seconds is None else list(zip(firsts, seconds, strict=True))
     ids, types, lengths, truncated, empty = [], [], [], 0, 0
     for start in range(0, len(texts), _CHUNK):

@@ -134,6 +134,11 @@ def count_labels(folder: str | os.PathLike) -> int | None:
   return number
 
 
+def problem_type(folder: str | os.PathLike) -> str | None:
+  """What config.json says that the classifier answers: None where it does not say."""
+  return read_json(Path(folder) / "config.json").get("problem_type")
+
+
 def config_json(
   config: BertConfig, labels: Sequence[str] | None, *, regression: bool = False
 ) -> Mapping[str, Any]:

@@ -59,8 +59,8 @@ def _files(folder: Path) -> list[Path]:
   if (folder / WEIGHTS).is_file():
     return [folder / WEIGHTS]
   if (folder / INDEX).is_file():
-    shards = read_json(folder / INDEX).get("weight_map") or {}
-    names = sorted({str(name) for name in shards.values()})
+    shards = read_json(folder / INDEX).get("weight_map")
+    names = sorted(map(str, set(shards.values()))) if isinstance(shards, dict) else []
     if not names or any(Path(name).name != name for name in names):
       raise ValueError(f"{folder / INDEX} names no files of its own folder: copy it again")
     return [folder / name for name in names]

@@ -1,7 +1,7 @@
 """A text network with pretrained parameters, in one call."""
 
 import os
-from typing import Any
+from typing import Literal
 
 import jax
 import numpy as np
@@ -15,15 +15,23 @@ from kd_jax.types import PyTree, Subwords
 
 
 def load_text_model(
-  folder: str | os.PathLike, *, num_outputs: int | None = None, seed: int = 0, **changes: Any
+  folder: str | os.PathLike,
+  *,
+  num_outputs: int | None = None,
+  dropout: float = 0.1,
+  dtype: Literal["float32", "bfloat16"] = "float32",
+  collect_tokens: bool = False,
+  seed: int = 0,
 ) -> tuple[TextClassifier, PyTree]:
   """The BERT or RoBERTa of a Hugging Face folder, ready to be applied or fine-tuned.
 
   Args:
     folder: with config.json and model.safetensors.
     num_outputs: C of a classifier, drawn anew; None: the folder's own, or 2 fresh outputs where it has none.
+    dropout: probability that an entry is dropped in training.
+    dtype: of the computation; parameters and logits are float32 always.
+    collect_tokens: whether `Outputs.tokens` are returned.
     seed: of what the folder does not have.
-    **changes: fields of the `TextSpec`, such as dropout or dtype.
 
   Returns:
     The network and its variables: `model.apply(variables, subwords)` gives `Outputs`.
@@ -37,8 +45,9 @@ def load_text_model(
     given.pop("classifier", None)
   own = given["classifier"]["bias"].shape[0] if "classifier" in given else 2
   model = build_text_model(
-    bert_spec(config, **changes),
+    bert_spec(config, dropout=dropout, dtype=dtype),
     num_outputs=own if num_outputs is None else num_outputs,
+    collect_tokens=collect_tokens,
     **text_sizes(config),
   )
   one = np.ones((1, 1), np.int32)
