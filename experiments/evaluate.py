@@ -52,7 +52,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
   """
   study, domain = pipeline.study, pipeline.domain
   teacher = pipeline.teacher()
-  finished = list(pipeline.finished_students(teacher))
+  finished = pipeline.finished_students(teacher)
   console.say("evaluating on the test split")
   said = inference.predictions(
     teacher.model,

@@ -71,14 +71,19 @@ class Pipeline(Networks):
         )
 
   def finished_students(self, teacher: Network) -> Iterator[tuple[str, tuple, list]]:
-    """(method, seeds, phases) of every run of the study.
+    """(method, seeds, phases) of every run of the study, read one by one: states are large.
 
     Raises:
-      ValueError: where one is not finished.
+      ValueError: at once, where one is not finished.
     """
-    for method in self.study.methods:
-      for group in self.seed_groups(method):
-        yield method, group, runs.load(self.student_run(method, group, teacher))
+    found = [
+      (method, group, self.student_run(method, group, teacher))
+      for method in self.study.methods
+      for group in self.seed_groups(method)
+    ]
+    for _, _, run in found:
+      runs.check_finished(run)
+    return ((method, group, runs.load(run)) for method, group, run in found)
 
   def _epochs(self, method: str) -> int:
     return sum(phase.epochs for phase in self.recipes[method].phases)

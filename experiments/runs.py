@@ -111,6 +111,16 @@ def is_finished(run: Run) -> bool:
   return all(phase.epochs in run.store(phase).steps() for phase in run.recipe.phases)
 
 
+def check_finished(run: Run) -> None:
+  """Refuses a run that is not finished.
+
+  Raises:
+    ValueError: a phase lacks its last checkpoint.
+  """
+  if not is_finished(run):
+    raise _not_finished(run)
+
+
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
   """Keeps a second command from writing the same folder at the same time.
@@ -137,12 +147,15 @@ def load(run: Run) -> list[PhaseResult]:
     ValueError: it is not finished, or not this run.
   """
 
-  def refuse():
-    raise ValueError(f"{run.directory} is not finished: train it first")
+  def refuse():  # its last checkpoint is broken
+    raise _not_finished(run)
 
-  if not is_finished(run):
-    refuse()
+  check_finished(run)
   return train(run, refuse, lambda epochs, detail: None)
+
+
+def _not_finished(run: Run) -> ValueError:
+  return ValueError(f"{run.directory} is not finished: train it first")
 
 
 def _train_phase(

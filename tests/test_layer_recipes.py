@@ -61,6 +61,11 @@ def outputs(seed, layers, width=WIDTH, classes=CLASSES, tokens=False):
   )
 
 
+def unattending(given):
+  """The outputs of a network without queries, such as a BiLSTM."""
+  return given._replace(tokens=given.tokens._replace(queries=(), keys=(), values=()))
+
+
 student = functools.partial(outputs, 0, STUDENT_LAYERS)
 teacher = functools.partial(outputs, 1, TEACHER_LAYERS)
 
@@ -459,9 +464,16 @@ def test_a_projection_without_the_teachers_width_is_refused(name, settings):
       teacher()._replace(layer_logits=None),
       "no pseudo classifiers",
     ),
-    ("minilm", "relations", student(), teacher(tokens=True), "networks that attend"),
+    (
+      "minilm",
+      "relations",
+      student(),
+      teacher(tokens=True),
+      "build both networks with collect_tokens",
+    ),
+    ("minilm", "relations", unattending(student(tokens=True)), teacher(tokens=True), "that attend"),
     ("minilm", "relations", student(tokens=True), teacher(tokens=True), "12 relation_heads"),
-    ("tinybert", "attention", student(tokens=True), teacher(), "networks that attend"),
+    ("tinybert", "attention", student(tokens=True), teacher(), "with collect_tokens"),
     (
       "tinybert",
       "attention",

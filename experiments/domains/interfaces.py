@@ -149,7 +149,7 @@ def _texts(meta, source, params, length, data_dir) -> Interface:
   longest = model.encoder.config.max_length if TEXT_FAMILIES[spec.family].attends else None
   inputs = {name: Input(("batch", "length"), "int32") for name in ("ids", "types")}
   kept = {name: meta[name] for name in ("tokenizer", "class_names") if name in meta}
-  if "tokenizer" not in kept:
+  if "tokenizer" not in kept and source["weights"] is not None:
     folder, longest_text = weights_folder(source["weights"]), source["max_length"]
     kept["tokenizer"] = Tokenizer.from_folder(folder, max_length=longest_text).to_json()
   if not source["files"] and source["task"] in glue.TASKS:
