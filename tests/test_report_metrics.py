@@ -263,6 +263,7 @@ def test_report_on_disk_speaks_of_f1_alone(tmp_path, capsys):
     ({"case": "2a"}, "case is '2a': expected a JSON dict"),
     ({"metric": METRIC | {"lowest": -2}}, "metric.lowest is -2: expected a number from -1 to 0"),
     ({"metric": METRIC | {"lowest": "no"}}, "metric.lowest is 'no'"),
+    ({"metric": METRIC | {"chance": 67}}, "metric.chance is 67: expected a number from 0 to 1"),
   ],
 )
 def test_bad_metrics_are_refused(changes, expected):
@@ -279,6 +280,15 @@ def test_percentages_in_rows_and_curves_are_refused():
   results["curves"][0]["validation_f1"] = -0.5
   with pytest.raises(ValueError, match=r"curves\[0\]\.validation_f1 is -0\.5"):
     report.check_results(results)
+
+
+@pytest.mark.parametrize(("above", "said"), [(-0.05, True), (0.019, True), (0.021, False)])
+def test_a_teacher_near_one_answer_to_everything_is_named_so(text, above, said):
+  chance = 0.65
+  results = make_tagging_results(metric=METRIC | {"chance": chance})
+  results["teacher"]["test_f1"] = chance + above
+  assert ("has learnt little of this task" in text(results)) == said
+  assert ("one answer to all test sentences has 65.00 %" in text(results)) == said
 
 
 CORRELATION = {

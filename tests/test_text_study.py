@@ -246,6 +246,7 @@ def test_numbers_are_learnt_from_a_file(tmp_path):
   found = results(folder)
   assert found["metric"]["key"] == "pearson_spearman"
   assert found["metric"]["lowest"] == -1
+  assert found["metric"]["chance"] == 0
   assert found["dataset"]["num_classes"] == 1
   for row in found["rows"]:
     names = {"pearson_spearman", "pearson", "spearman", "rmse", "squared_difference_to_teacher"}

@@ -233,7 +233,11 @@ class Texts(Domain):
         "notes": self.notes,
       },
       "metric": described(first)
-      | {"others": [described(o) for o in others if o in LABELS], "examples": "texts"},
+      | {
+        "others": [described(o) for o in others if o in LABELS],
+        "examples": "texts",
+        "chance": chance(first, _labels(self.test)),
+      },
     }
 
 

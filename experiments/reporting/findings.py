@@ -23,6 +23,9 @@ from experiments.reporting.statistics import (
 
 Results = Mapping[str, Any]
 
+NEAR_CHANCE = 0.02
+"""A teacher that is so little above one answer to everything has little to teach."""
+
 
 def verdict(name: str, difference: Estimate) -> str:
   """What one paired difference shows, in words."""
@@ -108,6 +111,11 @@ def _limits(results: Results, comparisons: int) -> list[str]:
     lines.append(
       "The teacher was imported. It may have learnt from the examples held out here, so its validation "
       f"{metric.label} is not given; the students have not seen them."
+    )
+  if None not in (ceiling, metric.chance) and ceiling - metric.chance < NEAR_CHANCE:
+    lines.append(
+      f"The teacher ({percent(ceiling)} %) has learnt little of this task: one answer to all test "
+      f"{metric.examples} has {percent(metric.chance)} %, and differences between methods mean as little."
     )
   if len(set(lengths.values())) > 1:
     titles = method_titles(results)

@@ -17,6 +17,7 @@ class Metric(NamedTuple):
     examples: what the data consist of, in the plural.
     stated: whether the results say all this themselves.
     lowest: key -> the lowest value of those that can be negative, such as correlations.
+    chance: what one answer to every test example has; None where the results do not say.
   """
 
   key: str = "accuracy"
@@ -25,6 +26,7 @@ class Metric(NamedTuple):
   examples: str = "images"
   stated: bool = False
   lowest: Mapping[str, float] = {}
+  chance: float | None = None
 
   @property
   def floor(self) -> float:
@@ -61,12 +63,15 @@ def metric_of(results: Results) -> Metric:
     raise ValueError(f"metric.others is {others!r:.60}: expected a list of key and label")
   parts = [(stated, "metric"), *_numbered(others)]
   named = dict(_named(part, name) for part, name in parts)
-  lowest = {part["key"]: _lowest(part, name) for part, name in parts if "lowest" in part}
+  lowest = {
+    part["key"]: _number(part, name, "lowest", -1, 0) for part, name in parts if "lowest" in part
+  }
   (key, label), *beside = named.items()
   examples = stated.get("examples", "examples")
   if not isinstance(examples, str) or not examples:
     raise ValueError(f"metric.examples is {examples!r:.60}: expected what the data consist of")
-  return Metric(key, label, dict(beside), examples, stated=True, lowest=lowest)
+  chance = _number(stated, "metric", "chance", 0, 1) if "chance" in stated else None
+  return Metric(key, label, dict(beside), examples, True, lowest, chance)
 
 
 def _numbered(others: list[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
@@ -82,11 +87,11 @@ def _named(part: Mapping[str, Any], name: str) -> tuple[str, str]:
   return key, label
 
 
-def _lowest(part: Mapping[str, Any], name: str) -> float:
-  lowest = part["lowest"]
-  if isinstance(lowest, bool) or not isinstance(lowest, int | float) or not -1 <= lowest <= 0:
-    raise ValueError(f"{name}.lowest is {lowest!r:.60}: expected a number from -1 to 0")
-  return float(lowest)
+def _number(part: Mapping[str, Any], name: str, key: str, low: int, high: int) -> float:
+  value = part[key]
+  if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    raise ValueError(f"{name}.{key} is {value!r:.60}: expected a number from {low} to {high}")
+  return float(value)
 
 
 def check_fractions(results: Results) -> None:
