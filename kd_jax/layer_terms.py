@@ -36,6 +36,7 @@ def pseudo_assistants(student: Outputs, teacher: Outputs, batch: Batch, *, cente
 
 
 def _universal(own: Array, theirs: Array, center: float) -> Array:
+  center = jnp.float32(center)  # not a number of the cache's own precision
   return layers.universal_kd_loss(own - center, theirs - center, regression=own.shape[-1] == 1)
 
 

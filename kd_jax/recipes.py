@@ -80,6 +80,7 @@ def hinged_annealed_regression(
 def _centered(student: Outputs, teacher: Outputs, center: float):
   if teacher.logits is None:
     raise ValueError("regression to logits needs all of them: precompute the cache without top-k")
+  center = jnp.float32(center)  # not a number of the cache's own precision
   return student.logits - center, teacher.logits - center
 
 

@@ -380,13 +380,19 @@ def test_attention_between_numbers_does_not_depend_on_their_level(name, at):
   """Labels from 0 to 5 and from -2.5 to 2.5 are one task."""
   own, theirs = student(width=6, classes=1), teacher(width=8, classes=1)
   losses = []
-  for level in (0.0, 2.5, 50.0):
+  for level in (0.0, 2.7, 50.0):
     budget = dataclasses.replace(BUDGET, num_classes=1, label_mean=level)
     shifted = [
       one._replace(logits=one.logits + level, layer_logits=one.layer_logits + level)
       for one in (own, theirs)
     ]
     losses.append(term(make(name, budget), at).loss(*shifted, None))
+    half = jax.tree.map(lambda x: x.astype(np.float16), shifted[1])
+    found = [
+      term(make(name, budget), at).loss(shifted[0], kept, None)
+      for kept in (half, jax.tree.map(lambda x: x.astype(np.float32), half))
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-6, err_msg="a cache of half precision")
   np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(losses[2], losses[0], rtol=1e-3, atol=1e-4)
 

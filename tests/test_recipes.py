@@ -181,6 +181,19 @@ def test_numbers_are_annealed_around_the_mean_label(name):
   )
 
 
+@pytest.mark.parametrize("name", ["annealing_kd", "continuation_kd"])
+def test_a_center_is_not_rounded_to_the_caches_precision(name):
+  budget = dataclasses.replace(BUDGET, num_classes=1, label_mean=2048.7)  # 2048 in float16
+  term = recipes.make_recipe(name, budget, {"max_temperature": 4}).phases[0].objective[-1]
+  student = Outputs(np.float32([[2048.7]]))
+  losses = [
+    term.loss(student, Outputs(np.full((1, 1), 2050, dtype)), None, temperature=4.0)
+    for dtype in (np.float16, np.float32)
+  ]
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+  np.testing.assert_allclose(losses[1], [(1.3 / 4) ** 2], rtol=1e-2)
+
+
 def test_continuation_kd_moves_from_regression_to_labels():
   recipe = recipes.continuation_kd(BUDGET, max_temperature=3, margin=1.5)
   terms = [("cross_entropy", False), ("annealed_regression", True)]

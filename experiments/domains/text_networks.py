@@ -91,7 +91,7 @@ class TextNetworks:
       if TEXT_FAMILIES[spec.family].attends:
         spec = self._of_one_form(role, spec, whole)
       else:
-        words = spec.word_width or with_sizes(spec).width
+        words = _word_width(spec)
         if words != whole.width:
           notes.append(
             f"the {role}'s word vectors are {words} wide, those of {origin} {whole.width}: they start from "
@@ -188,8 +188,7 @@ class TextNetworks:
     if TEXT_FAMILIES[spec.family].attends:
       layers = spec.teacher_layers or tuple(range(1, spec.layers + 1))
       return f"from layer{'s'[: len(layers) - 1]} {', '.join(map(str, layers))} of {origin}"
-    words = spec.word_width or spec.width
-    return f"with the word vectors of {origin}" if words == whole.width else ""
+    return f"with the word vectors of {origin}" if _word_width(spec) == whole.width else ""
 
   def ready_teacher(self, train: TextDataset) -> ReadyTeacher | None:
     """The teacher as it is in its folder, where it is not to be fine-tuned.
@@ -224,3 +223,7 @@ class TextNetworks:
       )
     parent = folder_link(self.folder)
     return ReadyTeacher(self.teacher, {"params": params}, parent, self.folder.name)
+
+
+def _word_width(spec: TextSpec) -> int:
+  return spec.word_width or with_sizes(spec).width
