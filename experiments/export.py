@@ -129,6 +129,8 @@ def find(options: Options) -> Finished:
     name += "-last" if options.which == "last" else ""
   elif options.which == "last":
     raise ValueError(f"{directory} holds the best epoch alone: leave --which out")
+  elif options.seed is not None:
+    raise ValueError(f"{directory} holds one network for all seeds: leave --seed out")
   leaves = {
     tuple(key.removeprefix(prefix).split(".")): value
     for key, value in restored.state.items()

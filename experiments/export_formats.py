@@ -14,7 +14,9 @@ from experiments.domains.interfaces import Interface
 from experiments.domains.text_sources import weights_folder
 from kd_jax import export
 from kd_jax.checkpoints import flatten
+from kd_jax.data.tokenization import Tokenizer
 from kd_jax.models import hf_weights, weights
+from kd_jax.models.hf_config import read_config
 from kd_jax.models.spec import ModelSpec
 from kd_jax.models.text_spec import TEXT_FAMILIES, TextSpec
 from kd_jax.types import PyTree
@@ -78,16 +80,19 @@ def write_safetensors(path: Path, face: Interface, found: Finished, said: dict[s
 
 def _write_hugging_face(path: Path, face: Interface, found: Finished, said) -> Path:
   regression = found.variables["params"]["classifier"]["bias"].shape[-1] == 1
+  folder, config = weights_folder(found.source["weights"]), face.model.encoder.config
+  # By the tokenizer files of another kind of network programs would choose another tokenizer.
+  of_its_kind = folder is not None and read_config(folder).kind == config.kind
   hf_weights.save_bert(
     path,
     found.variables["params"],
-    face.model.encoder.config,
-    tokenizer_from=weights_folder(found.source["weights"]),
+    config,
+    tokenizer_from=folder if of_its_kind else None,
     labels=None if regression else face.kept.get("class_names") or None,
     regression=regression,
   )
-  if "tokenizer" in found.meta:
-    (path / "tokenizer.json").write_text(found.meta["tokenizer"], encoding="utf-8")
+  if not of_its_kind:
+    Tokenizer.from_json(face.kept["tokenizer"]).save(path)
   _with_metadata(path / hf_weights.WEIGHTS, said)
   return path
 

@@ -40,8 +40,12 @@ class Setting:
     self._refuse_what_later_stages_would()
     for note in self.domain.notes:
       console.say(note)
-    if parallel.is_main() and not (self.root / MARKER).exists():
+    if parallel.is_main() and not ((self.root / MARKER).exists() and self._holds_a_network()):
       self.mark()
+
+  def _holds_a_network(self) -> bool:
+    """Without one, nothing was made by the settings of a study that was begun here before."""
+    return any(self.root.rglob("seals"))
 
   def mark(self) -> None:
     """Writes down the configuration: of the first run, and anew once a study is finished."""

@@ -5,6 +5,7 @@ import numpy as np
 
 from kd_jax.losses import layers, tokens
 from kd_jax.models.heads import intermediate
+from kd_jax.recipes import final_logits
 from kd_jax.types import Array, Batch, Outputs
 
 
@@ -31,7 +32,7 @@ def attended_logits(student: Outputs, teacher: Outputs, batch: Batch, *, center=
 def pseudo_assistants(student: Outputs, teacher: Outputs, batch: Batch, *, center=0.0) -> Array:
   """`universal_kd_loss` of the student's final logits to all of the teacher's, its final ones too."""
   del batch
-  theirs = jnp.concatenate([_layer_logits(teacher), teacher.logits[:, None]], axis=1)
+  theirs = jnp.concatenate([_layer_logits(teacher), final_logits(teacher)[:, None]], axis=1)
   return _universal(student.logits[:, None], theirs, center)
 
 

@@ -46,10 +46,10 @@ def soft_targets(student: Outputs, teacher: Outputs, batch: Batch, *, temperatur
   """
   del batch
   if _is_regression(student):
-    return logits.logit_regression_loss(student.logits, teacher.logits)
+    return logits.logit_regression_loss(student.logits, final_logits(teacher))
   if teacher.top_k is not None:
     return top_k.top_k_kd_loss(student.logits, teacher.top_k, temperature=temperature)
-  return logits.soft_target_kd_loss(student.logits, teacher.logits, temperature=temperature)
+  return logits.soft_target_kd_loss(student.logits, final_logits(teacher), temperature=temperature)
 
 
 def annealed_regression(
@@ -78,10 +78,17 @@ def hinged_annealed_regression(
 
 
 def _centered(student: Outputs, teacher: Outputs, center: float):
-  if teacher.logits is None:
+  if teacher.top_k is not None:
     raise ValueError("regression to logits needs all of them: precompute the cache without top-k")
   center = jnp.float32(center)  # not a number of the cache's own precision
-  return student.logits - center, teacher.logits - center
+  return student.logits - center, final_logits(teacher) - center
+
+
+def final_logits(teacher: Outputs) -> Array:
+  """The teacher's logits; raises ValueError where it has none."""
+  if teacher.logits is None:
+    raise ValueError("the teacher's final logits are not among its outputs: cache or return them")
+  return teacher.logits
 
 
 def _is_regression(outputs: Outputs) -> bool:

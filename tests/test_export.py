@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
+from shutil import copytree
 
 import flax.linen as nn
 import jax
@@ -16,7 +18,7 @@ from experiments.config import plain
 from experiments.domains import interfaces
 from experiments.domains.sequences import SequenceNetwork, build_network
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_arrays, flatten, write_json
-from kd_jax.data import corpora
+from kd_jax.data import Tokenizer, corpora
 from kd_jax.export import Input, _max_pool, from_stablehlo, to_onnx, to_stablehlo
 from kd_jax.models import ModelSpec, build_model, build_text_model, load_bert
 from kd_jax.models.sequence_spec import SequenceSpec
@@ -33,6 +35,7 @@ IMAGES = {
 }
 IMAGE_SOURCE = {"kind": "images", "name": "nowhere", "validation_examples": 1, "limit": None}
 TEXT_SOURCE = {"kind": "texts", "task": "rte", "files": [], "weights": None}
+TOKENIZER = Tokenizer.train(["a good soup", "a bad soup"] * 2, vocab_size=64, max_length=20)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def make_images(root, family):
   return store, model, variables
 
 
-def make_texts(root, family):
+def make_texts(root, family, source=TEXT_SOURCE):
   spec = text_inputs.spec(family)
   sizes = {"vocab_size": text_inputs.VOCAB, "max_positions": 20}
   model = build_text_model(spec, num_outputs=2, **sizes)
@@ -80,7 +83,7 @@ def make_texts(root, family):
     pseudo = {"layer1": {"bias": np.zeros(2, np.float32)}}
     with_pseudo = {"params": variables["params"] | {"pseudo": pseudo}}
   settings = {"spec": plain(spec), "sizes": sizes, "layer_classifiers": True}
-  make_run(root, TEXT_SOURCE, settings, with_pseudo)
+  make_run(root, source, settings, with_pseudo, tokenizer=TOKENIZER.to_json())
   return model, variables
 
 
@@ -256,6 +259,22 @@ def test_safetensors_of_bert_are_a_hugging_face_folder(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, load_bert(tmp_path / "folder"), variables["params"])
   config = json.loads((tmp_path / "folder" / "config.json").read_text())
   assert config["id2label"] == {"0": "entailment", "1": "not_entailment"}
+  held = json.loads((tmp_path / "folder" / "tokenizer_config.json").read_text())
+  assert held["tokenizer_class"] == "PreTrainedTokenizerFast"
+  assert Tokenizer.from_folder(tmp_path / "folder").digest == TOKENIZER.digest
+
+
+def test_another_kind_of_network_keeps_the_tokenizer_without_its_files(tmp_path):
+  """Over a RoBERTa's subwords a BERT's folder must not be read by the rules of BERT's tokenizer."""
+  source = tmp_path / "roberta"
+  copytree(Path(__file__).parent / "data" / "tiny_roberta", source)
+  TOKENIZER.save(source)
+  (source / "merges.txt").write_text("")
+  make_texts(tmp_path, "bert", TEXT_SOURCE | {"weights": str(source), "max_length": 20})
+  run_export(tmp_path, "--method", "kd", "--out", tmp_path / "folder")
+  assert not (tmp_path / "folder" / "merges.txt").exists()
+  held = json.loads((tmp_path / "folder" / "tokenizer_config.json").read_text())
+  assert held["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_a_study_is_exported_by_method_and_as_its_teacher(tmp_path, capsys):
@@ -281,6 +300,8 @@ def test_a_study_is_exported_by_method_and_as_its_teacher(tmp_path, capsys):
   capsys.readouterr()
   assert commands.run_here(export, folder) == 1
   assert "--method scratch" in capsys.readouterr().err
+  assert commands.run_here(export, folder / "teacher", "--seed", 1) == 1
+  assert "holds one network for all seeds: leave --seed out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -278,6 +278,7 @@ def test_pickles_are_not_opened_and_absent_files_are_named(bert):
   [
     ({"model_type": "distilbert"}, "'distilbert'"),
     ({"hidden_act": "relu"}, "says hidden_act 'relu'"),
+    ({"model_type": None}, 'add "model_type": "bert" or "roberta"'),
     ({"position_embedding_type": "relative_key"}, "'relative_key'"),
     ({"is_decoder": True}, "says is_decoder True"),
     ({"hidden_size": None}, "does not say hidden_size"),

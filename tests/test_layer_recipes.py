@@ -502,6 +502,12 @@ def test_networks_that_do_not_suit_are_refused_in_one_line(name, part, own, thei
   assert "\n" not in str(refused.value)
 
 
+def test_pseudo_assistants_need_the_teachers_final_logits():
+  given = teacher()._replace(logits=None)
+  with pytest.raises(ValueError, match=r"^the teacher's final logits are not among its outputs"):
+    term(make("universal_kd_capacity_gap"), "assistants").loss(student(), given, None)
+
+
 def test_a_layer_that_the_teacher_lacks_is_refused():
   recipe = make("minilm", relation_heads=2, teacher_layer=5)
   with pytest.raises(ValueError, match=r"teacher_layer.*5"):

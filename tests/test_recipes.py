@@ -370,6 +370,16 @@ def test_impossible_settings_are_refused(name, settings, message):
     make_recipe(name, BUDGET, settings)
 
 
+@pytest.mark.parametrize("name", ["kd", "annealing_kd", "continuation_kd"])
+@pytest.mark.parametrize("classes", [1, 4])
+def test_a_teacher_without_logits_is_refused_in_one_line(name, classes):
+  budget = dataclasses.replace(BUDGET, num_classes=classes, epochs=20)
+  recipe = recipes.make_recipe(name, budget)
+  term = next(t for t in recipe.phases[0].objective if t.needs_teacher)
+  with pytest.raises(ValueError, match=r"^the teacher's final logits are not among its outputs"):
+    term.loss_at(Outputs(np.zeros((2, classes), np.float32)), Outputs(None), None, np.float32(0))
+
+
 def test_malformed_parts_are_refused():
   term = Term("t", recipes.cross_entropy)
   phase = Phase("p", (term,), 1, BUDGET.optimizer)

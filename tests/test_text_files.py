@@ -271,6 +271,21 @@ def test_copies_have_ids_of_their_own(write_rows):
   assert raw.notes == ("4 of 4 texts of a.csv are among the training texts",) * 2
 
 
+def test_copies_across_the_held_out_split_are_counted(write_rows):
+  rows = [("Same", label) for label in ("yes", "no") * 5]
+  raw = read_text_files(
+    [write_rows(rows, "a.csv"), write_rows([("Other", "no")], "b.csv")], validation_examples=3
+  )
+  assert raw.notes == ("3 of the 3 texts held out of a.csv are among its other training texts too",)
+
+
+def test_texts_of_tsv_files_that_look_quoted_are_counted(write):
+  path = write('text\tlabel\n"a ""q"""\tno\n"so-called\tyes\n"a "b" c"\tno\n', "a.tsv")
+  test = write("text\tlabel\nother\tno\n", "b.tsv")
+  notes = read_text_files([path, test]).notes
+  assert any(note.startswith("1 of 3 texts of a.tsv look quoted: ") for note in notes)
+
+
 def test_the_sample_is_what_it_says():
   raw = read_sample()
   assert (raw.name, raw.version, raw.class_names) == ("sample-texts", "1", ("bad", "good"))

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -370,6 +372,63 @@ def test_what_a_student_starts_from_is_said(student, source, note, tmp_path):
     if note
     else not any("wide" in n for n in domain.notes)
   )
+
+
+@pytest.mark.parametrize(
+  ("teacher", "student", "source", "noted"),
+  [
+    ((8, 16), {"width": 8, "word-width": 16}, "with the word vectors of the teacher", False),
+    ((8, 16), {"width": 4, "word-width": 16}, "with the word vectors of the teacher", False),
+    ((8, 16), {"width": 8}, "", True),
+    ((8, None), {"width": 8}, "with the word vectors of the teacher", False),
+  ],
+)
+def test_word_vectors_are_compared_with_those_of_a_teacher_that_does_not_attend(
+  teacher, student, source, noted, tmp_path
+):
+  width, words = teacher
+  teacher = {**CNN, "width": width} | ({} if words is None else {"word-width": words})
+  asked = options(tmp_path / "run", teacher=teacher, student={**CNN, **student})
+  domain = parsed(*asked, "--methods", "scratch").domain
+  assert domain.student_source == source
+  assert any("--student.word-width 16 takes them over" in note for note in domain.notes) == noted
+  taken = domain.initial(domain.student, SimpleNamespace(variables={"params": fresh(domain)}))
+  assert (taken is not None) == bool(source)
+
+
+def fresh(domain):
+  example = jax.tree.map(lambda x: x[:1], domain.train.buckets[0].inputs)
+  return domain.build(domain.teacher).init(jax.random.key(0), example, train=False)["params"]
+
+
+@pytest.mark.parametrize("method", ["alp_kd", "patient_kd"])
+def test_students_project_to_the_states_of_a_bilstm(method, tmp_path):
+  """They are twice as wide as the network."""
+  asked = options(tmp_path / "run", teacher={**CNN, "family": "bilstm"})
+  settings = ("--methods", method, f"--{method.replace('_', '-')}.project")
+  assert parsed(*asked, *settings).domain.teacher_width == 16
+
+
+def test_a_study_that_made_nothing_leaves_nothing_behind(tmp_path):
+  """The next in its folder is exported and traced by its own weights, not by those of the first."""
+  for name in ("one", "two"):
+    write_weights(tmp_path / name)
+    parsed(*options(tmp_path / "run", weights=tmp_path / name), "--methods", "scratch")
+    marker = json.loads((tmp_path / "run" / "study.json").read_text())
+    assert Path(marker["data"]["weights"]).name == name
+  (tmp_path / "run" / "teacher" / "final" / "seals").mkdir(parents=True)
+  parsed(*options(tmp_path / "run", weights=tmp_path / "one"), "--methods", "scratch")
+  assert json.loads((tmp_path / "run" / "study.json").read_text()) == marker
+
+
+def test_files_may_begin_with_a_tilde(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for name in ("train", "test"):
+    rows = [f"it is {label} {number},{label}" for number in range(40) for label in ("good", "bad")]
+    (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+  files = ("--files", "~/train.csv", "~/test.csv", "--methods", "scratch")
+  domain = parsed(*options(tmp_path / "run", *files)).domain
+  assert domain.source["files"] == [str(tmp_path / f"{name}.csv") for name in ("train", "test")]
 
 
 # What is refused, in one line, before anything is made.

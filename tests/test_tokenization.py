@@ -210,12 +210,57 @@ def test_case_is_as_the_settings_say(tmp_path, end):
   assert _rows(Tokenizer.from_folder(folder).encode(["Tea tea"])) == [[2, 5, 6, 3]]
 
 
+def test_settings_go_before_what_tokenizer_json_says(trained, tmp_path):
+  folder = _write(tmp_path, tokenizer=trained.to_json())
+  usual = _rows(Tokenizer.from_folder(folder).encode(["good Good"]))
+  _write(tmp_path, tokenizer_config={"do_lower_case": False, "strip_accents": None})
+  cased = _rows(Tokenizer.from_folder(folder).encode(["good Good"]))
+  assert usual[0][1] == usual[0][2] == cased[0][1]
+  assert cased[0][2] != usual[0][2]
+  merges = "#version: 0.2\nt e\nte a\nĠ tea\n"
+  bytes_ = Tokenizer.from_folder(_write(tmp_path / "vocabulary", vocab=ROBERTA, merges=merges))
+  spaced = _write(
+    tmp_path / "bytes", tokenizer=bytes_.to_json(), tokenizer_config={"add_prefix_space": True}
+  )
+  assert _rows(Tokenizer.from_folder(spaced).encode(["tea"])) == [[0, 10, 2]]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("where", ["added_tokens", "tokenizer_config"])
+def test_added_tokens_have_the_numbers_that_the_model_knows(kind, where, tmp_path):
+  if kind == "bert":
+    files = {"vocab_txt": "\n".join([*SPECIAL, "tea", "##s"])}
+    text, number, expected = "Tea <url>teas", 7, [2, 5, 7, 5, 6, 3]
+  else:
+    files = {"vocab": ROBERTA, "merges": "#version: 0.2\nt e\nte a\nĠ tea\n"}
+    text, number, expected = "tea<url>tea", 12, [0, 9, 12, 9, 2]
+  said = {
+    "added_tokens": {"<url>": number},
+    "tokenizer_config": {"added_tokens_decoder": {str(number): {"content": "<url>"}}},
+  }
+  folder = _write(tmp_path, **files, **{where: said[where]})
+  tokenizer = Tokenizer.from_folder(folder)
+  assert _rows(tokenizer.encode([text])) == [expected]
+  assert tokenizer.vocab_size == number + 1
+  _write(tmp_path, added_tokens={"<url>": number + 2}, tokenizer_config={})
+  with pytest.raises(
+    ValueError, match=rf"'<url>' as number {number + 2}, its vocabulary as {number}"
+  ):
+    Tokenizer.from_folder(folder)
+
+
 def test_tokenizer_json_comes_first_and_may_be_saved(trained, tmp_path):
   assert trained.save(tmp_path / "a" / "b") == tmp_path / "a" / "b" / "tokenizer.json"
   (tmp_path / "a" / "b" / "vocab.txt").write_text("\n".join([*SPECIAL, "x"]))
   again = Tokenizer.from_folder(tmp_path / "a" / "b", max_length=12)
   assert again.digest == trained.digest
   assert _rows(again.encode(TEXTS)) == _rows(trained.encode(TEXTS))
+  # What transformers reads beside it.
+  said = json.loads((tmp_path / "a" / "b" / "tokenizer_config.json").read_text())
+  assert said["tokenizer_class"] == "PreTrainedTokenizerFast"
+  assert said["model_max_length"] == trained.max_length
+  roles = ("pad", "unk", "cls", "sep", "mask")
+  assert [said[f"{role}_token"] for role in roles] == SPECIAL
 
 
 def test_the_padding_token_is_found_by_its_name(trained, tmp_path):
@@ -246,6 +291,22 @@ def test_the_padding_token_is_found_by_its_name(trained, tmp_path):
     ({"vocab": ROBERTA, "merges": "t x\n"}, "cannot read {}/merges.txt: "),
     ({"vocab": "[1]", "merges": ""}, "cannot read {}/vocab.json: it is no JSON object; copy"),
     ({"tokenizer_config": "{", "vocab_txt": "a"}, "cannot read {}/tokenizer_config.json: "),
+    (
+      {"tokenizer_config": {"do_lower_case": "false"}},
+      "{}/tokenizer_config.json says do_lower_case 'false': write true or false",
+    ),
+    (
+      {"vocab_txt": "\n".join(SPECIAL), "tokenizer_config": {"added_tokens_decoder": {"5": "x"}}},
+      "cannot read the added tokens in {}: ",
+    ),
+    (
+      {"vocab_txt": "\n".join(SPECIAL), "tokenizer_config": {"added_tokens_decoder": {"5": {}}}},
+      "cannot read the added tokens in {}: ",
+    ),
+    (
+      {"vocab_txt": "\n".join(SPECIAL), "tokenizer_config": {"added_tokens_decoder": [5]}},
+      "cannot read the added tokens in {}: ",
+    ),
   ],
 )
 def test_folders_that_cannot_be_read(tmp_path, files, message):

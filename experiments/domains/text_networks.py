@@ -91,11 +91,11 @@ class TextNetworks:
       if TEXT_FAMILIES[spec.family].attends:
         spec = self._of_one_form(role, spec, whole)
       else:
-        words = _word_width(spec)
-        if words != whole.width:
+        words, theirs = _word_width(spec), _word_width(whole)
+        if words != theirs:
           notes.append(
-            f"the {role}'s word vectors are {words} wide, those of {origin} {whole.width}: they start from "
-            f"random numbers (--{role}.word-width {whole.width} takes them over)"
+            f"the {role}'s word vectors are {words} wide, those of {origin} {theirs}: they start from "
+            f"random numbers (--{role}.word-width {theirs} takes them over)"
           )
     return TextNetwork(with_sizes(spec), self._sizes(spec.family, folder)), notes
 
@@ -188,7 +188,8 @@ class TextNetworks:
     if TEXT_FAMILIES[spec.family].attends:
       layers = spec.teacher_layers or tuple(range(1, spec.layers + 1))
       return f"from layer{'s'[: len(layers) - 1]} {', '.join(map(str, layers))} of {origin}"
-    return f"with the word vectors of {origin}" if _word_width(spec) == whole.width else ""
+    shared = _word_width(spec) == _word_width(whole)
+    return f"with the word vectors of {origin}" if shared else ""
 
   def ready_teacher(self, train: TextDataset) -> ReadyTeacher | None:
     """The teacher as it is in its folder, where it is not to be fine-tuned.
@@ -226,4 +227,5 @@ class TextNetworks:
 
 
 def _word_width(spec: TextSpec) -> int:
-  return spec.word_width or with_sizes(spec).width
+  own = None if TEXT_FAMILIES[spec.family].attends else spec.word_width
+  return own or with_sizes(spec).width

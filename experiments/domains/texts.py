@@ -53,7 +53,7 @@ class Texts(Domain):
     self.source = {
       "kind": "texts",
       "task": study.task,
-      "files": [str(path.absolute()) for path in study.files],
+      "files": [str(path.expanduser().absolute()) for path in study.files],
       "columns": [study.text_column, study.pair_column, study.label_column],
       "regression": study.regression,
       "validation_examples": study.validation_examples,
@@ -75,10 +75,15 @@ class Texts(Domain):
     self.networks = TextNetworks(study, self.tokenizer)
     self.notes += self.networks.notes
     self.teacher, self.student = self.networks.teacher, self.networks.student
-    self.teacher_width = self.teacher.spec.width
     if self.networks.folder is not None:
       self.teacher_source = f"fine-tuned from {name_of(study.teacher_weights)}"
     self.student_source = self.networks.source(self.student)
+
+  @functools.cached_property
+  def teacher_width(self) -> int:
+    """Of the states as the teacher returns them: a BiLSTM's are twice as wide as the network."""
+    example = jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
+    return self._abstract_outputs(self.teacher, example).layers[-1].shape[-1]
 
   @functools.cached_property
   def assistant(self) -> TextNetwork:

@@ -82,6 +82,11 @@ class TextSplits(NamedTuple):
   notes: tuple[str, ...]
 
 
+def pairs(firsts: Sequence[str], seconds: Sequence[str] | None) -> list[tuple[str, str]]:
+  """What examples say without their labels."""
+  return list(zip(firsts, seconds or [""] * len(firsts), strict=True))
+
+
 def text_ids(
   firsts: Sequence[str], seconds: Sequence[str] | None, labels: Sequence[str | float]
 ) -> np.ndarray:
@@ -155,6 +160,13 @@ def make_splits(
         f"validation_examples={count} must be at least 1 and below the {size} training texts of {name}"
       )
     validation, train = train.take(np.arange(count)), train.take(np.arange(count, size))
+    known = set(pairs(train.firsts, train.seconds))
+    repeated = sum(pair in known for pair in pairs(validation.firsts, validation.seconds))
+    if repeated:
+      notes = [
+        *notes,
+        f"{repeated:,} of the {count:,} texts held out of {name} are among its other training texts too",
+      ]
   else:
     validation = _in_hash_order(validation)
   train = train.take(np.arange(len(train.ids))[:limit])

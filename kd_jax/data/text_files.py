@@ -6,7 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_jax.data.raw_texts import RawSplits, RawTexts, TextSplits, make_splits, text_ids, tokenize
+from kd_jax.data.raw_texts import (
+  RawSplits,
+  RawTexts,
+  TextSplits,
+  make_splits,
+  pairs,
+  text_ids,
+  tokenize,
+)
 from kd_jax.data.text_rows import Table, read_table, shown
 from kd_jax.data.tokenization import Tokenizer
 
@@ -70,10 +78,16 @@ def read_text_files(
   class_names = [] if regression else _class_names(train, label_column)
   splits = [_raw_texts(table, class_names, train) for table in tables]
   validation = splits[1] if len(splits) == 3 else None
-  known = set(_pairs(train))
-  notes = []
+  known, notes = set(pairs(train.firsts, train.seconds)), []
+  for table in tables:
+    quoted = sum(map(_looks_quoted, table.firsts)) if table.path.suffix.lower() == ".tsv" else 0
+    if quoted:
+      notes.append(
+        f"{quoted:,} of {len(table.lines):,} texts of {table.path.name} look quoted: in .tsv a quote is an "
+        "ordinary character; in .csv quotes enclose"
+      )
   for table in others:
-    repeated = sum(pair in known for pair in _pairs(table))
+    repeated = sum(pair in known for pair in pairs(table.firsts, table.seconds))
     if repeated:
       notes.append(
         f"{repeated:,} of {len(table.lines):,} texts of {table.path.name} are among the training texts"
@@ -154,8 +168,9 @@ def read_sample(*, validation_examples: int | None = None, limit: int | None = N
   return read_text_files(files, **sizes)._replace(name="sample-texts", version="1")
 
 
-def _pairs(table: Table) -> list[tuple[str, str]]:
-  return list(zip(table.firsts, table.seconds or [""] * len(table.firsts), strict=True))
+def _looks_quoted(text: str) -> bool:
+  """As programs write a text that has a quote, but for .tsv no rule says that they do."""
+  return len(text) > 2 and text[0] == text[-1] == '"' and '""' in text[1:-1]
 
 
 def _class_names(train: Table, label_column: str) -> list[str]:

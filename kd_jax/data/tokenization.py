@@ -101,14 +101,15 @@ class Tokenizer:
 
     That is tokenizer.json; else vocab.txt (WordPiece, as BERT's), with `do_lower_case`,
     `strip_accents` and `tokenize_chinese_chars` of tokenizer_config.json; else vocab.json and
-    merges.txt (byte-level BPE, as RoBERTa's).
+    merges.txt (byte-level BPE, as RoBERTa's), with `add_prefix_space`. These settings go before those in
+    tokenizer.json; to a vocabulary come the added tokens of tokenizer_config.json or added_tokens.json.
 
     Args:
       folder: of the model.
       max_length: n at most, special tokens included.
 
     Raises:
-      ValueError: none of these files, or one that cannot be read.
+      ValueError: none of these files, one that cannot be read, or added tokens of other numbers.
     """
     inner, pad_tokens = read_tokenizer(folder)
     return cls(inner, max_length=max_length, pad_tokens=pad_tokens)
@@ -176,11 +177,37 @@ class Tokenizer:
     return self._json
 
   def save(self, folder: str | Path) -> Path:
-    """Writes tokenizer.json into a folder, made where absent; returns the file."""
+    """Writes tokenizer.json and tokenizer_config.json into a folder, made where absent.
+
+    Together they give transformers the same ids, types and truncation.
+
+    Args:
+      folder: where to.
+
+    Returns:
+      The path of tokenizer.json.
+    """
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "tokenizer.json"
     file.write_text(self._json, encoding="utf-8")
+    ends = self._inner.encode("").tokens
+    roles = {
+      "pad_token": [self._inner.id_to_token(self.pad_id)],
+      "cls_token": ends[:1],
+      "sep_token": ends[-1:],
+      "unk_token": ("[UNK]", "<unk>"),
+      "mask_token": ("[MASK]", "<mask>"),
+    }
+    known = self.vocabulary
+    settings = {
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      "model_max_length": self.max_length,
+      "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+      **{role: name for role, names in roles.items() for name in names if name in known},
+    }
+    settings_file = folder / "tokenizer_config.json"
+    settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return file
 
   @property

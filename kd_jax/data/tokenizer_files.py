@@ -10,6 +10,12 @@ if TYPE_CHECKING:
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+# Settings of tokenizer_config.json, and what the tokenizers library calls them.
+_NORMALIZER = {
+  "do_lower_case": "lowercase",
+  "strip_accents": "strip_accents",
+  "tokenize_chinese_chars": "handle_chinese_chars",
+}
 
 
 def read_tokenizer(folder: str | Path) -> tuple["tokenizers.Tokenizer", list[str]]:
@@ -22,26 +28,94 @@ def read_tokenizer(folder: str | Path) -> tuple["tokenizers.Tokenizer", list[str
     (tokenizer, names that the settings beside it give to the padding token).
 
   Raises:
-    ValueError: none of these files, or one that cannot be read.
+    ValueError: none of these files, one that cannot be read, or some that contradict each other.
   """
   folder = Path(folder).expanduser()
-  config, special = (
-    _read_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")
-  )
+  config = _settings(folder / "tokenizer_config.json")
+  special = _read_json(folder / "special_tokens_map.json")
   pad_tokens = [_name(settings.get("pad_token")) for settings in (config, special)]
   pad_tokens = [name for name in pad_tokens if name]
   if (file := folder / "tokenizer.json").is_file():
-    return parse_tokenizer(_read(file), file), pad_tokens
+    return _as_set(parse_tokenizer(_read(file), file), config), pad_tokens
   if (file := folder / "vocab.txt").is_file():
     tokens = _read(file).removesuffix("\n").split("\n")
     vocabulary = {token.rstrip("\r"): number for number, token in enumerate(tokens)}
-    return word_piece(vocabulary, config, file), pad_tokens
-  if (file := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-    return byte_level(file, folder / "merges.txt", config), pad_tokens
-  raise ValueError(
-    f"no tokenizer in {folder}: looked for tokenizer.json, for vocab.txt, and for vocab.json with "
-    "merges.txt; copy those of the model there"
-  )
+    inner = word_piece(vocabulary, config, file)
+  elif (file := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+    inner = byte_level(file, folder / "merges.txt", config)
+  else:
+    raise ValueError(
+      f"no tokenizer in {folder}: looked for tokenizer.json, for vocab.txt, and for vocab.json with "
+      "merges.txt; copy those of the model there"
+    )
+  _add_tokens(inner, folder, config, special)
+  return inner, pad_tokens
+
+
+def _settings(file: Path) -> dict:
+  """The settings that a file states; null is as good as none."""
+  config = {name: value for name, value in _read_json(file).items() if value is not None}
+  for name in (*_NORMALIZER, "add_prefix_space"):
+    if not isinstance(config.get(name, False), bool):
+      raise ValueError(f"{file} says {name} {config[name]!r}: write true or false")
+  return config
+
+
+def _as_set(inner: "tokenizers.Tokenizer", config: Mapping) -> "tokenizers.Tokenizer":
+  """What tokenizer_config.json states goes before what tokenizer.json does, as in transformers."""
+  from tokenizers import normalizers, pre_tokenizers
+
+  for part, kind, names in (
+    (inner.normalizer, normalizers.BertNormalizer, _NORMALIZER),
+    (inner.pre_tokenizer, pre_tokenizers.ByteLevel, {"add_prefix_space": "add_prefix_space"}),
+  ):
+    if isinstance(part, kind):
+      for name, own in names.items():
+        if name in config:
+          setattr(part, own, config[name])
+  return inner
+
+
+def _add_tokens(
+  inner: "tokenizers.Tokenizer", folder: Path, config: Mapping, special: Mapping
+) -> None:
+  """Adds what a model learnt beyond the files of its vocabulary.
+
+  Raises:
+    ValueError: a token that would not have the number by which the model knows it.
+  """
+  from tokenizers import AddedToken
+
+  names = {_name(t) for said in (config, special) for t in said.values() if _is_token(t)}
+  plain = {
+    number: {"content": name, "normalized": name not in names, "special": name in names}
+    for name, number in _read_json(folder / "added_tokens.json").items()
+  }
+  try:
+    given = {**plain, **config.get("added_tokens_decoder", {})}
+    listed = {int(number): AddedToken(**_fields(token)) for number, token in given.items()}
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f"cannot read the added tokens in {folder}: {error}; copy them again"
+    ) from error
+  for number, token in sorted(listed.items()):
+    (inner.add_special_tokens if token.special else inner.add_tokens)([token])
+    found = inner.token_to_id(token.content)
+    if found != number:
+      raise ValueError(
+        f"{folder} has the added token {token.content!r} as number {number}, its vocabulary as {found}: "
+        "copy all files of the tokenizer from one model"
+      )
+
+
+def _is_token(value: object) -> bool:
+  return isinstance(value, str) or (isinstance(value, Mapping) and "content" in value)
+
+
+def _fields(token: Mapping) -> dict:
+  if not isinstance(token, Mapping) or "content" not in token:
+    raise ValueError(f"{token!r:.60} is no token with its content")
+  return {name: value for name, value in token.items() if name != "__type"}
 
 
 def parse_tokenizer(text: str, source: str | Path) -> "tokenizers.Tokenizer":

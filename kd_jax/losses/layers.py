@@ -112,7 +112,7 @@ def universal_kd_loss(
 
   Args:
     student_layer_logits: [B, S, C]; more leading axes, or none, are fine.
-    teacher_layer_logits: [B, T, C].
+    teacher_layer_logits: [B, T, C], finite: unlike a loss on one distribution, a mix has no place for -inf.
     mask: [B] or its leading axes; masked examples give 0, whatever stands there.
     regression: squared error to the mix, summed over outputs, in place of KL; needed for C = 1.
     stop_teacher_gradient: False where the teacher learns too.

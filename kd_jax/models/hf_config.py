@@ -57,15 +57,17 @@ def read_config(folder: str | os.PathLike) -> BertConfig:
       relative positions), or sizes that are absent or do not go together.
   """
   path = Path(folder) / "config.json"
-  said = read_json(path)
+  said = {name: value for name, value in read_json(path).items() if value is not None}
   kind = said.get("model_type")
+  if kind is None:
+    raise ValueError(f'{path} does not say its model_type: add "model_type": "bert" or "roberta"')
   if kind not in _PAD_IDS:
     raise ValueError(f"{path} describes a {kind!r} network: only bert and roberta can be read")
   for name, value in _FIXED.items():
-    if said.get(name, value) not in (value, None):
+    if said.get(name, value) != value:
       raise ValueError(f"{path} says {name} {said[name]!r}: only {value!r} can be read")
   said = {**_SILENT, "pad_token_id": _PAD_IDS[kind], **said}
-  absent = [name for name in _FIELDS.values() if said.get(name) is None]
+  absent = [name for name in _FIELDS.values() if name not in said]
   if absent:
     raise ValueError(f"{path} does not say {', '.join(absent)}: copy it again")
   for name in _FIELDS.values():
