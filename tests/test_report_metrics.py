@@ -284,11 +284,22 @@ def test_percentages_in_rows_and_curves_are_refused():
 
 @pytest.mark.parametrize(("above", "said"), [(-0.05, True), (0.019, True), (0.021, False)])
 def test_a_teacher_near_one_answer_to_everything_is_named_so(text, above, said):
-  chance = 0.65
-  results = make_tagging_results(metric=METRIC | {"chance": chance})
-  results["teacher"]["test_f1"] = chance + above
-  assert ("has learnt little of this task" in text(results)) == said
-  assert ("one answer to all test sentences has 65.00 %" in text(results)) == said
+  results = make_tagging_results(metric=METRIC | {"chance": 0.65})
+  results["teacher"]["test_f1"] = 0.65 + above
+  line = "has learnt little of this task beside one answer to all test sentences (65.00 %)"
+  assert (line in text(results)) == said
+
+
+@pytest.mark.parametrize(
+  ("best", "who"), [(0.9, "Training from scratch and token KD are not"), (0.5, "No student is")]
+)
+def test_students_at_chance_are_named(text, best, who):
+  results = make_tagging_results(metric=METRIC | {"chance": 0.5})
+  means = {"scratch": 0.52, "structural_kd": best}
+  for row in results["rows"]:
+    row["test"]["best"]["f1"] = means.get(row["method"], 0.5) + 0.02 * (row["seed"] - 1)
+  said = f"{who} better than one answer to all test sentences (50.00 %) beyond the 95 % interval."
+  assert said in text(results)
 
 
 CORRELATION = {

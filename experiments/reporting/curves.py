@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.reporting import drawing
 from experiments.reporting.drawing import LIGHT, Theme
+from experiments.reporting.formats import and_
 from experiments.reporting.metric import metric_of
 from experiments.reporting.statistics import pick
 
@@ -193,4 +194,4 @@ def _boundaries(results: Results, titles: Mapping[str, str], points: Mapping[str
       at = _offset(results, method, after.get("name"))
       if at and points.get(method):
         found[at, f"{before.get('name')} → {after.get('name')}"].append(title)
-  return [(at, f"{', '.join(names)}: {change}") for (at, change), names in sorted(found.items())]
+  return [(at, f"{and_(names)}: {change}") for (at, change), names in sorted(found.items())]

@@ -71,7 +71,30 @@ def reading(results: Results) -> list[str]:
   missing = [title for name, title in titles.items() if not test_scores(results, name)]
   if missing:
     lines.append(f"Without a test result so far: {and_(missing)}.")
+  lines += _beside_chance(results, titles)
   return lines + _limits(results, comparisons) + _against_paper(results, titles, gains)
+
+
+def _beside_chance(results: Results, titles: dict[str, str]) -> list[str]:
+  """Networks that have learnt little or nothing of the task, where the results say what that is."""
+  lines, metric = [], metric_of(results)
+  if metric.chance is None:
+    return lines
+  constant = f"one answer to all test {metric.examples} ({percent(metric.chance)} %)"
+  ceiling = network_score(results, "teacher")
+  if ceiling is not None and ceiling - metric.chance < NEAR_CHANCE:
+    lines.append(
+      f"The teacher ({percent(ceiling)} %) has learnt little of this task beside {constant}: differences "
+      "between methods mean as little."
+    )
+  scores = {title: test_scores(results, name).values() for name, title in titles.items()}
+  found = {title: estimate(values) for title, values in scores.items() if len(values) >= MIN_SEEDS}
+  near = [title for title, value in found.items() if value.low <= metric.chance]
+  if near:
+    few = f"{and_(near)} {'is' if len(near) == 1 else 'are'} not"
+    who = "No student is" if len(near) == len(titles) else few[0].upper() + few[1:]
+    lines.append(f"{who} better than {constant} beyond the 95 % interval.")
+  return lines
 
 
 def _spoken(results: Results) -> dict[str, str]:
@@ -111,11 +134,6 @@ def _limits(results: Results, comparisons: int) -> list[str]:
     lines.append(
       "The teacher was imported. It may have learnt from the examples held out here, so its validation "
       f"{metric.label} is not given; the students have not seen them."
-    )
-  if None not in (ceiling, metric.chance) and ceiling - metric.chance < NEAR_CHANCE:
-    lines.append(
-      f"The teacher ({percent(ceiling)} %) has learnt little of this task: one answer to all test "
-      f"{metric.examples} has {percent(metric.chance)} %, and differences between methods mean as little."
     )
   if len(set(lengths.values())) > 1:
     titles = method_titles(results)
