@@ -78,7 +78,7 @@ def hinged_annealed_regression(
 
 
 def _centered(student: Outputs, teacher: Outputs, center: float):
-  if teacher.top_k is not None:
+  if teacher.logits is None and teacher.top_k is not None:
     raise ValueError("regression to logits needs all of them: precompute the cache without top-k")
   center = jnp.float32(center)  # not a number of the cache's own precision
   return student.logits - center, final_logits(teacher) - center
