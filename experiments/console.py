@@ -12,6 +12,7 @@ import rich.progress
 import rich.table
 import rich.text
 
+from experiments import allocator
 from experiments.config import Where
 from kd_jax import parallel
 
@@ -57,7 +58,8 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def start(where: Where) -> None:
-  """Joins the other processes, if any, and turns on the cache of compiled programs."""
+  """Sets the allocator, joins the other processes, if any, and turns on the cache of compiled programs."""
+  allocator.keep_pages()
   if where.compile_cache is not None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", str(where.compile_cache.expanduser()))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

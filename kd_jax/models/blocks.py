@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd_jax.models.convolution import conv_general_dilated
 from kd_jax.types import Array, ArrayLike
 
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -68,6 +69,7 @@ def conv3x3(features: int, stride: int, dtype: jax.typing.DTypeLike, name: str) 
     use_bias=False,
     kernel_init=HE_NORMAL,
     dtype=dtype,
+    conv_general_dilated=conv_general_dilated,
     name=name,
   )
 
