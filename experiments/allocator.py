@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process: on a CPU, training steps lose time to pages that they return and take again.
+"""Keeps freed memory in the process: on a CPU, steps lose time to pages that they return and take again.
 
 Each step allocates and frees some hundred megabytes of buffers. By default glibc maps the large ones anew every
 time, and the kernel zeroes them 4 KiB at a time.
