@@ -36,6 +36,8 @@ class Term:
     reads: which fields of the teacher's `Outputs` the loss reads: a cache has to hold them.
     heads: a Linen module from the student's `Outputs` to the ones that the loss compares: projections to the
       teacher's width, classifiers of layers. Trained with the student, in the train state and no part of it.
+    reads_labels: whether the loss reads labels: it then counts labelled examples alone. If some examples have
+      no label, other terms are given none. By default, true if the loss needs no teacher.
   """
 
   name: str
@@ -46,6 +48,11 @@ class Term:
   whole_logits: bool = False
   reads: tuple[str, ...] = ("logits",)
   heads: Any = None
+  reads_labels: bool | None = None
+
+  def __post_init__(self):
+    if self.reads_labels is None:
+      object.__setattr__(self, "reads_labels", not self.needs_teacher)
 
   def weight_at(self, epoch):
     return self.weight(epoch) if callable(self.weight) else self.weight
@@ -87,6 +94,11 @@ class Phase:
   @property
   def needs_teacher(self) -> bool:
     return any(term.needs_teacher for term in self.objective)
+
+  @property
+  def labelled_only(self) -> bool:
+    """Whether examples without a label would teach nothing in it."""
+    return all(term.reads_labels for term in self.objective)
 
 
 @dataclasses.dataclass(frozen=True)

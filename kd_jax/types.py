@@ -89,11 +89,13 @@ class Batch(NamedTuple):
     inputs: [B, ...] what the network reads: images, or `Tokens`.
     labels: [B] int32 class numbers in [0, C), [B, n] tags, or a `Tree` of [B, n] heads and relations.
     mask: [B] 1 for an example, 0 for padding; None where nothing is padded.
+    labelled: [B] bool, False for examples without a label, whose labels are 0; None if all have one.
   """
 
   inputs: PyTree
   labels: PyTree
   mask: ArrayLike | None = None
+  labelled: ArrayLike | None = None
 
 
 class Tokens(NamedTuple):

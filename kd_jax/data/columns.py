@@ -8,6 +8,7 @@ from pathlib import Path
 from kd_jax.data.sentences import (
   Line,
   MalformedSentence,
+  PlainSentence,
   Problem,
   Reading,
   TaggedSentence,
@@ -24,7 +25,7 @@ def read_columns(
   path: str | Path,
   *,
   token_column: int = 0,
-  tag_column: int = -1,
+  tag_column: int | None = -1,
   scheme: str | None = None,
   encoding: str = "utf-8",
   skip_malformed: bool = False,
@@ -39,13 +40,13 @@ def read_columns(
   Args:
     path: of the file.
     token_column: which column has the words, from 0; negative numbers count from the end.
-    tag_column: which column has the tags.
+    tag_column: which column has the tags; None reads words alone.
     scheme: one of `tag_schemes.SCHEMES`; None takes the one that most sentences follow.
     encoding: of the file, for example "latin-1" for CoNLL-2002.
     skip_malformed: leave malformed sentences out instead of refusing the file.
 
   Returns:
-    `TaggedSentence`s in BIOES, and the problems: one per malformed sentence.
+    `TaggedSentence`s in BIOES, or `PlainSentence`s, and the problems: one per malformed sentence.
 
   Raises:
     ValueError: the file cannot be read or has no sentences, columns that it does not have, or
@@ -70,7 +71,10 @@ def read_columns(
     if fields:
       rows.append(block)
       words.append([columns[token_column] for columns in fields])
-      tags.append([columns[tag_column] for columns in fields])
+      tags.append([] if tag_column is None else [columns[tag_column] for columns in fields])
+  if tag_column is None:
+    sentences = [PlainSentence(tuple(tokens)) for tokens in words]
+    return settle(str(path), sentences, problems, skip_malformed)
   scheme = detect_scheme(tags) if scheme is None else scheme
   sentences = []
   for block, tokens, labels in zip(rows, words, tags, strict=True):
@@ -128,13 +132,22 @@ def _without_documents(blocks: list[list[Line]]) -> list[list[Line]]:
   return [part for part in parts if part]
 
 
-def _width(path: str | Path, blocks: list[list[Line]], token_column: int, tag_column: int) -> int:
-  """The commonest number of columns, which must include the two that are asked for."""
+def _width(
+  path: str | Path, blocks: list[list[Line]], token_column: int, tag_column: int | None
+) -> int:
+  """The commonest number of columns, which must include those that are asked for."""
   lines = [line for block in blocks for line in block if not line.error]
   lines = [line for line in lines if not line.text.startswith("#")] or lines
   if not lines:
     return 0
   width = Counter(len(_split(line.text)) for line in lines).most_common(1)[0][0]
+  if tag_column is None:
+    if not -width <= token_column < width:
+      raise ValueError(
+        f"most lines of {path} have {width} column{'s' * (width != 1)}, which does not fit "
+        f"token_column={token_column}; choose a column that it has"
+      )
+    return width
   within = all(-width <= column < width for column in (token_column, tag_column))
   if not within or token_column % width == tag_column % width:
     raise ValueError(
@@ -144,10 +157,11 @@ def _width(path: str | Path, blocks: list[list[Line]], token_column: int, tag_co
   return width
 
 
-def _without_comments(block: list[Line], width: int, tag_column: int) -> list[Line]:
+def _without_comments(block: list[Line], width: int, tag_column: int | None) -> list[Line]:
   for start, line in enumerate(block):
     fields = _split(line.text)
-    is_token = len(fields) == width and _TAG.fullmatch(fields[tag_column])
+    last = -1 if tag_column is None else tag_column
+    is_token = len(fields) == width and (width == 1 or _TAG.fullmatch(fields[last]))
     if line.error or is_token or not line.text.startswith("#"):
       return block[start:]
   return []

@@ -8,6 +8,7 @@ from kd_jax.data.sentences import (
   Line,
   MalformedSentence,
   ParsedSentence,
+  PlainSentence,
   Problem,
   Reading,
   read_blocks,
@@ -20,17 +21,22 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def read_conllu(
-  path: str | Path, *, universal_relations: bool = True, skip_malformed: bool = False
+  path: str | Path,
+  *,
+  universal_relations: bool = True,
+  words_alone: bool = False,
+  skip_malformed: bool = False,
 ) -> Reading:
   """Reads dependency trees; comments, multiword tokens and empty nodes are dropped.
 
   Args:
     path: of the file, in UTF-8.
     universal_relations: keep the part of a relation before ``:``, for example nsubj of nsubj:pass.
+    words_alone: read no heads and relations, which may be absent (``_``).
     skip_malformed: leave malformed sentences out instead of refusing the file.
 
   Returns:
-    `ParsedSentence`s, and the problems: one per malformed sentence.
+    `ParsedSentence`s, or `PlainSentence`s, and the problems: one per malformed sentence.
 
   Raises:
     ValueError: the file cannot be read or has no sentences, or malformed sentences: other than
@@ -42,6 +48,9 @@ def read_conllu(
     lines: list[Line] = []
     try:
       fields = _words(block, lines)
+      if words_alone:
+        sentences.append(_plain_sentence([row[1] for row in fields]))
+        continue
       sentences.append(
         parsed_sentence(
           *([row[column] for row in fields] for column in (1, 6, 7, 3)),
@@ -52,6 +61,15 @@ def read_conllu(
       line = lines[error.position] if lines else block[0]
       problems.append(Problem(str(path), line.number, str(error)))
   return settle(str(path), sentences, problems, skip_malformed)
+
+
+def _plain_sentence(tokens: Sequence[str]) -> PlainSentence:
+  if not tokens:
+    raise MalformedSentence(0, "a sentence without words")
+  for position, token in enumerate(tokens):
+    if not token.strip():
+      raise MalformedSentence(position, "empty token")
+  return PlainSentence(tuple(tokens))
 
 
 def parsed_sentence(

@@ -9,6 +9,7 @@ from kd_jax.data.conllu import parsed_sentence, read_conllu
 from kd_jax.data.quiet import quiet_tfds
 from kd_jax.data.sentences import (
   MalformedSentence,
+  PlainSentence,
   Problem,
   Reading,
   Sentence,
@@ -23,6 +24,7 @@ from kd_jax.data.sources import (
   newest_prepared,
   prepare_command,
 )
+from kd_jax.data.unlabelled_sentences import read_unlabelled_sentences, with_unlabelled
 from kd_jax.data.vocabulary import Vocabulary
 
 TAGGING = ("sample", "conll2003")
@@ -48,8 +50,9 @@ class SequenceSplits(NamedTuple):
     train: rows in the order of a hash of their ids, as in the other two.
     validation: the corpus's own development split.
     test: the official one.
-    vocabulary: of the training rows alone.
+    vocabulary: of the training rows that have labels.
     problems: malformed sentences that were left out; always empty without `skip_malformed`.
+    notes: what a user should know of unlabelled sentences, a line each.
   """
 
   train: SequenceDataset
@@ -57,6 +60,7 @@ class SequenceSplits(NamedTuple):
   test: SequenceDataset
   vocabulary: Vocabulary
   problems: tuple[Problem, ...]
+  notes: tuple[str, ...] = ()
 
 
 def load_tagging(
@@ -64,6 +68,8 @@ def load_tagging(
   *,
   data_dir: str | Path | None = None,
   limit: int | None = None,
+  unlabelled_share: float = 0.0,
+  unlabelled: Sequence[str | Path] = (),
   min_count: int = 2,
   skip_malformed: bool = False,
   token_column: int = 0,
@@ -81,7 +87,9 @@ def load_tagging(
       validation and test.
     data_dir: TFDS's data directory; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
     limit: at most so many training sentences, those with the lowest hashes; None keeps all.
-    min_count: how often a word occurs in them, or it is unknown.
+    unlabelled_share: share of them that lose their labels, in [0, 1): see `choose_labelled`.
+    unlabelled: files of more training sentences, whose words alone are read: see `read_unlabelled_sentences`.
+    min_count: how often a word occurs in the labelled training sentences, or it is unknown.
     skip_malformed: leave malformed sentences out instead of raising.
     token_column: of the files, see `read_columns`.
     tag_column: of the files.
@@ -126,7 +134,9 @@ def load_tagging(
   name, version, readings = _read(
     source, TAGGING, "tagging", "conll", data_dir, skip_malformed, read_file, read_example
   )
-  return _encode(name, version, readings, limit, options)
+  extra = {"unlabelled_share": unlabelled_share, "unlabelled": unlabelled, "encoding": encoding}
+  extra |= {"token_column": token_column, "skip_malformed": skip_malformed}
+  return _encode(name, version, readings, limit, options, **extra)
 
 
 def load_parsing(
@@ -134,6 +144,8 @@ def load_parsing(
   *,
   data_dir: str | Path | None = None,
   limit: int | None = None,
+  unlabelled_share: float = 0.0,
+  unlabelled: Sequence[str | Path] = (),
   min_count: int = 2,
   parsing_tag_min_count: int = 1,
   skip_malformed: bool = False,
@@ -149,7 +161,9 @@ def load_parsing(
       validation and test.
     data_dir: TFDS's data directory; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
     limit: at most so many training sentences, those with the lowest hashes; None keeps all.
-    min_count: how often a word occurs in them, or it is unknown.
+    unlabelled_share: share of them that lose their labels, in [0, 1): see `choose_labelled`.
+    unlabelled: files of more training sentences, whose words alone are read: see `read_unlabelled_sentences`.
+    min_count: how often a word occurs in the labelled training sentences, or it is unknown.
     parsing_tag_min_count: the same for pairs of offset and relation.
     skip_malformed: leave malformed sentences out instead of raising.
     universal_relations: keep the part of a relation before ``:``.
@@ -192,7 +206,9 @@ def load_parsing(
   name, version, readings = _read(
     source, PARSING, "parsing", "conllu", data_dir, skip_malformed, read_file, read_example
   )
-  return _encode(name, version, readings, limit, options)
+  extra = {"unlabelled_share": unlabelled_share, "unlabelled": unlabelled}
+  extra |= {"skip_malformed": skip_malformed}
+  return _encode(name, version, readings, limit, options, **extra)
 
 
 def prepared_dir(name: str, data_dir: str | Path | None = None) -> Path | None:
@@ -284,16 +300,29 @@ def _texts(example: dict, field: str) -> list[str]:
 
 
 def _encode(
-  name: str, version: str, readings: list[Reading], limit: int | None, options: dict
+  name: str,
+  version: str,
+  readings: list[Reading],
+  limit: int | None,
+  options: dict,
+  *,
+  unlabelled_share: float,
+  unlabelled: Sequence[str | Path],
+  **reading_options,
 ) -> SequenceSplits:
   if limit is not None and limit < 1:
     raise ValueError(f"limit={limit} must be at least 1, or None for all training sentences")
   ordered = [in_hash_order(reading.sentences) for reading in readings]
   sentences, ids = ordered[0]
   ordered[0] = sentences[:limit], ids[:limit]
-  vocabulary = Vocabulary.build(ordered[0][0], **options)
+  known = {split: own for split, (own, _) in reversed(list(zip(SPLITS, ordered, strict=True)))}
+  added = read_unlabelled_sentences(unlabelled, known, **reading_options)
+  ordered[0] = with_unlabelled(*ordered[0], unlabelled_share, added.sentences)
+  labelled = [s for s in ordered[0][0] if not isinstance(s, PlainSentence)]
+  vocabulary = Vocabulary.build(labelled, **options)
   splits = [
     vocabulary.encode(sentences, split=split, name=name, version=version, ids=ids)
     for split, (sentences, ids) in zip(SPLITS, ordered, strict=True)
   ]
-  return SequenceSplits(*splits, vocabulary, sum((reading.problems for reading in readings), ()))
+  problems = sum((reading.problems for reading in readings), ()) + added.problems
+  return SequenceSplits(*splits, vocabulary, problems, added.notes)

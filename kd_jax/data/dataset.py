@@ -1,4 +1,4 @@
-"""A labelled set of images in memory, with a name for every example."""
+"""A set of images in memory, with a name for every example."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax.data.labelled import check_labelled, erase_labels
 from kd_jax.data.splits import content_ids, hash_ids, refuse_repeated_ids
 from kd_jax.types import PyTree
 
@@ -21,6 +22,7 @@ class Bucket(NamedTuple):
     inputs: [M, ...] what the network reads.
     labels: [M, ...].
     keys: [M] uint32, from the example ids.
+    labelled: [M] bool, which examples have labels; None if all of the data set have.
   """
 
   rows: np.ndarray
@@ -28,6 +30,7 @@ class Bucket(NamedTuple):
   inputs: PyTree
   labels: PyTree
   keys: np.ndarray
+  labelled: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,10 +42,11 @@ class Dataset:
     version: of its prepared form, for example "3.0.2".
     split: "train", "validation" or "test".
     images: [N, H, W, D] uint8.
-    labels: [N] int32 in [0, num_classes).
+    labels: [N] int32 in [0, num_classes); 0 for examples without a label, whatever was given.
     keys: [N] uint32, a hash of the id for `jax.random.fold_in`; None has it computed.
     ids: [N] str, unique: what an example is called in every run.
     num_classes: C.
+    labelled: [N] bool, which examples have labels; None if all have.
 
   Raises:
     ValueError: arrays that disagree in length, type or range, or a repeated id.
@@ -56,6 +60,7 @@ class Dataset:
   keys: np.ndarray | None
   ids: np.ndarray
   num_classes: int
+  labelled: np.ndarray | None = None
 
   def __post_init__(self):
     images, labels, ids = np.asarray(self.images), np.asarray(self.labels), np.asarray(self.ids)
@@ -72,6 +77,8 @@ class Dataset:
         f"{where}: {images.shape[0]} images, labels of shape {labels.shape} and ids of "
         f"shape {ids.shape}; give one label and one id per image"
       )
+    labelled = check_labelled(where, self.labelled, len(ids))
+    labels = erase_labels(labels, labelled)
     if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):
       raise ValueError(
         f"{where}: labels run from {labels.min()} to {labels.max()}, outside [0, "
@@ -85,6 +92,7 @@ class Dataset:
     object.__setattr__(self, "labels", labels.astype(np.int32))
     object.__setattr__(self, "ids", ids.astype(str))
     object.__setattr__(self, "keys", keys)
+    object.__setattr__(self, "labelled", labelled)
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -98,6 +106,7 @@ class Dataset:
     num_classes: int,
     split: str = "train",
     name: str = "arrays",
+    labelled: np.ndarray | None = None,
   ) -> "Dataset":
     """A data set of one's own arrays, whose ids are made from their content.
 
@@ -107,6 +116,7 @@ class Dataset:
       num_classes: C.
       split: what part of the data it is.
       name: what the data are called.
+      labelled: [N] bool, which images have labels; the labels of the others are not read.
 
     Raises:
       ValueError: as the constructor.
@@ -115,23 +125,29 @@ class Dataset:
     3
     """
     images, labels = np.asarray(images), np.asarray(labels)
-    return cls(name, "0", split, images, labels, None, content_ids(images, labels), num_classes)
+    labelled = check_labelled(f"{name} {split}", labelled, len(images))
+    ids = content_ids(images, erase_labels(labels, labelled))
+    return cls(name, "0", split, images, labels, None, ids, num_classes, labelled)
 
   def take(self, rows: np.ndarray) -> "Dataset":
     """Returns the data set of the given rows (integers or a mask), in that order."""
-    arrays = ("images", "labels", "ids", "keys")
+    arrays = ["images", "labels", "ids", "keys"]
+    arrays += [] if self.labelled is None else ["labelled"]
     return dataclasses.replace(self, **{field: getattr(self, field)[rows] for field in arrays})
 
   @property
   def buckets(self) -> tuple[Bucket, ...]:
     """All images as one bucket."""
-    return (Bucket(np.arange(len(self)), None, self.images, self.labels, self.keys),)
+    rows = np.arange(len(self))
+    return (Bucket(rows, None, self.images, self.labels, self.keys, self.labelled),)
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """SHA-256 of ids in order, labels and pixels, as hex; arrays must not change after it."""
+    """SHA-256 of ids in order, labels, `labelled` and pixels, as hex; arrays must not change after it."""
     digest = hashlib.sha256()
     digest.update(json.dumps([self.images.shape, self.num_classes, self.ids.tolist()]).encode())
     digest.update(self.labels.astype("<i4").tobytes())
     digest.update(np.ascontiguousarray(self.images).data)
+    if self.labelled is not None:
+      digest.update(self.labelled.tobytes())
     return digest.hexdigest()

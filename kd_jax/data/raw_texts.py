@@ -24,17 +24,22 @@ class RawTexts(NamedTuple):
     seconds: N texts that go with them, or None.
     labels: [N] int32 class numbers or float32 numbers.
     ids: [N] str, unique.
+    labelled: [N] bool, which texts have labels; None if all have. The labels of the others are 0.
   """
 
   firsts: tuple[str, ...]
   seconds: tuple[str, ...] | None
   labels: np.ndarray
   ids: np.ndarray
+  labelled: np.ndarray | None = None
 
   def take(self, rows: np.ndarray) -> "RawTexts":
     """Returns the texts of the given rows, in that order."""
     pick = [None if texts is None else tuple(texts[row] for row in rows) for texts in self[:2]]
-    return RawTexts(*pick, self.labels[rows], self.ids[rows])
+    labelled = None if self.labelled is None else self.labelled[rows]
+    if labelled is not None and labelled.all():
+      labelled = None
+    return RawTexts(*pick, self.labels[rows], self.ids[rows], labelled)
 
   def texts(self) -> Iterator[str]:
     """All texts, to train a tokenizer on."""
@@ -88,14 +93,14 @@ def pairs(firsts: Sequence[str], seconds: Sequence[str] | None) -> list[tuple[st
 
 
 def text_ids(
-  firsts: Sequence[str], seconds: Sequence[str] | None, labels: Sequence[str | float]
+  firsts: Sequence[str], seconds: Sequence[str] | None, labels: Sequence[str | float | None]
 ) -> np.ndarray:
   """Makes ids: a hash of texts and label, and a count of copies.
 
   Args:
     firsts: N texts.
     seconds: N texts that go with them, or None.
-    labels: N names or numbers.
+    labels: N names or numbers; None for texts without a label.
 
   Returns:
     [N] str, unique; copies of one example are told apart by ``-0``, ``-1``, … in their order,
@@ -150,7 +155,7 @@ def make_splits(
   """
   if limit is not None and limit < 1:
     raise ValueError(f"limit={limit} must be at least 1, or None for all training texts")
-  train, test = _in_hash_order(train), _in_hash_order(test)
+  train, test = in_hash_order(train), in_hash_order(test)
   if validation is None:
     size = len(train.ids)
     count = validation_examples
@@ -168,7 +173,7 @@ def make_splits(
         f"{repeated:,} of the {count:,} texts held out of {name} are among its other training texts too",
       ]
   else:
-    validation = _in_hash_order(validation)
+    validation = in_hash_order(validation)
   train = train.take(np.arange(len(train.ids))[:limit])
   class_names = tuple(class_names)
   num_classes = max(len(class_names), 1)
@@ -215,10 +220,12 @@ def tokenize(raw: RawSplits, tokenizer: Tokenizer) -> TextSplits:
         raw.class_names,
         bucket_lengths=text_bucket_lengths(tokenizer.max_length),
         pad_id=tokenizer.pad_id,
+        labelled=texts.labelled,
       )
     )
   return TextSplits(*datasets, tuple(notes))
 
 
-def _in_hash_order(texts: RawTexts) -> RawTexts:
+def in_hash_order(texts: RawTexts) -> RawTexts:
+  """The texts in the order of a hash of their ids: the same in every run."""
   return texts.take(np.lexsort((texts.ids, hash_ids(texts.ids)[0])))

@@ -45,7 +45,18 @@ class ParsedSentence:
   upos: tuple[str, ...]
 
 
-Sentence = TaggedSentence | ParsedSentence
+@dataclass(frozen=True)
+class PlainSentence:
+  """A sentence without labels.
+
+  Attributes:
+    tokens: n words.
+  """
+
+  tokens: tuple[str, ...]
+
+
+Sentence = TaggedSentence | ParsedSentence | PlainSentence
 
 
 class Problem(NamedTuple):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from kd_jax.data.dataset import Bucket
+from kd_jax.data.labelled import check_labelled, erase_labels
 from kd_jax.data.splits import hash_ids, refuse_repeated_ids
 from kd_jax.types import Tokens, Tree
 
@@ -58,6 +59,7 @@ class SequenceDataset:
     keys: [N] uint32, a hash of the id for `jax.random.fold_in`; None has it computed.
     bucket_lengths: ascending, the last no shorter than the longest sentence; None means
       `default_bucket_lengths`.
+    labelled: [N] bool, which sentences have labels; None if all have. The labels of the others become 0.
 
   Raises:
     ValueError: arrays that disagree in shape or type, gaps or nonzero values in padding, empty
@@ -72,12 +74,15 @@ class SequenceDataset:
   ids: np.ndarray
   keys: np.ndarray | None = None
   bucket_lengths: tuple[int, ...] | None = None
+  labelled: np.ndarray | None = None
 
   def __post_init__(self):
     where = f"{self.name} {self.split}"
     inputs = Tokens(*map(np.asarray, self.inputs))
     labels, ids = jax.tree.map(np.asarray, self.labels), np.asarray(self.ids)
     _check_arrays(where, inputs, labels, ids)
+    labelled = check_labelled(where, self.labelled, len(ids))
+    labels = erase_labels(labels, labelled)
     lengths = inputs.mask.sum(axis=1)
     longest = int(lengths.max(initial=0))
     buckets = self.bucket_lengths
@@ -96,6 +101,7 @@ class SequenceDataset:
     object.__setattr__(self, "ids", ids.astype(str))
     object.__setattr__(self, "keys", keys)
     object.__setattr__(self, "bucket_lengths", buckets)
+    object.__setattr__(self, "labelled", labelled)
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -109,7 +115,10 @@ class SequenceDataset:
     """Returns the data set of the given rows (integers or a mask), in that order."""
     inputs, labels = jax.tree.map(lambda array: array[rows], (self.inputs, self.labels))
     ids, keys = self.ids[rows], self.keys[rows]
-    return dataclasses.replace(self, inputs=inputs, labels=labels, ids=ids, keys=keys)
+    labelled = None if self.labelled is None else self.labelled[rows]
+    return dataclasses.replace(
+      self, inputs=inputs, labels=labels, ids=ids, keys=keys, labelled=labelled
+    )
 
   @functools.cached_property
   def buckets(self) -> tuple[Bucket, ...]:
@@ -123,12 +132,13 @@ class SequenceDataset:
           lambda array, rows=rows, length=length: array[rows, :length],
           (self.inputs, self.labels),
         )
-        buckets.append(Bucket(rows, length, inputs, labels, self.keys[rows]))
+        labelled = None if self.labelled is None else self.labelled[rows]
+        buckets.append(Bucket(rows, length, inputs, labels, self.keys[rows], labelled))
     return tuple(buckets)
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """SHA-256 of ids in order, lengths and all arrays, as hex; buckets have no part in it."""
+    """SHA-256 of ids in order, lengths, all arrays and `labelled`, as hex; buckets have no part in it."""
     longest = int(self.lengths.max(initial=0))
     digest = hashlib.sha256()
     digest.update(json.dumps([type(self.labels).__name__, self.ids.tolist()]).encode())
@@ -136,6 +146,8 @@ class SequenceDataset:
       array = np.ascontiguousarray(array[:, :longest] if array.ndim > 1 else array)
       digest.update(f"{array.dtype.str} {array.shape} ".encode())
       digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    if self.labelled is not None:
+      digest.update(self.labelled.tobytes())
     return digest.hexdigest()
 
 

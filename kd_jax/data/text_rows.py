@@ -45,6 +45,46 @@ def read_table(path: Path, columns: Sequence[str], regression: bool) -> Table:
   Raises:
     ValueError: a file that cannot be read, columns that it lacks, malformed rows, or none.
   """
+  lines, texts, labels = [], [], []
+  for line, values in _rows(path, columns):
+    where = f"{path}:{line}"
+    lines.append(line)
+    texts.append([_text(where, *named) for named in zip(columns[:-1], values[:-1], strict=True)])
+    labels.append((_number if regression else _label)(where, columns[-1], values[-1]))
+  firsts, *seconds = map(list, zip(*texts, strict=True))
+  return Table(path, lines, firsts, seconds[0] if seconds else None, labels)
+
+
+def read_texts(path: Path, columns: Sequence[str]) -> list[list[str]]:
+  """Reads the named columns of a file, which are all texts; otherwise as `read_table`."""
+  return [
+    [_text(f"{path}:{line}", *named) for named in zip(columns, values, strict=True)]
+    for line, values in _rows(path, columns)
+  ]
+
+
+def read_lines(path: Path) -> list[str]:
+  """Reads a file of plain text, in UTF-8; blank lines are skipped.
+
+  Raises:
+    ValueError: a file that cannot be read, or that has no text.
+  """
+  lines = [line.strip("\r") for line in _read(path).split("\n") if line.strip()]
+  if not lines:
+    raise ValueError(f"there are no texts in {path}; give it at least one")
+  return lines
+
+
+def has_column(path: Path, column: str) -> bool:
+  """Whether the header of a file, or its first object, has a column of that name."""
+  try:
+    return bool(_rows(path, [column]))
+  except ValueError:
+    return False
+
+
+def _rows(path: Path, columns: Sequence[str]) -> list[tuple[int, list]]:
+  """(line, the values of columns) of each row of a file; raises ValueError if it has none."""
   kind = path.suffix.lower()
   if kind not in (".csv", ".tsv", *_JSON):
     raise ValueError(f"cannot tell what {path} is; name it .csv, .tsv, .jsonl or .json")
@@ -52,14 +92,7 @@ def read_table(path: Path, columns: Sequence[str], regression: bool) -> Table:
   rows = _json_rows(path, content, columns) if kind in _JSON else _csv_rows(path, content, columns)
   if not rows:
     raise ValueError(f"there are no texts in {path}; give it at least one")
-  lines, texts, labels = [], [], []
-  for line, values in rows:
-    where = f"{path}:{line}"
-    lines.append(line)
-    texts.append([_text(where, *named) for named in zip(columns[:-1], values[:-1], strict=True)])
-    labels.append((_number if regression else _label)(where, columns[-1], values[-1]))
-  firsts, *seconds = map(list, zip(*texts, strict=True))
-  return Table(path, lines, firsts, seconds[0] if seconds else None, labels)
+  return rows
 
 
 def shown(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from kd_jax.data.dataset import Bucket
+from kd_jax.data.labelled import check_labelled, erase_labels
 from kd_jax.data.splits import hash_ids, refuse_repeated_ids
 from kd_jax.types import PyTree, Subwords
 
@@ -48,6 +49,7 @@ class TextDataset:
     bucket_lengths: ascending, the last no shorter than the longest text; None means
       `text_bucket_lengths`. Features have none.
     pad_id: what fills up short texts.
+    labelled: [N] bool, which examples have labels; None if all have. The labels of the others become 0.
 
   Raises:
     ValueError: arrays that disagree in shape or type, labels out of range, numbers that are not
@@ -65,12 +67,15 @@ class TextDataset:
   keys: np.ndarray | None = None
   bucket_lengths: tuple[int, ...] | None = None
   pad_id: int = 0
+  labelled: np.ndarray | None = None
 
   def __post_init__(self):
     where = f"{self.name} {self.split}"
     inputs = jax.tree.map(np.asarray, self.inputs)
     labels, ids = np.asarray(self.labels), np.asarray(self.ids)
     _check_ids(where, inputs, labels, ids)
+    labelled = check_labelled(where, self.labelled, len(ids))
+    labels = erase_labels(labels, labelled)
     labels = _checked_labels(where, labels, self.num_classes, tuple(self.class_names))
     lengths = None
     if isinstance(inputs, Subwords):
@@ -97,6 +102,7 @@ class TextDataset:
     object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
     object.__setattr__(self, "keys", keys)
     object.__setattr__(self, "bucket_lengths", lengths)
+    object.__setattr__(self, "labelled", labelled)
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -111,7 +117,8 @@ class TextDataset:
   def take(self, rows: np.ndarray) -> "TextDataset":
     """Returns the data set of the given rows (integers or a mask), in that order."""
     inputs = jax.tree.map(lambda array: array[rows], self.inputs)
-    arrays = {field: getattr(self, field)[rows] for field in ("labels", "ids", "keys")}
+    fields = ["labels", "ids", "keys", *([] if self.labelled is None else ["labelled"])]
+    arrays = {field: getattr(self, field)[rows] for field in fields}
     return dataclasses.replace(self, inputs=inputs, **arrays)
 
   def with_inputs(self, inputs: PyTree) -> "TextDataset":
@@ -124,19 +131,21 @@ class TextDataset:
     """Each row once, in the shortest bucket that holds it; features are one bucket."""
     if self.lengths is None:
       rows = np.arange(len(self), dtype=np.int32)
-      return (Bucket(rows, None, self.inputs, self.labels, self.keys),)
+      return (Bucket(rows, None, self.inputs, self.labels, self.keys, self.labelled),)
     chosen = np.searchsorted(self.bucket_lengths, self.lengths)
     buckets = []
     for number, length in enumerate(self.bucket_lengths):
       rows = np.flatnonzero(chosen == number).astype(np.int32)
       if rows.size:
         inputs = Subwords(*(array[rows, :length] for array in self.inputs))
-        buckets.append(Bucket(rows, length, inputs, self.labels[rows], self.keys[rows]))
+        labelled = None if self.labelled is None else self.labelled[rows]
+        labels, keys = self.labels[rows], self.keys[rows]
+        buckets.append(Bucket(rows, length, inputs, labels, keys, labelled))
     return tuple(buckets)
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """SHA-256 of ids in order, labels and inputs, as hex; padding and buckets have no part in it."""
+    """SHA-256 of ids in order, labels, `labelled` and inputs, as hex, without padding and buckets."""
     inputs, tree = self.inputs, type(self.inputs).__name__
     if self.lengths is not None:
       mask = self.inputs.mask
@@ -147,6 +156,8 @@ class TextDataset:
     for array in (self.labels, *jax.tree.leaves(inputs)):
       digest.update(f"{array.dtype} {array.shape} ".encode())
       digest.update(np.ascontiguousarray(array).tobytes())
+    if self.labelled is not None:
+      digest.update(self.labelled.tobytes())
     return digest.hexdigest()
 
 

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.data.sentences import ParsedSentence, Sentence, TaggedSentence, sentence_ids
+from kd_jax.data.sentences import (
+  ParsedSentence,
+  PlainSentence,
+  Sentence,
+  TaggedSentence,
+  sentence_ids,
+)
 from kd_jax.data.sequences import UNSEEN, UNSEEN_TAGS, SequenceDataset, default_bucket_lengths
 from kd_jax.data.tag_schemes import OUTSIDE, tag_names
 from kd_jax.types import Tokens, Tree
@@ -159,10 +165,11 @@ class Vocabulary:
   ) -> SequenceDataset:
     """Turns sentences into arrays.
 
-    Entity types and relations unseen in training get negative labels; see `SequenceDataset`.
+    Entity types and relations unseen in training get negative labels; see `SequenceDataset`. `PlainSentence`s
+    have no labels.
 
     Args:
-      sentences: N sentences of this vocabulary's task.
+      sentences: N sentences of this vocabulary's task, or without labels.
       split: what part of the data they are.
       name: of the data set.
       version: of its prepared form.
@@ -176,7 +183,7 @@ class Vocabulary:
       ValueError: sentences of the other task, or anything that `SequenceDataset` refuses.
     """
     kind = TASKS[self.task]
-    if not all(isinstance(sentence, kind) for sentence in sentences):
+    if not all(isinstance(sentence, kind | PlainSentence) for sentence in sentences):
       raise ValueError(f"a vocabulary for {self.task} encodes {kind.__name__}s; build another one")
     ids = sentence_ids(sentences) if ids is None else ids
     longest = max((len(sentence.tokens) for sentence in sentences), default=0)
@@ -194,11 +201,14 @@ class Vocabulary:
         if token not in spelling_of:
           spelling_of[token] = self._spell(token)
         characters[row, position] = spelling_of[token]
+      if isinstance(sentence, PlainSentence):
+        continue
       for array, numbers in zip(labels, self._number_labels(sentence), strict=False):
         array[row, :length] = numbers
     inputs = Tokens(words, characters, mask)
     gold = labels[0] if self.task == "tagging" else Tree(*labels)
-    return SequenceDataset(name, version, split, inputs, gold, ids, None, bucket_lengths)
+    labelled = np.array([not isinstance(one, PlainSentence) for one in sentences], bool)
+    return SequenceDataset(name, version, split, inputs, gold, ids, None, bucket_lengths, labelled)
 
   @functools.cached_property
   def _character_numbers(self) -> dict[str, int]:

@@ -5,6 +5,11 @@ Sequences are several buckets by length, and a batch is of one bucket, so that a
 each length. There no row is left out, or the longest would never be seen: the last batch of a bucket is
 filled up with masked rows. The order of the buckets' steps is the same for all seeds that train together,
 and does not depend on which they are.
+
+If some examples have no label, a phase that only reads labels takes the labelled ones alone, but as many steps
+in an epoch as any other phase: an epoch goes through them several times, each time in a new order, and its last
+pass ends early. So all methods make the same number of updates, on batches of one size, under one schedule of
+the learning rate, whatever they learn from.
 """
 
 from collections.abc import Sequence
@@ -38,7 +43,12 @@ def steps_per_epoch(buckets: Sequence[Bucket], batch_size: int) -> int:
 
 
 def plan_epoch(
-  buckets: Sequence[Bucket], seeds: tuple[int, ...], epoch: int, batch_size: int
+  buckets: Sequence[Bucket],
+  seeds: tuple[int, ...],
+  epoch: int,
+  batch_size: int,
+  *,
+  labelled_only: bool = False,
 ) -> list[Stretch]:
   """The steps of an epoch in order.
 
@@ -47,27 +57,83 @@ def plan_epoch(
     seeds: K of them, trained together.
     epoch: counted over all phases.
     batch_size: of all devices together.
+    labelled_only: leave out examples without a label; the number of steps stays.
 
   Raises:
-    ValueError: images that do not fill a batch.
+    ValueError: images that do not fill a batch, or no labelled example.
   """
+  if labelled_only and any(bucket.labelled is not None for bucket in buckets):
+    return _labelled_passes(buckets, seeds, epoch, batch_size)
   if _is_whole(buckets):
     rows = parallel.shuffled_rows(seeds, epoch, len(buckets[0].rows), batch_size)
     return [Stretch(0, rows, None)]
+  chosen = [np.arange(len(bucket.rows)) for bucket in buckets]
+  return _one_pass(chosen, seeds, (epoch,), batch_size)
+
+
+def _labelled_passes(
+  buckets: Sequence[Bucket], seeds: tuple[int, ...], epoch: int, batch_size: int
+) -> list[Stretch]:
+  """As many steps as an epoch of all examples has, on the labelled ones, pass after pass."""
+  chosen = [np.flatnonzero(bucket.labelled) for bucket in buckets]
+  count, steps = sum(map(len, chosen)), steps_per_epoch(buckets, batch_size)
+  whole = _is_whole(buckets)
+  if count < (batch_size if whole else 1):
+    raise ValueError(
+      f"{count} labelled training examples do not fill one batch of {batch_size}: label more, or use a smaller "
+      "batch"
+    )
+  stretches: list[Stretch] = []
+  number = 0
+  while len(stretches) < steps:
+    one = _one_pass(chosen, seeds, (epoch, number), batch_size, fill_up=not whole)
+    stretches += one[: steps - len(stretches)]
+    number += 1
+  if not whole:
+    return stretches
+  # One stretch, as in the other phases: an epoch is one program.
+  return [Stretch(0, np.concatenate([stretch.rows for stretch in stretches]), None)]
+
+
+def _one_pass(
+  chosen: Sequence[np.ndarray],
+  seeds: tuple[int, ...],
+  key: tuple[int, ...],
+  batch_size: int,
+  *,
+  fill_up: bool = True,
+) -> list[Stretch]:
+  """Takes every chosen row of each bucket once, a stretch for each step.
+
+  Args:
+    chosen: rows of each bucket.
+    seeds: K of them.
+    key: numbers that the order follows from, besides seed and bucket: the epoch first.
+    batch_size: of all devices together.
+    fill_up: whether a batch that is not full is filled up with masked rows; otherwise it is left out.
+  """
   stretches = []
-  for index, bucket in enumerate(buckets):
+  epoch, *number = key
+  for index, own in enumerate(chosen):
+    if not len(own):
+      continue
     # Slots of the batches, the last ones empty; each seed fills them in an order of its own.
-    slots, mask = parallel.batches_of_rows(len(bucket.rows), batch_size)
-    orders = np.stack(
-      [_order(seed, epoch, index, len(bucket.rows)) for seed in seeds], axis=1
-    )  # [M, K]
-    rows = orders[slots].transpose(0, 2, 1).astype(np.int32)
-    stretches += [Stretch(index, rows[i : i + 1], mask[i : i + 1]) for i in range(len(rows))]
-  return [stretches[i] for i in np.random.default_rng(epoch).permutation(len(stretches))]
+    slots, mask = parallel.batches_of_rows(len(own), batch_size)
+    orders = [np.random.default_rng((seed, epoch, index, *number)) for seed in seeds]
+    orders = np.stack([own[rng.permutation(len(own))] for rng in orders], axis=1)  # [M, K]
+    count = len(slots) if fill_up else len(own) // batch_size
+    for step in range(count):
+      rows = orders[slots[step : step + 1]].transpose(0, 2, 1).astype(np.int32)
+      stretches.append(Stretch(index, rows, mask[step : step + 1] if fill_up else None))
+  order = np.random.default_rng(key if number else epoch).permutation(len(stretches))
+  return [stretches[i] for i in order]
 
 
-def _order(seed: int, epoch: int, bucket: int, size: int) -> np.ndarray:
-  return np.random.default_rng((seed, epoch, bucket)).permutation(size)
+def share_of_examples(plan: Sequence[Stretch]) -> float:
+  """The share of the rows of an epoch that are examples, not what fills batches up."""
+  places = sum(stretch.rows[:, 0].size for stretch in plan)
+  filled = sum(s.rows[:, 0].size if s.mask is None else float(s.mask.sum()) for s in plan)
+  return filled / max(places, 1)
 
 
 def _is_whole(buckets: Sequence[Bucket]) -> bool:

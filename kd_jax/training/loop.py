@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from kd_jax import parallel
+from kd_jax import metrics, parallel
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.sequences import SequenceDataset
@@ -179,8 +179,6 @@ def train_phase(
     one_dispatch=task.one_dispatch,
     evaluation=task.evaluation,
   )
-  # The share of rows that were examples: what fills up batches counts in their means, not in an epoch's.
-  filled = task.examples_per_epoch / max(per_epoch * task.batch_size, 1)
   held = [
     parallel.replicate(steps.device_data(bucket, teacher.of_bucket(index), task.seeds))
     for index, bucket in enumerate(task.train.buckets)
@@ -189,17 +187,26 @@ def train_phase(
   train = parallel.replicate(state.train)
   for done in range(int(state.train.step[0]) // per_epoch if per_epoch else 0, phase.epochs):
     started = time.perf_counter()
-    train, results = _run_epoch(run_epoch, train, held, task, epochs_before + done)
+    plan = batches.plan_epoch(
+      task.train.buckets,
+      task.seeds,
+      epochs_before + done,
+      task.batch_size,
+      labelled_only=phase.labelled_only,
+    )
+    train, results = _run_epoch(run_epoch, train, held, plan)
     seconds = time.perf_counter() - started
     host = parallel.fetch(train)
     _refuse_non_finite(results, host.variables, task, phase, done, label)
     score = evaluate(train.variables)[task.evaluation.select]
     state = track_best(state, host, score, done + 1)
+    # What fills up batches counts in their means, not in an epoch's.
+    filled = batches.share_of_examples(plan)
     record = {
       "epoch": done + 1,
       "train_loss": _means(results["loss"], filled),
       "terms": {name: _means(values, filled) for name, values in results["terms"].items()},
-      **{f"train_{name}": _means(values) for name, values in results["metrics"].items()},
+      **{f"train_{name}": _of_pair(*pair) for name, pair in results["metrics"].items()},
       "gradient_norm": _means(results["gradient_norm"]),
       f"validation_{task.evaluation.select}": [float(value) for value in score],
       "schedules": schedule_values(phase, done),
@@ -236,10 +243,10 @@ def train_recipe(
     epochs_before += phase.epochs
 
 
-def _run_epoch(run_epoch, train: PyTree, held: list[PyTree], task: Task, epoch: int):
+def _run_epoch(run_epoch, train: PyTree, held: list[PyTree], plan: list[batches.Stretch]):
   """All steps of an epoch, bucket by bucket in their shuffled order; results are stacked, [steps, K]."""
   results = []
-  for stretch in batches.plan_epoch(task.train.buckets, task.seeds, epoch, task.batch_size):
+  for stretch in plan:
     mask = None if stretch.mask is None else parallel.shard(stretch.mask, axis=1)
     batch = steps.StepBatch(parallel.shard(stretch.rows, axis=2), mask)
     train, outputs = run_epoch(train, held[stretch.bucket], batch)
@@ -251,6 +258,10 @@ def _check_fit(task: Task, state: LoopState, teacher: steps.Teacher) -> None:
   """Refuses arrays of other lengths than the task's: on a device, a row out of range is silently clamped."""
   if not len(task.validation):
     raise ValueError("the validation split is empty: it chooses the best epoch")
+  if task.validation.labelled is not None:
+    raise ValueError(
+      "the validation split must have a label for every example: it chooses the best epoch"
+    )
   if state.train.step.shape != (len(task.seeds),):
     raise ValueError(
       f"the state holds {len(state.train.step)} seeds, the task has {len(task.seeds)}: {task.seeds}"
@@ -288,6 +299,12 @@ def schedule_values(phase: Phase, epoch: float) -> dict[str, float]:
 
 def _means(values: np.ndarray, filled: float = 1.0) -> list[float]:
   return [float(v) / filled for v in values.astype(np.float64).mean(axis=0)]
+
+
+def _of_pair(total: np.ndarray, count: np.ndarray) -> list[float]:
+  """A metric of an epoch, from (sum, count) [steps, K]."""
+  sums = [x.astype(np.float64).sum(axis=0) for x in (total, count)]
+  return [float(v) for v in metrics.compute(*sums)]
 
 
 def _refuse_non_finite(results, variables, task: Task, phase: Phase, done: int, label: str) -> None:

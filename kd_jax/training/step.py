@@ -29,6 +29,7 @@ class DeviceData(NamedTuple):
     keys: [M] uint32, from the example ids.
     teacher: the arrays of a `Teacher`; for evaluation, its predictions or ().
     seeds: [K] uint32, of the seeds that train together: dropout follows from them.
+    labelled: [M] bool, which examples have labels; None if all have.
   """
 
   inputs: PyTree
@@ -36,12 +37,14 @@ class DeviceData(NamedTuple):
   keys: ArrayLike
   teacher: PyTree = ()
   seeds: ArrayLike = ()
+  labelled: ArrayLike | None = None
 
 
 def device_data(bucket: Bucket, teacher: PyTree, seeds: Sequence[int] = ()) -> DeviceData:
   """A bucket, and what the teacher keeps beside it, as the arrays that a step reads."""
   numbers = np.asarray(seeds, np.uint32)
-  return DeviceData(bucket.inputs, bucket.labels, bucket.keys, teacher, numbers)
+  data = DeviceData(bucket.inputs, bucket.labels, bucket.keys, teacher, numbers)
+  return data._replace(labelled=bucket.labelled)
 
 
 class StepBatch(NamedTuple):
@@ -133,8 +136,14 @@ def objective(
   global count, and the caller sums over devices. Masked rows add nothing and are counted, so that an example
   weighs the same in a batch that is not full. `heads` are the parameters of the terms' heads, by term.
 
+  If some examples have no label, terms on labels take their mean over the labelled ones of the global batch, 0
+  if there are none; the others take all examples, and get no labels.
+
   Returns:
     (share of the loss, {term: share of its unweighted mean}).
+
+  Raises:
+    ValueError: a term on labels that is not one value, or row of values, for each example.
   """
   examples = jax.tree.leaves(batch.labels)[0].shape[:1]
   loss, shares = 0.0, {}
@@ -142,12 +151,39 @@ def objective(
     seen = student
     if term.heads is not None:
       seen = term.heads.apply({"params": heads[term.name]}, student)
-    values = term.loss_at(seen, teacher, batch, epoch)
-    mask = batch.mask if values.shape[:1] == examples else None
-    total, _ = masked_sum_and_count(values, mask)
-    shares[term.name] = total / parallel.sum_over_devices(jnp.float32(values.size))
+    given = batch if batch.labelled is None or term.reads_labels else batch._replace(labels=None)
+    values = term.loss_at(seen, teacher, given, epoch)
+    if batch.labelled is not None and term.reads_labels:
+      shares[term.name] = _share_of_labelled_mean(term.name, values, batch)
+    else:
+      mask = batch.mask if values.shape[:1] == examples else None
+      total, _ = masked_sum_and_count(values, mask)
+      shares[term.name] = total / parallel.sum_over_devices(jnp.float32(values.size))
     loss += term.weight_at(epoch) * shares[term.name]
   return loss, shares
+
+
+def _share_of_labelled_mean(name: str, values: Array, batch: Batch) -> Array:
+  """A device's share of the mean over the labelled examples, times how full the global batch is."""
+  size = len(batch.labelled)
+  if values.shape[:1] != (size,):
+    raise ValueError(
+      f"term {name!r} reads labels and must give a value for each of {size} examples, got {values.shape}: "
+      "some examples have no label"
+    )
+  counted = labelled_examples(batch)
+  total, _ = masked_sum_and_count(values, counted)
+  filled = jnp.float32(size) if batch.mask is None else jnp.sum(batch.mask, dtype=jnp.float32)
+  sums = (jnp.sum(counted, dtype=jnp.float32), filled, jnp.float32(size))
+  labelled, filled, places = parallel.sum_over_devices(sums)
+  return total / (values.size / size) / jnp.maximum(labelled, 1.0) * (filled / places)
+
+
+def labelled_examples(batch: Batch) -> Array | None:
+  """[B] which rows of a batch are examples with a label; None if all are."""
+  if batch.labelled is None:
+    return batch.mask
+  return batch.labelled if batch.mask is None else batch.labelled & (batch.mask > 0)
 
 
 def make_train_step(
@@ -166,8 +202,8 @@ def make_train_step(
 
   It runs inside a map over the axis `parallel.AXIS`. In epoch e, counted from the first phase on, the student
   sees view e mod `views` of each example. Dropout is a function of (seed, epochs before, step, device).
-  Metrics: loss, each term, the evaluation's metrics of training, and the gradient's global norm; equal on
-  all devices.
+  Metrics: loss, each term, (sum, count) of the evaluation's metrics of training, on labelled examples, and the
+  gradient's global norm; equal on all devices.
   """
 
   def step(state: TrainState, data: DeviceData, rows: Array, mask: Array | None, seed: Array):
@@ -175,7 +211,8 @@ def make_train_step(
     view = (epochs_before + state.step // steps_per_epoch) % views
     if augmentation.name != "none":
       inputs = augment_batch(augmentation, inputs, data.keys[rows], view)
-    batch = Batch(inputs, _take(data.labels, rows), mask)
+    labelled = None if data.labelled is None else data.labelled[rows]
+    batch = Batch(inputs, _take(data.labels, rows), mask, labelled)
     teacher = teacher_outputs(data.teacher, rows, inputs, view)
     epoch = epoch_at(state.step, steps_per_epoch)
     collections = {name: v for name, v in state.variables.items() if name != "params"}
@@ -188,7 +225,8 @@ def make_train_step(
       )
       heads = params.get(AUXILIARY)
       loss, shares = objective(terms, outputs, teacher, batch, epoch, heads)
-      return loss, (shares, updates, evaluation.training(outputs, batch.labels, mask))
+      pairs = evaluation.training(outputs, batch.labels, labelled_examples(batch))
+      return loss, (shares, updates, pairs)
 
     params = state.variables["params"]
     (loss, (shares, updates, pairs)), gradient = jax.value_and_grad(share_of_loss, has_aux=True)(
@@ -200,7 +238,7 @@ def make_train_step(
     results = {
       "loss": loss,
       "terms": shares,
-      "metrics": {name: total / count for name, (total, count) in pairs.items()},
+      "metrics": pairs,
       "gradient_norm": optax.tree.norm(gradient),
     }
     return TrainState(state.step + 1, variables, opt_state), results
