@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
+from kd_jax.data.labelled import check_share
 from kd_jax.optimizers import Optimizer
 from kd_jax.phases import Budget, Recipe
 from kd_jax.recipes import make_recipe
@@ -48,6 +49,9 @@ class Study:
   """Its name in reports."""
   train_limit: int | None = None
   """Use so many training examples only."""
+  unlabelled_share: float = 0.0
+  """Share of the training examples whose labels are hidden, in [0, 1): the teacher does not see these examples,
+  students see them without their labels."""
   batch_size: int = 128
   """Of all devices together."""
   teacher_epochs: int = 60
@@ -77,6 +81,7 @@ class Study:
         "seeds, epochs and teacher_epochs must be at least 1, got "
         f"{self.seeds}, {self.epochs}, {self.teacher_epochs}"
       )
+    check_share(self.unlabelled_share)
     unknown = [method for method in self.methods if method not in self.registry]
     if unknown or not self.methods or len(set(self.methods)) != len(self.methods):
       raise ValueError(

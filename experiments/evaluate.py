@@ -24,6 +24,7 @@ from experiments.latency import size_and_speed
 from experiments.pipeline import Network, Pipeline
 from kd_jax import inference, parallel, recipes
 from kd_jax.checkpoints import write_text
+from kd_jax.data.labelled import num_labelled
 from kd_jax.training.state import as_one_of, init_variables, one_seed
 
 NOT_OF_THE_SETTING = (
@@ -177,6 +178,7 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
       "name": train.name,
       "version": train.version,
       "train": len(train),
+      **_label_counts(train),
       "validation": len(domain.validation),
       "test": len(domain.test),
       "fingerprint": train.fingerprint,
@@ -191,8 +193,17 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
       **size_and_speed(student, variables, domain.test),
     },
     "methods": {method: _method_row(pipeline, method) for method in study.methods},
-    "paper": published(study, len(train) + len(domain.validation), domain.official_examples),
+    "paper": published(
+      study, num_labelled(train) + len(domain.validation), domain.official_examples
+    ),
   }
+
+
+def _label_counts(train: Any) -> dict[str, int]:
+  """How many training examples have labels and how many have none; empty if all have."""
+  if train.labelled is None:
+    return {}
+  return {"labelled": num_labelled(train), "unlabelled": len(train) - num_labelled(train)}
 
 
 def published(study: config.Study, num_examples: int, official: int) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from experiments import console, runs
 from experiments.config import plain
 from experiments.domains.domain import Spec
 from kd_jax import inference
+from kd_jax.data.labelled import labelled_part
 from kd_jax.models.text_classifier import PseudoClassifiers
 from kd_jax.phases import Phase, Recipe, Term
 from kd_jax.recipes import cross_entropy
@@ -103,7 +104,7 @@ def found_or_trained(
     # Only here are the states computed: reading a finished run takes their shapes alone.
     train, validation = (
       split.with_inputs(_states(setting, model, variables, split))
-      for split in (setting.domain.train, setting.domain.validation)
+      for split in (labelled_part(setting.domain.train), setting.domain.validation)
     )
     task = dataclasses.replace(run.task, train=train, validation=validation)
     run = dataclasses.replace(run, task=task)
@@ -129,7 +130,7 @@ def _run(setting, directory: Path, spec, model, variables, parent) -> runs.Run:
 
   task = Task(
     model=StateClassifiers(domain.num_classes, domain.label_mean),
-    train=empty(domain.train),
+    train=empty(labelled_part(domain.train)),
     validation=empty(domain.validation),
     batch_size=study.batch_size,
     one_dispatch=True,

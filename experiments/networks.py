@@ -19,6 +19,7 @@ from experiments.domains.domain import Initial, ReadyTeacher, Spec
 from experiments.setting import Setting
 from kd_jax import inference, parallel, teacher_cache
 from kd_jax.checkpoints import CheckpointError, CheckpointStore
+from kd_jax.data.labelled import labelled_part
 from kd_jax.models.spec import parameter_count
 from kd_jax.phases import Budget, Recipe
 from kd_jax.training.state import as_one_of, network_of, one_seed
@@ -107,6 +108,9 @@ class Networks(Setting):
     views = self.domain.teacher_views if teacher is None else None
     initial = self.initial(spec, teacher)
     run = self.make_run(directory / "train", recipe, spec, (0,), link, views, initial)
+    if teacher is None:  # what has no label is new to the teacher when students learn from it
+      task = dataclasses.replace(run.task, train=labelled_part(run.task.train))
+      run = dataclasses.replace(run, task=task)
     self._refuse_another_source(directory, "train")
     if not self.may_train and not runs.is_finished(run):
       raise ValueError(f"the {role} in {directory} is not trained: run the study first")

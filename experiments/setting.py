@@ -12,6 +12,7 @@ from experiments.domains.domain import Initial, Spec
 from experiments.domains.registry import domain_of
 from kd_jax import parallel
 from kd_jax.checkpoints import write_json
+from kd_jax.data.labelled import num_labelled
 from kd_jax.phases import Recipe
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import Task
@@ -57,10 +58,11 @@ class Setting:
 
   def _refuse_what_later_stages_would(self) -> None:
     study, train = self.study, self.domain.train
-    if study.batch_size > len(train):
+    count = num_labelled(train)
+    if study.batch_size > count:
+      which = "training examples" if count == len(train) else "training examples with labels"
       raise ValueError(
-        f"a batch of {study.batch_size} exceeds the {len(train)} training examples: use a smaller "
-        "batch_size"
+        f"a batch of {study.batch_size} exceeds the {count} {which}: use a smaller batch_size"
       )
     if study.seeds_together is not None and study.seeds_together < 1:
       raise ValueError(f"seeds_together must be at least 1, got {study.seeds_together}")
@@ -131,8 +133,11 @@ class Setting:
   def data_link(self) -> runs.Parent:
     """A link of the lineage to the training examples."""
     train = self.domain.train
+    count = f"{len(train)} examples"
+    if train.labelled is not None:
+      count += f", {num_labelled(train)} with labels"
     return {
       "kind": "data",
-      "name": f"{train.name} {train.version} {train.split}, {len(train)} examples",
+      "name": f"{train.name} {train.version} {train.split}, {count}",
       "digest": train.fingerprint,
     }

@@ -59,6 +59,8 @@ class Term:
 
   def loss_at(self, student: Outputs, teacher: Outputs, batch: Batch, epoch) -> Array:
     scheduled = {name: schedule(epoch) for name, schedule in self.schedules.items()}
+    if batch.labelled is not None and not self.reads_labels:
+      batch = batch._replace(labels=None)
     return self.loss(student, teacher, batch, **scheduled)
 
 

@@ -13,6 +13,7 @@ from experiments.domains.domain import Domain, ReadyTeacher
 from kd_jax import data, inference, recipes, teacher_cache
 from kd_jax.checkpoints import digest_file
 from kd_jax.data.augmentation import Augmentation
+from kd_jax.data.labelled import hide_labels
 from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name
 from kd_jax.phases import Recipe
@@ -94,7 +95,11 @@ class Images(Domain):
       "name": study.dataset,
       "validation_examples": study.validation_examples,
       "limit": study.train_limit,
+      "unlabelled_share": study.unlabelled_share,
     }
+    self.notes = []
+    if study.unlabelled_share and study.teacher_weights is not None:
+      self.notes.append("the imported teacher may have learnt from labels that are hidden here")
     self.train, self.validation, self.test = _load(self.source, data_dir)
     self.num_classes = self.train.num_classes
     self.official_examples = study.official_examples
@@ -200,7 +205,9 @@ class Images(Domain):
 
 def _load(source: dict[str, Any], data_dir: Path | None) -> data.Splits:
   options = {name: source[name] for name in ("validation_examples", "limit")}
-  return data.load(source["name"], data_dir=data_dir, **options)
+  splits = data.load(source["name"], data_dir=data_dir, **options)
+  share = source.get("unlabelled_share", 0.0)
+  return splits._replace(train=hide_labels(splits.train, share)) if share else splits
 
 
 def image_shape(source: dict[str, Any], data_dir: Path | None) -> list[int]:

@@ -66,6 +66,7 @@ class Sequences(Domain):
     found = load(self.source, data_dir)
     self.train, self.validation, self.test = found[:3]
     self.vocabulary = found.vocabulary
+    self.notes += found.notes
     if found.problems:
       count, first = len(found.problems), found.problems[0]
       self.notes.append(f"left out {count} malformed sentence{'s'[: count > 1]}, first {first}")
@@ -106,13 +107,15 @@ class Sequences(Domain):
           "their rows are one method"
         )
     bucket = self.train.buckets[0]
-    example, labels = jax.tree.map(lambda x: x[:2], (bucket.inputs, bucket.labels))
+    batch = Batch(*jax.tree.map(lambda x: x[:2], (bucket.inputs, bucket.labels)))
+    example = batch.inputs
+    batch = batch._replace(labelled=None if bucket.labelled is None else bucket.labelled[:2])
     outputs = [self._abstract_outputs(network, example) for network in (self.student, self.teacher)]
     for recipe in recipes.values():
       for term in (term for phase in recipe.phases for term in phase.objective):
         # Nothing is computed: a method that the case's structures do not suit is refused here.
         jax.eval_shape(
-          lambda student, teacher, t=term: t.loss_at(student, teacher, Batch(example, labels), 0.0),
+          lambda student, teacher, t=term: t.loss_at(student, teacher, batch, 0.0),
           *outputs,
         )
 
@@ -234,6 +237,8 @@ def _source(study: SequenceStudy, data_dir: Path | None, notes: list[str]) -> di
     "task": study.vocabulary_task,
     "source": source,
     "limit": study.train_limit,
+    "unlabelled_share": study.unlabelled_share,
+    "unlabelled": [str(path.expanduser().absolute()) for path in study.unlabelled],
     "min_count": study.min_count,
     "skip_malformed": study.skip_malformed,
     "max_length": study.max_length,
@@ -245,6 +250,8 @@ def load(source: dict[str, Any], data_dir: Path | None) -> corpora.SequenceSplit
   """The corpus that a study reads; `max_length` is not applied yet."""
   loader = {"tagging": corpora.load_tagging, "parsing": corpora.load_parsing}[source["task"]]
   options = {name: source[name] for name in ("limit", "min_count", "skip_malformed")}
+  options |= {"unlabelled_share": source.get("unlabelled_share", 0.0)}
+  options |= {"unlabelled": source.get("unlabelled", ())}
   if source.get("tag_min_count") is not None:
     options["parsing_tag_min_count"] = source["tag_min_count"]
   return loader(source["source"], data_dir=data_dir, **options)
@@ -258,6 +265,8 @@ def fitting(dataset: SequenceDataset, max_length: int | None) -> SequenceDataset
 def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
   """Of the training sentences as they are on disk now; None where they are not."""
   name = source["source"]
+  if not all(Path(file).is_file() for file in source.get("unlabelled", ())):
+    return None
   if isinstance(name, list):
     if not all(Path(file).is_file() for file in name):
       return None

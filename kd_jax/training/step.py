@@ -151,8 +151,7 @@ def objective(
     seen = student
     if term.heads is not None:
       seen = term.heads.apply({"params": heads[term.name]}, student)
-    given = batch if batch.labelled is None or term.reads_labels else batch._replace(labels=None)
-    values = term.loss_at(seen, teacher, given, epoch)
+    values = term.loss_at(seen, teacher, batch, epoch)
     if batch.labelled is not None and term.reads_labels:
       shares[term.name] = _share_of_labelled_mean(term.name, values, batch)
     else:
