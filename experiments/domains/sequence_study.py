@@ -66,8 +66,8 @@ class SequenceStudy(Study):
   files: tuple[Path, ...] = ()
   """Your own training, validation and test file instead: CoNLL columns (NER) or CoNLL-U (parsing)."""
   unlabelled: tuple[Path, ...] = ()
-  """Files of more training sentences, whose words alone are read: CoNLL columns, CoNLL-U (.conllu), or one
-  a line (.txt). The teacher does not see them in training."""
+  """Files of more training sentences, whose words alone are read: CoNLL columns, CoNLL-U (.conllu), or a
+  sentence a line (.txt). The teacher does not see them in training."""
   skip_malformed: bool = False
   """Leave malformed sentences of files out, and say how many, instead of refusing them."""
   min_count: int = 2

@@ -96,6 +96,15 @@ def check_classes(labels: np.ndarray, labelled: np.ndarray | None) -> None:
     )
 
 
+def check_all_labelled(split: Any) -> None:
+  """Raises ValueError if some examples of a split have no label."""
+  if split.labelled is not None:
+    raise ValueError(
+      f"{len(split.ids) - num_labelled(split)} of {len(split.ids)} examples have no label already: hide labels "
+      "first, then add examples without"
+    )
+
+
 def num_labelled(split: Any) -> int:
   """How many examples of a split have labels."""
   return len(split.ids) if split.labelled is None else int(split.labelled.sum())
@@ -117,8 +126,10 @@ def hide_labels(split: Split, unlabelled_share: float) -> Split:
     The split, with fewer labels.
 
   Raises:
-    ValueError: as `choose_labelled`, or a class without a labelled example.
+    ValueError: as `choose_labelled`, a class without a labelled example, or a split some of whose examples
+      have no label already.
   """
+  check_all_labelled(split)
   labelled = choose_labelled(split.ids, unlabelled_share)
   if np.issubdtype(split.labels.dtype, np.integer):
     check_classes(split.labels, labelled)

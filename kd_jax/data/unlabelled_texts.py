@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_jax.data.labelled import check_classes, choose_labelled, erase_labels
+from kd_jax.data.labelled import check_all_labelled, check_classes, choose_labelled, erase_labels
 from kd_jax.data.raw_texts import RawSplits, RawTexts, in_hash_order, pairs, text_ids
 from kd_jax.data.text_rows import has_column, read_lines, read_texts
 
@@ -24,12 +24,13 @@ def hide_text_labels(raw: RawSplits, unlabelled_share: float) -> RawSplits:
     The source, with fewer labels.
 
   Raises:
-    ValueError: as `choose_labelled`, or a class without a labelled text.
+    ValueError: as `choose_labelled`, a class without a labelled text, or texts that have no label already.
 
   >>> from kd_jax.data.text_files import read_sample
   >>> hide_text_labels(read_sample(), 0.75).train.labelled.sum()
   np.int64(45)
   """
+  check_all_labelled(raw.train)
   labelled = choose_labelled(raw.train.ids, unlabelled_share)
   if raw.class_names:
     check_classes(raw.train.labels, labelled)
