@@ -13,6 +13,7 @@ from experiments.domains.text_study import TextStudy
 from experiments.evaluate import evaluate, published
 from experiments.pipeline import Pipeline
 from kd_jax import recipes
+from kd_jax.checkpoints import CheckpointStore
 from kd_jax.data import glue
 from tests.fake_tfds import write_fake
 
@@ -28,6 +29,18 @@ def test_every_config_is_of_images_or_of_texts_or_has_cases():
   assert {CONFIGS[name].task for name in TEXTS} == {"sample", *glue.TASKS}
 
 
+def assert_half_is_unlabelled(found, folder, size, batch_size):
+  """Results and lineage count the labels, and the teacher's epoch went through the labelled half alone."""
+  assert (found["train"], found["labelled"], found["unlabelled"]) == (size, size // 2, size // 2)
+  manifest = json.loads((folder / "cache" / "manifest.json").read_text())
+  (data,) = (p for p in manifest["teacher_lineage"]["parents"] if p["kind"] == "data")
+  assert data["name"].endswith(f"{size} examples, {size // 2} with labels")
+  assert manifest["spec"]["num_examples"] == size
+  state = CheckpointStore(folder / "teacher/train/train/checkpoints").restore().state
+  (steps,) = (value for name, value in state.items() if name.endswith("train.step"))
+  assert steps.tolist() == [size // 2 // batch_size]
+
+
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
   study = CONFIGS[name].shrunk()
@@ -35,6 +48,8 @@ def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
     # Dense networks take all methods; a convolutional one compiles for long, so it takes the two-phase method.
     study = dataclasses.replace(study, methods=("annealing_kd",))
     write_fake(study.dataset, tmp_path / "data", train=200, test=100)
+  else:
+    study = dataclasses.replace(study, unlabelled_share=0.5)
   pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run", data_dir=tmp_path / "data"))
   pipeline.train_students(pipeline.teacher(), study.methods)
   results = evaluate(pipeline)
@@ -43,6 +58,9 @@ def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
   for row in results["rows"]:
     assert 0 <= row["test"]["best"]["accuracy"] <= 1
     assert np.isfinite(row["test"]["last"]["kl_to_teacher"])
+  assert np.isfinite([point["train_loss"] for point in results["curves"]]).all()
+  if study.unlabelled_share:
+    assert_half_is_unlabelled(results["dataset"], tmp_path / "run", 48, study.batch_size)
   assert json.loads((tmp_path / "run" / "results.json").read_text())["rows"] == results["rows"]
 
 
@@ -54,6 +72,8 @@ def test_a_shrunk_form_of_every_case_runs_from_teacher_to_results(name, case, tm
   study = dataclasses.replace(
     study, case=case, teacher=one_layer, max_length=8, epochs=1, methods=("structural_kd",)
   )
+  if case in ("1b", "2a"):
+    study = dataclasses.replace(study, unlabelled_share=0.25)
   assert study.dataset == "sample"
   pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run"))
   domain = pipeline.domain
@@ -61,6 +81,7 @@ def test_a_shrunk_form_of_every_case_runs_from_teacher_to_results(name, case, tm
   pipeline.train_students(pipeline.teacher(), study.methods)
   results = evaluate(pipeline)
   (row,) = results["rows"]
+  assert (results["dataset"].get("unlabelled", 0) > 0) == (case in ("1b", "2a"))
   metric = {"conll_ner": "f1", "ud_parsing": "las"}[name]
   assert results["metric"]["key"] == metric
   assert results["case"]["name"] == case
@@ -91,6 +112,8 @@ def texts_with_other_networks():
 def test_a_shrunk_form_of_texts_runs_from_teacher_to_results(name, tmp_path):
   """By the method that has classifiers, a cache of layers, heads and two phases."""
   study = dataclasses.replace(CONFIGS[name].shrunk(), methods=("universal_kd",))
+  if name == TEXTS[0]:
+    study = dataclasses.replace(study, unlabelled_share=0.5)
   pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run"))
   pipeline.train_students(pipeline.teacher(), study.methods)
   results = evaluate(pipeline)

@@ -243,6 +243,9 @@ def test_numbers_are_learnt_from_a_file(tmp_path):
   folder = tmp_path / "run"
   columns = ("--text-column", "review", "--label-column", "stars", "--regression")
   methods = ("--methods", "alp_kd", "universal_kd")
+  more = tmp_path / "more.csv"
+  more.write_text("stars,review\n5,very very new\n0,also new\n")
+  methods += ("--unlabelled", more)
   asked = options(folder, "--files", *files, *columns, *methods, teacher=CNN)
   assert commands.run_here(study, *asked) == 0
   found = results(folder)
@@ -250,6 +253,9 @@ def test_numbers_are_learnt_from_a_file(tmp_path):
   assert found["metric"]["lowest"] == -1
   assert found["metric"]["chance"] == 0
   assert found["dataset"]["num_classes"] == 1
+  counts = [found["dataset"][name] for name in ("train", "labelled", "unlabelled")]
+  assert counts == [34, 32, 2]
+  assert any("column 'stars' is not read" in note for note in found["dataset"]["notes"])
   for row in found["rows"]:
     names = {"pearson_spearman", "pearson", "spearman", "rmse", "squared_difference_to_teacher"}
     assert set(row["test"]["best"]) == names
@@ -514,6 +520,15 @@ BAD = {
   "a weight out of range": (["--alp-kd.hard-weight", "2"], "hard_weight must be in [0, 1], got 2"),
   "a batch that does not divide": (["--batch-size", "12"], "does not divide over 8 devices"),
   "a batch of more than there is": (["--batch-size", "64"], "exceeds the 32 training examples"),
+  "a batch of more than has labels": (
+    ["--unlabelled-share", "0.5"],
+    "a batch of 32 exceeds the 16 training examples with labels",
+  ),
+  "no labels at all": (
+    ["--unlabelled-share", "1"],
+    "unlabelled_share must be at least 0 and below 1",
+  ),
+  "unlabelled texts that are not there": (["--unlabelled", "nowhere.txt"], "nowhere.txt"),
   "a column that is not there": (
     ["--files", "TRAIN", "TEST", "--text-column", "words"],
     "words",

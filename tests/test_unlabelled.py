@@ -143,11 +143,11 @@ def test_texts_of_all_kinds_of_files_are_added_without_labels(tmp_path):
   assert not found.train.labels[~found.train.labelled].any()
   assert labelled_part(found.train).ids.tolist() == raw.train.ids.tolist()
   assert found.notes[-4:] == (
-    "1 unlabelled texts from a.csv; left out copies of texts: 1 of test, 1 of train, 1 of validation; its "
+    "1 unlabelled text from a.csv; left out copies of texts: 1 of test, 1 of train, 1 of validation; its "
     "column 'label' is not read",
     "2 unlabelled texts from b.jsonl",
     "2 unlabelled texts from c.txt",
-    "1 unlabelled texts from d.tsv",
+    "1 unlabelled text from d.tsv",
   )
   again = add_unlabelled_texts(raw, files[::-1], label_column="label")
   assert again.train.ids.tolist() == found.train.ids.tolist()  # in the order of hashes
@@ -243,7 +243,7 @@ def test_sentences_of_all_kinds_of_files_are_added_without_labels(tmp_path):
     "2 unlabelled sentences from a.conll; only its words are read",
     "2 unlabelled sentences from b.tokens; only its words are read",
     "2 unlabelled sentences from c.txt",
-    "1 unlabelled sentences from d.conllu; only its words are read",
+    "1 unlabelled sentence from d.conllu; only its words are read",
   )
   for split in ("validation", "test"):
     assert getattr(found, split).fingerprint == getattr(plain, split).fingerprint
@@ -264,7 +264,7 @@ def test_a_share_of_the_sentences_keeps_only_its_words(load):
 def test_copies_of_known_sentences_are_left_out_and_malformed_ones_named(tmp_path):
   copies = write(tmp_path / "a.txt", "Zz yy xx", "")
   known = load_parsing("sample", limit=5, unlabelled=[copies])
-  assert known.notes == ("1 unlabelled sentences from a.txt",)
+  assert known.notes == ("1 unlabelled sentence from a.txt",)
   broken = write(tmp_path / "b.conllu", "1\tIn\t_", "", "\t".join(["1", "Rome", *["_"] * 8]))
   with pytest.raises(ValueError, match=r"b.conllu:1: expected 10 columns divided by tabs, got 3"):
     load_parsing("sample", unlabelled=[broken])

@@ -195,11 +195,10 @@ def summary(results: Results) -> str:
   parts = []
   if data:
     splits = {key: pick(data, key) for key in ("train", "validation", "test")}
-    hidden = pick(data, "unlabelled")
-    also = {"train": f" ({hidden:,.0f} of them without labels)"} if hidden else {}
-    counts = ", ".join(
-      f"{count:,.0f} {key}{also.get(key, '')}" for key, count in splits.items() if count
-    )
+    counts = ", ".join(f"{count:,.0f} {key}" for key, count in splits.items() if count)
+    labelled, unlabelled = (pick(data, key) for key in ("labelled", "unlabelled"))
+    if unlabelled:
+      counts += f"; of train {labelled:,.0f} with and {unlabelled:,.0f} without labels;"
     name = f"{data.get('name') or 'unnamed'} {data.get('version') or ''}".strip()
     metric = metric_of(results)
     examples = "examples" if metric.is_accuracy else metric.examples

@@ -98,7 +98,7 @@ def note(path: Path, count: int, noun: str, copies: Counter, ignored: str = "") 
   """What a user should know of an unlabelled file, in a line."""
   copied = [f"{number:,} of {split}" for split, number in sorted(copies.items())]
   return (
-    f"{count:,} unlabelled {noun} from {path.name}"
+    f"{count:,} unlabelled {noun if count != 1 else noun[:-1]} from {path.name}"
     + (f"; left out copies of {noun}: {', '.join(copied)}" if copied else "")
     + (f"; {ignored}" if ignored else "")
   )
