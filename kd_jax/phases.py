@@ -59,7 +59,7 @@ class Term:
 
   def loss_at(self, student: Outputs, teacher: Outputs, batch: Batch, epoch) -> Array:
     scheduled = {name: schedule(epoch) for name, schedule in self.schedules.items()}
-    if batch.labelled is not None and not self.reads_labels:
+    if not self.reads_labels and getattr(batch, "labelled", None) is not None:
       batch = batch._replace(labels=None)
     return self.loss(student, teacher, batch, **scheduled)
 
