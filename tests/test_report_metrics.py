@@ -204,6 +204,8 @@ def test_summary_names_the_case():
   results["case"]["marginals"] = "P(y_i)"
   assert "→ MaxEnt; the teacher's marginals: P(y_i)." in findings.summary(results)
   assert "case" not in findings.summary(make_results())
+  results["dataset"] |= {"labelled": 40, "unlabelled": 1060}
+  assert " test sentences; 1,060 train without labels)." in findings.summary(results)
 
 
 def test_figures_name_the_metric():

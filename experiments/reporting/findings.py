@@ -196,13 +196,12 @@ def summary(results: Results) -> str:
   if data:
     splits = {key: pick(data, key) for key in ("train", "validation", "test")}
     counts = ", ".join(f"{count:,.0f} {key}" for key, count in splits.items() if count)
-    labelled, unlabelled = (pick(data, key) for key in ("labelled", "unlabelled"))
-    if unlabelled:
-      counts += f"; of train {labelled:,.0f} with and {unlabelled:,.0f} without labels;"
     name = f"{data.get('name') or 'unnamed'} {data.get('version') or ''}".strip()
     metric = metric_of(results)
     examples = "examples" if metric.is_accuracy else metric.examples
-    parts.append(f"Data: {name}" + (f" ({counts} {examples})." if counts else "."))
+    unlabelled = pick(data, "unlabelled")
+    hidden = f"; {unlabelled:,.0f} train without labels" if unlabelled else ""
+    parts.append(f"Data: {name}" + (f" ({counts} {examples}{hidden})." if counts else "."))
   source = f" ({teacher['source']})" if teacher.get("source") else ""
   models = [f"{teacher.get('model') or 'teacher'}{source}"]
   if results["assistant"]:
