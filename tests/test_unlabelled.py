@@ -7,16 +7,25 @@ import numpy as np
 import pytest
 
 from kd_jax.data import Dataset, load_parsing, load_tagging, read_sample, tokenize
+from kd_jax.data.columns import read_columns
+from kd_jax.data.conllu import read_conllu
 from kd_jax.data.labelled import choose_labelled, hide_labels, labelled_part, num_labelled
+from kd_jax.data.sentences import in_hash_order
+from kd_jax.data.splits import hash_ids
 from kd_jax.data.text_files import read_text_files
 from kd_jax.data.tokenization import Tokenizer
 from kd_jax.data.unlabelled_texts import add_unlabelled_texts, hide_text_labels
+from kd_jax.data.vocabulary import Vocabulary
 from tests import training
+from tests.conftest import ROOT
 from tests.training import sentences, texts
 
+SAMPLES = ROOT / "kd_jax" / "data" / "samples"
 IMAGES, TAGS = training.dataset(24), sentences.dataset()
 TREES, TEXTS = sentences.dataset(trees=True), texts.dataset()
 NUMBERS = texts.dataset(regression=True)
+IDS_IN_ORDER = np.array([f"id {i}" for i in range(150)])
+IDS_IN_ORDER = IDS_IN_ORDER[np.argsort(hash_ids(IDS_IN_ORDER)[0])]
 KINDS = {"images": IMAGES, "tags": TAGS, "trees": TREES, "texts": TEXTS, "numbers": NUMBERS}
 
 
@@ -39,6 +48,12 @@ def test_a_smaller_share_keeps_the_labels_of_a_larger_one():
   assert choose_labelled(ids, 0.0) is None
   assert not (kept[0] & ~kept[1]).any()
   assert not (kept[1] & ~kept[2]).any()
+
+
+def test_the_choice_does_not_follow_the_order_of_the_rows():
+  """Rows are in the order of hashes that hold out a split by class: their first half is of few classes."""
+  rows = np.flatnonzero(choose_labelled(IDS_IN_ORDER, 0.5))
+  assert 30 < (rows < 50).sum() + (rows >= 100).sum() < 70
 
 
 def test_the_choice_follows_from_the_ids_and_not_from_their_order():
@@ -249,16 +264,24 @@ def test_sentences_of_all_kinds_of_files_are_added_without_labels(tmp_path):
     assert getattr(found, split).fingerprint == getattr(plain, split).fingerprint
 
 
-@pytest.mark.parametrize("load", [load_tagging, load_parsing])
-def test_a_share_of_the_sentences_keeps_only_its_words(load):
+@pytest.mark.parametrize("task", ["tagging", "parsing"])
+def test_a_share_of_the_sentences_keeps_only_its_words(task):
+  load, read, suffix = {
+    "tagging": (load_tagging, read_columns, "conll"),
+    "parsing": (load_parsing, read_conllu, "conllu"),
+  }[task]
   plain, found = load("sample", limit=20), load("sample", limit=20, unlabelled_share=0.4)
   assert found.train.ids.tolist() == plain.train.ids.tolist()
-  assert found.train.labelled.tolist() == [True] * 12 + [False] * 8  # rows are in that order
-  # What a study of the labelled sentences alone reads, vocabulary included.
-  alone = load("sample", limit=12)
-  assert found.vocabulary == alone.vocabulary
-  assert labelled_part(found.train).fingerprint == alone.train.fingerprint
-  assert found.test.fingerprint == alone.test.fingerprint
+  np.testing.assert_array_equal(found.train.lengths, plain.train.lengths)
+  labelled = found.train.labelled
+  assert labelled.sum() == 12
+  # The labelled part is what the other sentences had no part in, the vocabulary included.
+  sentences, _ = in_hash_order(read(SAMPLES / f"{task}-train.{suffix}").sentences)
+  kept = [sentence for sentence, has in zip(sentences[:20], labelled, strict=True) if has]
+  vocabulary = Vocabulary.build(kept)
+  assert found.vocabulary == vocabulary != plain.vocabulary
+  alone = vocabulary.encode(kept, split="train")
+  assert labelled_part(found.train).fingerprint == alone.fingerprint
 
 
 def test_copies_of_known_sentences_are_left_out_and_malformed_ones_named(tmp_path):

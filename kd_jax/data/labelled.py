@@ -48,9 +48,10 @@ def erase_labels(labels: PyTree, labelled: np.ndarray | None) -> PyTree:
 
 
 def choose_labelled(ids: np.ndarray, unlabelled_share: float) -> np.ndarray | None:
-  """Chooses the examples that keep their labels: those with the lowest hashes of their ids.
+  """Chooses the examples that keep their labels, by hashes of their ids.
 
-  A smaller share keeps the labels of a larger one, and more.
+  A smaller share keeps the labels of a larger one, and more. The hashes are not those that order the rows and
+  hold out a split: these are balanced over classes, and what they leave is in an order that depends on them.
 
   Args:
     ids: [N] str, unique.
@@ -74,7 +75,8 @@ def choose_labelled(ids: np.ndarray, unlabelled_share: float) -> np.ndarray | No
   if count == len(ids):
     return None
   labelled = np.zeros(len(ids), bool)
-  labelled[np.lexsort((ids, hash_ids(ids)[0]))[:count]] = True
+  order, _ = hash_ids(f"label of {name}" for name in ids)
+  labelled[np.lexsort((ids, order))[:count]] = True
   return labelled
 
 
