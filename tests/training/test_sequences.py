@@ -55,7 +55,7 @@ def step_on(task, terms, rows, mask, teacher=steps.NO_TEACHER):
   )
   state = parallel.replicate(start_phase(variables, optimizer).train)
   after, results = run(state, parallel.replicate(data), batch)
-  return variables, parallel.fetch(after), results
+  return variables, parallel.fetch(after), parallel.collect(results)
 
 
 def test_rows_that_fill_a_batch_up_add_nothing():
