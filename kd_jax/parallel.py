@@ -4,6 +4,7 @@ Every device of every process holds a replica of the parameters and of the (smal
 its share of each global batch. Gradients, metrics and BatchNorm statistics are reduced over one axis.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -64,22 +65,28 @@ def replicate(tree: PyTree) -> PyTree:
 
   The host holds no copy for each device: every device reads the one array.
   """
-  count = jax.local_device_count()
-  return jax.tree.map(lambda x: _on_devices([np.asarray(x)[None]] * count), tree)
+  devices, sharding = _layout()
+
+  def copy(x) -> jax.Array:
+    part = np.asarray(x)[None]
+    held = [jax.device_put(part, device) for device in devices]
+    shape = (len(devices), *part.shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, sharding, held)
+
+  return jax.tree.map(copy, tree)
 
 
 def spread(tree: PyTree) -> PyTree:
   """Moves host arrays [local devices, ...], as `shard` makes them, to the devices."""
-  return jax.tree.map(lambda x: _on_devices([x[i : i + 1] for i in range(len(x))]), tree)
+  return jax.device_put(tree, _layout()[1])
 
 
-def _on_devices(parts: list[np.ndarray]) -> jax.Array:
-  """One array of parts [1, ...], each on a local device: the layout in which `pmap` takes its arguments."""
+@functools.cache
+def _layout() -> tuple[list[jax.Device], jax.sharding.NamedSharding]:
+  """The local devices, and how `pmap` takes arrays: the leading axis has an entry on each of them."""
   devices = jax.local_devices()
   mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-  held = [jax.device_put(part, device) for part, device in zip(parts, devices, strict=True)]
-  return jax.make_array_from_single_device_arrays((len(parts), *parts[0].shape[1:]), sharding, held)
+  return devices, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
 
 def fetch(tree: PyTree) -> PyTree:
@@ -198,7 +205,8 @@ def epoch_runner(
   def run(carry, constants, batches):
     pieces = []
     # The devices count the steps themselves, so that a dispatch is all that the host does for one.
-    place, held = replicate(np.int32(0)), spread(batches)
+    place = np.zeros(jax.local_device_count(), np.int32)
+    place, held = spread((place, batches))
     for _ in range(jax.tree.leaves(batches)[0].shape[1]):
       carry, place, outputs = mapped(carry, place, constants, held)
       pieces.append(_waited_for(outputs))
