@@ -217,9 +217,9 @@ def test_equal_seeds_are_equal_students(task, teacher, whole):
   state = whole[-1].state
   assert_same_bits(*(one_seed(state, k) for k in (0, 2)))
   assert not np.allclose(*(one_seed(state.best, k)["params"]["linear"]["kernel"] for k in (0, 1)))
-  # Whatever stands beside them; to rounding, as a batched product may sum in another order.
-  alone = train(training.changed(task, seeds=(5,)), structural_phase(3), teacher)[-1].state
-  assert_close(one_seed(alone.train.variables, 0), one_seed(state.train.variables, 1), 1e-5)
+  # The first of them is what it is alone; to rounding, as a batched product may sum in another order.
+  alone = train(training.changed(task, seeds=(3,)), structural_phase(3), teacher)[-1].state
+  assert_close(one_seed(alone.train.variables, 0), one_seed(state.train.variables, 0), 1e-5)
 
 
 @pytest.mark.parametrize("after", [1, 2])
@@ -270,7 +270,7 @@ def test_a_cached_teacher_says_what_the_live_one_says(head):
   for index, bucket in enumerate(data.buckets):
     rows = np.random.default_rng(0).permutation(len(bucket.rows))[:5]
     inputs = jax.tree.map(lambda x, rows=rows: x[rows], bucket.inputs)
-    said, (by_live, by_cached) = run(live.of_bucket(index), cached.of_bucket(index), inputs, rows)
+    said, (by_live, by_cached) = run(live.shared, cached.of_bucket(index), inputs, rows)
     lengths = data.lengths[bucket.rows[rows]]
     expected, found = (layout.pack(jax.device_get(scores), lengths) for scores in said)
     assert_close(found.values, expected.values, 1e-5)
