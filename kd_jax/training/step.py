@@ -89,9 +89,9 @@ class Teacher(NamedTuple):
     """The same teacher without the cached fields of `Outputs` that nothing reads."""
     if not isinstance(self.arrays, CachedOutputs):
       return self
-    unread = dict.fromkeys(set(Outputs._fields) - fields, Outputs())
-    empty = {name: getattr(default, name) for name, default in unread.items()}
-    outputs = self.arrays.outputs._replace(**empty)
+    nothing = Outputs()
+    unread = {name: getattr(nothing, name) for name in Outputs._fields if name not in fields}
+    outputs = self.arrays.outputs._replace(**unread)
     return self._replace(arrays=dataclasses.replace(self.arrays, outputs=outputs))
 
 

@@ -14,7 +14,7 @@ from kd_jax.optimizers import Optimizer
 from kd_jax.phases import Budget, Phase, Term
 from kd_jax.structured import layout
 from kd_jax.structured.structure import decode, log_prob
-from kd_jax.training import batches, step as steps
+from kd_jax.training import batches, loop, step as steps
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import train_recipe
 from kd_jax.training.state import init_variables, one_seed, start_phase
@@ -289,6 +289,15 @@ def test_cached_and_live_teachers_train_alike():
     assert_close(one.state.train.variables, other.state.train.variables, 1e-4)
     assert_close(one.record["terms"], other.record["terms"], 1e-4)
   assert {"validation_las"} <= set(cached[0].record)
+
+
+def test_a_live_teacher_lies_on_the_devices_once_for_all_buckets():
+  task = sentences.task("LinearChain")
+  held = loop._on_devices(task, structural_phase(1), sentences.live("LinearChain", task.train), 0)
+  assert len(held) == 2
+  first, second = (jax.tree.leaves((data.teacher, data.seeds)) for data in held)
+  assert len(first) > 1
+  assert all(one is other for one, other in zip(first, second, strict=True))
 
 
 def test_a_teacher_of_other_sentences_is_refused(task, teacher):
