@@ -284,7 +284,7 @@ def test_verify_allows_what_products_in_tf32_and_bfloat16_make(
 
 
 def test_reading_a_cache_holds_its_arrays_and_one_chunk(tmp_path):
-  """Not all chunks beside what they are joined to."""
+  """Not all chunks next to the arrays that they fill."""
   rows = 12 * CHUNK
   spec = dataclasses.replace(SPEC, num_examples=rows, num_classes=4_000, views=1)
   for _ in precompute(

@@ -44,7 +44,7 @@ class Task:
     train: training examples.
     validation: held-out examples, for choosing the best epoch.
     batch_size: of all devices together.
-    seeds: trained together as one program; `batches` says what they share.
+    seeds: trained together as one program; see `batches` for what they share.
     augmentation: of the training examples.
     views: how many views of each example training goes through, one an epoch; each seed begins at another.
     one_dispatch: see `parallel.one_dispatch_an_epoch`; by default what suits a convolutional network.
