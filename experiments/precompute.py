@@ -22,10 +22,6 @@ class Options:
   """How many examples --verify recomputes, under every view."""
 
 
-# What rounding to the cache's type may leave of an error, relative to the largest value.
-_ROUNDING = {"float16": 2.0**-11, "float32": 2.0**-18}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   study, where, options = config.parse("precompute", argv, Options)
   console.start(where)
@@ -46,13 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     sample=options.sample,
     batch_size=pipeline.evaluation_batch_size,
   )
-  allowed = _ROUNDING[study.cache_dtype] * found.largest_value + 1e-4
-  verdict = "agrees with" if found.largest_error <= allowed else "DIFFERS from"
+  verdict = "agrees with" if found.agrees else "DIFFERS from"
   console.say(
     f"the cache {verdict} the live teacher: largest error {found.largest_error:.3g} (allowed "
-    f"{allowed:.3g}) at row {found.row}, view {found.view}, of {found.compared} rows"
+    f"{found.allowed_error:.3g}) at row {found.row}, view {found.view}, of {found.compared} rows"
   )
-  return 0 if found.largest_error <= allowed else 1
+  return 0 if found.agrees else 1
 
 
 if __name__ == "__main__":

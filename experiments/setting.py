@@ -70,8 +70,10 @@ class Setting:
 
   @property
   def evaluation_batch_size(self) -> int:
-    """A multiple of the batch size that keeps devices busy."""
-    return self.study.batch_size * max(1, 512 // self.study.batch_size)
+    """A multiple of the batch size that keeps devices busy: 512 examples, or 2^14 positions of the longest."""
+    length = self.domain.train.buckets[-1].length
+    most = 512 if length is None else min(512, 2**14 // length)
+    return self.study.batch_size * max(1, most // self.study.batch_size)
 
   def evaluator(
     self, spec: Spec, dataset: Any, teacher: Sequence[PyTree] | None = None

@@ -4,10 +4,10 @@ Every device of every process holds a replica of the parameters and of the (smal
 its share of each global batch. Gradients, metrics and BatchNorm statistics are reduced over one axis.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,13 +61,43 @@ def device_batch_size(global_batch_size: int) -> int:
 
 
 def replicate(tree: PyTree) -> PyTree:
-  """A copy of host arrays on every local device."""
-  return flax.jax_utils.replicate(tree)
+  """Copies host arrays to every local device: [local devices, ...], an entry on each.
+
+  The host holds no copy for each device: every device reads the one array.
+  """
+  devices, sharding = _layout()
+
+  def copy(x) -> jax.Array:
+    part = np.asarray(x)[None]
+    held = [jax.device_put(part, device) for device in devices]
+    shape = (len(devices), *part.shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, sharding, held)
+
+  return jax.tree.map(copy, tree)
+
+
+def spread(tree: PyTree) -> PyTree:
+  """Moves host arrays [local devices, ...], as `shard` makes them, to the devices."""
+  return jax.device_put(tree, _layout()[1])
+
+
+@functools.cache
+def _layout() -> tuple[list[jax.Device], jax.sharding.NamedSharding]:
+  """The local devices, and how `pmap` takes arrays: the leading axis has an entry on each of them."""
+  devices = jax.local_devices()
+  mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+  return devices, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
 
 def fetch(tree: PyTree) -> PyTree:
-  """Replicated device arrays back as NumPy arrays of one replica."""
-  return jax.device_get(flax.jax_utils.unreplicate(tree))
+  """Copies replicated device arrays back: NumPy arrays of one replica, in one transfer."""
+  # A copy, not a view: the buffer of an array with a view cannot be donated.
+  return jax.tree.map(lambda x: np.array(x[0]), _first_replica(tree))
+
+
+def _first_replica(tree: PyTree) -> PyTree:
+  """Host arrays [1, ...] of the first local device; all transfers begin before the first is waited for."""
+  return jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree))
 
 
 def shard(array: np.ndarray, axis: int) -> np.ndarray:
@@ -131,10 +161,16 @@ def map_over_devices(function: Callable, *, donate_argnums: tuple[int, ...] = ()
   return jax.pmap(function, axis_name=AXIS, donate_argnums=donate_argnums)
 
 
+Pieces = list[PyTree]
+"""The outputs of some steps, on the devices: [local devices, steps, ...] each; `collect` joins them."""
+
+
 def epoch_runner(
   step: Callable[[Any, Any, Any], tuple[Any, Any]], *, one_dispatch: bool, donate: bool
-) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+) -> Callable[[Any, Any, Any], tuple[Any, Pieces]]:
   """Runs a step over many batches, on all devices.
+
+  Nothing is waited for: the host gives the devices all steps, and `collect` reads their outputs at the end.
 
   Args:
     step: (carry, constants, batch) -> (carry, outputs); outputs are equal on all devices.
@@ -143,7 +179,7 @@ def epoch_runner(
 
   Returns:
     A function of (replicated carry, replicated constants, batches [local devices, steps, ...]) that gives the
-    carry, still replicated, and NumPy outputs stacked over steps, [steps, ...].
+    carry, still replicated, and the outputs, still on the devices. It is compiled for each number of steps.
   """
   donated = (0,) if donate else ()
   if one_dispatch:
@@ -154,22 +190,46 @@ def epoch_runner(
     mapped = map_over_devices(scan, donate_argnums=donated)
 
     def run(carry, constants, batches):
-      carry, outputs = mapped(carry, constants, batches)
-      return carry, fetch(outputs)
+      carry, outputs = mapped(carry, constants, spread(batches))
+      return carry, [_waited_for(outputs)]
 
     return run
 
-  mapped = map_over_devices(step, donate_argnums=donated)
+  def take_step(carry, place, constants, batches):
+    batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, place, keepdims=False), batches)
+    carry, outputs = step(carry, constants, batch)
+    return carry, place + 1, jax.tree.map(lambda x: x[None], outputs)
+
+  mapped = map_over_devices(take_step, donate_argnums=donated)
 
   def run(carry, constants, batches):
-    outputs = []
-    for index in range(jax.tree.leaves(batches)[0].shape[1]):
-      batch = jax.tree.map(lambda x, i=index: x[:, i], batches)
-      carry, output = mapped(carry, constants, batch)
-      outputs.append(fetch(output))
-    return carry, jax.tree.map(lambda *x: np.stack(x), *outputs)
+    pieces = []
+    # The devices count the steps themselves, so that a dispatch is all that the host does for one.
+    place = np.zeros(jax.local_device_count(), np.int32)
+    place, held = spread((place, batches))
+    for _ in range(jax.tree.leaves(batches)[0].shape[1]):
+      carry, place, outputs = mapped(carry, place, constants, held)
+      pieces.append(_waited_for(outputs))
+    return carry, pieces
 
   return run
+
+
+def _waited_for(outputs: PyTree) -> PyTree:
+  """The same outputs; several devices of a CPU have finished them.
+
+  Such devices share a pool of threads, and each keeps one while it waits for the others in a reduction: if many
+  steps are queued, those that wait can take all threads, and none is left for the device that they wait for.
+  """
+  if jax.default_backend() == "cpu" and jax.device_count() > 1:
+    jax.block_until_ready(outputs)
+  return outputs
+
+
+def collect(pieces: Pieces) -> PyTree:
+  """Reads the outputs of all steps from the devices: [steps, ...] NumPy arrays, in one transfer."""
+  held = _first_replica(pieces)
+  return jax.tree.map(lambda *parts: np.concatenate([part[0] for part in parts]), *held)
 
 
 def batches_of_rows(num_rows: int, global_batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,22 +243,6 @@ def batches_of_rows(num_rows: int, global_batch_size: int) -> tuple[np.ndarray, 
   rows[:num_rows] = np.arange(num_rows)
   mask = (np.arange(rows.size) < num_rows).astype(np.float32)
   return rows.reshape(steps, -1), mask.reshape(steps, -1)
-
-
-_MOST_PAIRS = 2**17  # of positions in a batch: 512 sentences of 16 tokens, 8 of 128
-
-
-def inference_batch(batch_size: int, num_rows: int, length: int | None) -> int:
-  """How many examples are read at once where nothing is trained.
-
-  No more than there are, and fewer of long sentences: memory grows with n² (spans, arcs) or n³ (second
-  order). Images, without a length, keep the batch size.
-  """
-  if length is None:
-    return batch_size
-  devices = jax.device_count()
-  size = min(batch_size, num_rows, _MOST_PAIRS // length**2)
-  return max(-(-size // devices), 1) * devices
 
 
 def shuffled_rows(

@@ -33,7 +33,8 @@ class Term:
     schedules: keyword arguments of the loss that change with the epoch.
     needs_teacher: False where the loss reads labels alone.
     whole_logits: True where the teacher's top k and tail would not do.
-    reads: which fields of the teacher's `Outputs` the loss reads: a cache has to hold them.
+    reads: which fields of the teacher's `Outputs` the loss reads: a cache has to hold them, and others of a
+      cached teacher are not given to it. "logits" stands for `top_k` too.
     heads: a Linen module from the student's `Outputs` to the ones that the loss compares: projections to the
       teacher's width, classifiers of layers. Trained with the student, in the train state and no part of it.
     reads_labels: whether the loss reads labels: it then counts labelled examples alone. If some examples have
@@ -74,6 +75,7 @@ class Phase:
     epochs: how many, >= 1.
     optimizer: made anew for the phase.
     start: "fresh" weights, or the "best" (by the metric on the validation split) or "last" of the phase before.
+    best_from: first epoch, from 1, that can be the best.
   """
 
   name: str
@@ -81,10 +83,16 @@ class Phase:
   epochs: int
   optimizer: Optimizer
   start: Literal["fresh", "best", "last"] = "fresh"
+  best_from: int = 1
 
   def __post_init__(self):
     if self.epochs < 1:
       raise ValueError(f"phase {self.name!r} must have at least 1 epoch, got {self.epochs}")
+    if not 1 <= self.best_from <= self.epochs:
+      raise ValueError(
+        f"`best_from` of phase {self.name!r} must be one of its epochs, 1 to {self.epochs}, got "
+        f"{self.best_from}"
+      )
     names = [term.name for term in self.objective]
     if not names or len(set(names)) != len(names):
       raise ValueError(f"phase {self.name!r} needs terms with distinct names, got {names}")
@@ -202,6 +210,7 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
     "name": phase.name,
     "epochs": phase.epochs,
     "start": phase.start,
+    **({} if phase.best_from == 1 else {"best_from": phase.best_from}),
     "optimizer": dataclasses.asdict(phase.optimizer),
     "terms": [
       {

@@ -165,7 +165,11 @@ def kd(budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9) ->
 
 
 def annealing_kd(
-  budget: Budget, *, max_temperature: int = 10, anneal_epochs: int | None = None
+  budget: Budget,
+  *,
+  max_temperature: int = 10,
+  anneal_epochs: int | None = None,
+  best_at_temperature_one: bool = False,
 ) -> Recipe:
   """Annealing-KD: regression to the annealed teacher's logits, then hard labels alone.
 
@@ -179,6 +183,8 @@ def annealing_kd(
     budget: epochs of both phases together, optimiser, number of classes, mean label.
     max_temperature: tau_max.
     anneal_epochs: length of phase I; half of the budget unless given.
+    best_at_temperature_one: choose the best weights of phase I among the epochs with T = 1, whose targets are
+      the teacher's logits themselves; by default among all.
 
   References:
     Jafari et al., EACL 2021, arXiv 2104.07163.
@@ -197,6 +203,8 @@ def annealing_kd(
     schedules={"temperature": annealing_by_epoch(max_temperature, first)},
     whole_logits=True,
   )
+  at_one = (max_temperature - 1) * (first // max_temperature) + 1
+  best_from = at_one if best_at_temperature_one else 1
   return Recipe(
     name="annealing_kd",
     title="Annealing-KD",
@@ -204,7 +212,7 @@ def annealing_kd(
     f"II: {label_equation(budget)}",
     reference="Jafari 2021, arXiv 2104.07163",
     phases=(
-      Phase("anneal", (anneal,), first, budget.optimizer),
+      Phase("anneal", (anneal,), first, budget.optimizer, best_from=best_from),
       Phase("finetune", (label_term(),), budget.epochs - first, budget.optimizer, start="best"),
     ),
   )

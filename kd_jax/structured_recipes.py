@@ -67,7 +67,7 @@ def _annealed(
   """One phase: the terms, each weighted by lambda, and the labels by what is left."""
   rate = 100 / budget.epochs if anneal is None else anneal
   weight = schedules.teacher_annealing(rate)
-  objective = [Term(name, loss, weight) for name, loss in terms.items()]
+  objective = [Term(name, loss, weight, reads=("scores",)) for name, loss in terms.items()]
   objective.append(_labels(lambda epoch: 1.0 - weight(epoch)))
   phase = Phase("distil", tuple(objective), budget.epochs, budget.optimizer)
   return Recipe(phases=(phase,), **words)

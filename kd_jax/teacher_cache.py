@@ -132,9 +132,15 @@ def open_cache(directory: str | os.PathLike, expected: CacheSpec) -> Cache:
   """
   directory = pathlib.Path(directory)
   manifest = open_manifest(directory, expected)
+  chunks = _read_chunks(directory, manifest["chunks"])
+  outputs = (_assemble if expected.structure is None else _joined)(chunks, expected)
+  return Cache(outputs, manifest, manifest["digest"])
+
+
+def _read_chunks(directory: pathlib.Path, digests: list[str]) -> Iterator[dict[str, np.ndarray]]:
+  """The chunks in order, each compared with the manifest."""
   store = CheckpointStore(directory / "chunks", keep=None)
-  chunks = []
-  for index, digest in enumerate(manifest["chunks"]):
+  for index, digest in enumerate(digests):
     try:
       chunk = store.restore(index)
     except CheckpointError as error:
@@ -146,15 +152,23 @@ def open_cache(directory: str | os.PathLike, expected: CacheSpec) -> Cache:
         f"chunk {index} of {directory} has digest {chunk.digest[:12]}, the manifest says "
         f"{digest[:12]}; precompute again"
       )
-    chunks.append(chunk.state)
-  return Cache(_assemble(chunks, expected), manifest, manifest["digest"])
+    yield chunk.state
 
 
-def _assemble(chunks: list[dict[str, np.ndarray]], spec: CacheSpec) -> Outputs | layout.Ragged:
-  if spec.structure is not None:
-    return layout.join([_as_ragged(chunk, spec.structure) for chunk in chunks])
-  arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+def _assemble(chunks: Iterator[dict[str, np.ndarray]], spec: CacheSpec) -> Outputs:
+  """Arrays of all rows, into which each chunk is copied as it is read: the host holds one chunk besides."""
+  arrays, done = {}, 0
+  for chunk in chunks:
+    for name, part in chunk.items():
+      if name not in arrays:
+        arrays[name] = np.empty((spec.num_examples, *part.shape[1:]), part.dtype)
+      arrays[name][done : done + len(part)] = part
+    done += len(part)
   return Outputs(**arrays) if spec.top_k is None else Outputs(top_k=TopK(**arrays))
+
+
+def _joined(chunks: Iterator[dict[str, np.ndarray]], spec: CacheSpec) -> layout.Ragged:
+  return layout.join([_as_ragged(chunk, spec.structure) for chunk in chunks])
 
 
 def _as_ragged(chunk: dict[str, np.ndarray], kind: str) -> layout.Ragged:
@@ -186,6 +200,14 @@ def check_cache(directory: str | os.PathLike) -> dict[str, Any]:
   return manifest
 
 
+_ROUNDING = {"float16": 2.0**-11, "float32": 2.0**-18}
+"""What rounding to a cache's dtype leaves of an error, relative to the largest value."""
+_PRODUCTS = {"gpu": 2.0**-7, "tpu": 2.0**-4}
+"""What a deep network makes of products in the device's default precision: 8 times the step of a number in TF32
+(10 bits) or bfloat16 (7 bits). They differ between kinds of device, and between programs of one device."""
+_EXACT = ("float32", "highest", "tensorfloat32_x3")
+
+
 class Verification(NamedTuple):
   """The outcome of `verify`.
 
@@ -194,6 +216,7 @@ class Verification(NamedTuple):
     largest_value: of any recomputed value, for judging the error.
     row, view: where the error is.
     compared: how many rows were recomputed.
+    allowed_error: what the cache's dtype, and the precision of matrix products on this device, explain.
   """
 
   largest_error: float
@@ -201,6 +224,19 @@ class Verification(NamedTuple):
   row: int
   view: int
   compared: int
+  allowed_error: float
+
+  @property
+  def agrees(self) -> bool:
+    """Whether the cache is the teacher's."""
+    return self.largest_error <= self.allowed_error
+
+
+def _relative_tolerance(dtype: np.dtype) -> float:
+  """How far recomputed values may be from a cache's, relative to the largest."""
+  exact = jax.config.jax_default_matmul_precision in _EXACT
+  products = 0.0 if exact else _PRODUCTS.get(jax.default_backend(), 0.0)
+  return _ROUNDING[np.dtype(dtype).name] + products
 
 
 def verify(
@@ -208,18 +244,23 @@ def verify(
   predict: Predict,
   *,
   sample: int = 64,
-  batch_size: int = 64,
+  batch_size: int = 500,
   seed: int = 0,
 ) -> Verification:
   """Recomputes a sample of rows under each view with the live teacher and compares.
 
-  A float16 cache differs by its rounding, up to 2^-11 of a value; other errors mean another teacher.
+  Args:
+    cache: opened.
+    predict: of the live teacher, as `precompute` takes it.
+    sample: how many examples.
+    batch_size: that of `precompute`: other batches are other programs, whose products round differently.
+    seed: which examples.
   """
   ragged = isinstance(cache.outputs, layout.Ragged)
   kept = cache.outputs if ragged else cache.outputs.top_k or cache.outputs
   num_rows, num_views = (len(kept.lengths), 1) if ragged else _arrays(kept)[0].shape[:2]
   rows = np.random.default_rng(seed).choice(num_rows, size=min(sample, num_rows), replace=False)
-  worst = Verification(0.0, 0.0, int(rows[0]), 0, len(rows) * num_views)
+  worst = Verification(0.0, 0.0, int(rows[0]), 0, len(rows) * num_views, 0.0)
   sampled = kept.take(rows) if ragged else None
   for view in range(num_views):
     live = predict(rows, view, batch_size)
@@ -237,7 +278,8 @@ def verify(
       if error.max() > worst.largest_error:
         row = int(row_of[error.argmax()])
         worst = worst._replace(largest_error=float(error.max()), row=row, view=view)
-  return worst
+  tolerance = _relative_tolerance(cache.manifest["spec"]["dtype"])
+  return worst._replace(allowed_error=tolerance * worst.largest_value + 1e-4)
 
 
 def _arrays(outputs: Outputs | TopK) -> list[np.ndarray]:

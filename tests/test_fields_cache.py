@@ -3,10 +3,11 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from kd_jax import inference, teacher_cache
+from kd_jax import inference, parallel, teacher_cache
 from kd_jax.checkpoints import digest_json
 from kd_jax.data import Augmentation
 from kd_jax.teacher_cache import CacheError, make_spec, open_cache, precompute
@@ -77,6 +78,44 @@ def test_the_cache_holds_every_field_in_the_order_of_the_data_set(finished, expe
   assert len(cache.manifest["chunks"]) == 3
 
 
+@pytest.mark.parametrize("chunk_rows", [3, 6])
+def test_chunks_cost_neither_uploads_nor_programs(chunk_rows, tmp_path, monkeypatch):
+  """The weights and each bucket go to the devices once, and a bucket has one program."""
+  uploads, shapes = [], []
+  original, apply = parallel.replicate, texts.Network.apply
+  monkeypatch.setattr(
+    parallel, "replicate", lambda tree: uploads.append(bytes_of(tree)) or original(tree)
+  )
+
+  def traced(model, held, inputs, **options):
+    shapes.append(inputs.ids.shape)
+    return apply(model, held, inputs, **options)
+
+  monkeypatch.setattr(texts.Network, "apply", traced)
+  predict = inference.fields_predictor(MODEL, VARIABLES, DATA, FIELDS)
+  fill(tmp_path, spec(), predict, chunk_rows)
+  # On each of eight devices: of 10 and 5 texts at most 8 at once, of the 2 as many as there are devices.
+  assert sorted(shapes) == [(1, 4), (1, 8), (1, 12)]
+  large = [count for count in uploads if count > 4]  # not the number of a step
+  assert sorted(large) == sorted([bytes_of(VARIABLES), *(bytes_of(b.inputs) for b in DATA.buckets)])
+
+
+def bytes_of(tree):
+  return sum(np.asarray(x).nbytes for x in jax.tree.leaves(tree))
+
+
+def test_the_host_holds_no_copy_by_bucket(finished):
+  """Rows are cut when they are asked for; of a bucket that holds all in order, they are not copied at all."""
+  outputs = open_cache(finished, spec()).outputs
+  teacher = cached_teacher(outputs, DATA.buckets)
+  assert teacher.arrays.outputs is outputs
+  assert len(teacher.arrays) == len(DATA.buckets) == 3
+  whole = texts.dataset((3, 4, 2, 1))
+  assert len(whole.buckets) == 1
+  one = cached_teacher(outputs, whole.buckets)
+  assert one.of_bucket(0).logits is outputs.logits
+
+
 def test_students_read_the_rows_of_their_bucket(finished, expected):
   teacher = cached_teacher(open_cache(finished, spec()).outputs, DATA.buckets)
   for index, bucket in enumerate(DATA.buckets):
@@ -91,6 +130,7 @@ def test_students_read_the_rows_of_their_bucket(finished, expected):
 def test_verification_compares_every_field(finished, predict):
   cache = open_cache(finished, spec())
   found = teacher_cache.verify(cache, predict, sample=17, batch_size=8)
+  assert found.agrees
   assert found.largest_error < 1e-5
   assert found.compared == 17
   for name in FIELDS:
@@ -102,6 +142,7 @@ def test_verification_compares_every_field(finished, predict):
 
     found = teacher_cache.verify(cache, wrong, sample=17, batch_size=8)
     assert found.row == 13
+    assert not found.agrees
     np.testing.assert_allclose(found.largest_error, 2.5, rtol=1e-5)
 
 

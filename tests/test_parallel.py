@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tracemalloc
 
 import flax.linen as nn
 import hypothesis
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kd_jax import parallel, recipes, structured_recipes
+from kd_jax import parallel, programs, recipes, structured_recipes
 from kd_jax.data import Augmentation, Dataset
 from kd_jax.models.spec import ModelSpec, build_model
 from kd_jax.recipes import Budget
@@ -98,6 +99,7 @@ def worker(path):
     "sentences": train_on_sentences(),
   }
   if jax.device_count() == 1:
+    programs.forget()
     parallel.map_over_devices = lambda function, *, donate_argnums=(): jax.pmap(
       function, axis_name=parallel.AXIS, donate_argnums=donate_argnums
     )
@@ -205,6 +207,33 @@ def test_replicas_come_back_as_they_went():
   training.assert_same_bits(back, tree)
 
 
+def test_a_replica_on_each_device_costs_the_host_no_copy_for_each():
+  array = np.ones(1_000_000, np.float32)
+  tracemalloc.start()
+  try:
+    jax.block_until_ready(parallel.replicate(array))
+    assert tracemalloc.get_traced_memory()[1] < array.nbytes
+  finally:
+    tracemalloc.stop()
+
+
+def test_what_was_fetched_does_not_keep_its_buffer_from_being_donated():
+  held = parallel.replicate(np.arange(4.0, dtype=np.float32))
+  before = parallel.fetch(held)
+  add = parallel.map_over_devices(lambda x: x + 1, donate_argnums=(0,))
+  after = parallel.fetch(add(held))
+  assert held.is_deleted()
+  assert (before.tolist(), after.tolist()) == ([0, 1, 2, 3], [1, 2, 3, 4])
+
+
+def test_parts_go_to_their_devices():
+  parts = np.arange(24).reshape(8, 3)
+  held = parallel.spread({"a": parts})["a"]
+  np.testing.assert_array_equal(held, parts)
+  assert held.sharding == parallel.replicate(np.arange(3)).sharding
+  assert [s.data.tolist() for s in held.addressable_shards] == [[row] for row in parts.tolist()]
+
+
 def test_sums_and_gathering_over_devices():
   values = np.arange(16.0, dtype=np.float32).reshape(8, 2)
   total, gathered = parallel.map_over_devices(
@@ -224,7 +253,8 @@ def test_an_epoch_runs_the_steps_in_order(one_dispatch):
 
   batches = np.random.default_rng(0).integers(0, 9, (8, 5, 3)).astype(np.int32)
   run = parallel.epoch_runner(step, one_dispatch=one_dispatch, donate=False)
-  carry, outputs = run(jnp.ones(8, jnp.int32), jnp.full(8, 7, jnp.int32), batches)
+  carry, pieces = run(jnp.ones(8, jnp.int32), jnp.full(8, 7, jnp.int32), batches)
+  outputs = parallel.collect(pieces)
   value, expected = 1, []
   for index in range(5):
     value = 2 * value + batches[:, index].sum() + 7

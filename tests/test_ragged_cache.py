@@ -153,8 +153,10 @@ def test_verify_knows_the_right_teacher_another_and_a_changed_row(tmp_path, head
   found = teacher_cache.verify(cache, same, batch_size=8)
   assert found.compared == len(DATA)
   assert found.largest_error <= 2.0**-11 * found.largest_value + 1e-6
+  assert found.agrees
   other = teacher_cache.verify(cache, predictor(head, seed=8), batch_size=8)
   assert other.largest_error > 0.1
+  assert not other.agrees
 
   kept = cache.outputs
   name = next(iter(kept.values))

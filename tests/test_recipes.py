@@ -132,6 +132,31 @@ def test_annealing_kd_has_two_phases():
   assert lengths == [9, 3]
 
 
+@pytest.mark.parametrize(("tau", "epochs"), [(3, 6), (3, 8), (4, 7), (1, 5), (5, 5)])
+def test_the_best_of_phase_i_can_be_taken_at_temperature_one_alone(tau, epochs):
+  budget = dataclasses.replace(BUDGET, epochs=epochs + 2)
+  options = {"max_temperature": tau, "anneal_epochs": epochs}
+  late, plain = (
+    recipes.annealing_kd(budget, **options, best_at_temperature_one=chosen)
+    for chosen in (True, False)
+  )
+  temperature = late.phases[0].objective[0].schedules["temperature"]
+  at_one = [epoch + 1 for epoch in range(epochs) if temperature(epoch) == 1]
+  assert late.phases[0].best_from == at_one[0]
+  assert [phase.best_from for phase in (*plain.phases, late.phases[1])] == [1, 1, 1]
+  # Runs that were described without the option are described alike.
+  assert "best_from" not in str(describe(plain))
+  assert (describe(late) == describe(plain)) == (tau == 1)
+
+
+@pytest.mark.parametrize("best_from", [0, 4])
+def test_the_best_is_taken_from_an_epoch_of_the_phase(best_from):
+  with pytest.raises(
+    ValueError, match=f"`best_from` of phase 'one' must be .* 1 to 3, got {best_from}"
+  ):
+    Phase("one", (recipes.label_term(),), 3, BUDGET.optimizer, best_from=best_from)
+
+
 def test_annealing_kd_has_the_scale_of_the_released_code():
   """nn.MSELoss: the mean over the batch and the classes of (z_s - Phi(T) z_t)²."""
   phase = recipes.annealing_kd(BUDGET, max_temperature=3).phases[0]
@@ -301,6 +326,7 @@ VARIANTS = [
   ("annealing_kd", BUDGET, {"max_temperature": 3}),
   ("annealing_kd", BUDGET, {"max_temperature": 2}),
   ("annealing_kd", BUDGET, {"max_temperature": 3, "anneal_epochs": 7}),
+  ("annealing_kd", BUDGET, {"max_temperature": 3, "best_at_temperature_one": True}),
   ("annealing_kd", dataclasses.replace(BUDGET, num_classes=5), {"max_temperature": 3}),
   ("continuation_kd", BUDGET, {"max_temperature": 3}),
   ("continuation_kd", BUDGET, {"max_temperature": 2}),

@@ -1,11 +1,13 @@
 """The teacher cache: exactly the teacher's outputs, resumed bit for bit, refused where it is another's."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import pickle
 import shutil
+import tracemalloc
 
 import jax
 import numpy as np
@@ -238,6 +240,7 @@ def test_verify_knows_the_right_teacher_another_and_a_tampered_row(tmp_path, dty
   assert found.compared == ROWS * VIEWS
   rounding = {"float16": 2.0**-11, "float32": 2.0**-20}[dtype]
   assert found.largest_error <= rounding * found.largest_value
+  assert found.agrees
   assert found.largest_value == pytest.approx(np.abs(cache.outputs.logits).max(), rel=1e-3)
   assert teacher_cache.verify(cache, predictor(seed=1), batch_size=16).largest_error > 0.1
 
@@ -249,6 +252,55 @@ def test_verify_knows_the_right_teacher_another_and_a_tampered_row(tmp_path, dty
     found = teacher_cache.verify(worse, predictor(), batch_size=16)
     assert (found.row, found.view) == (13, 2)
     assert found.largest_error == pytest.approx(error, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+  ("backend", "precision", "agrees"),
+  [
+    ("cpu", None, False),
+    ("gpu", None, True),
+    ("gpu", "highest", False),
+    ("gpu", "float32", False),
+    ("tpu", None, True),
+  ],
+)
+def test_verify_allows_what_products_in_tf32_and_bfloat16_make(
+  made, monkeypatch, backend, precision, agrees
+):
+  """The teacher's own scores, each factor of a product rounded to 10 bits, 7 on a TPU."""
+  cache, exact = teacher_cache.open_cache(made, SPEC), Counted()
+  bits = 7 if backend == "tpu" else 10
+
+  def rounded(rows, view, batch_size):
+    logits = exact(rows, view, batch_size)["logits"]
+    return {"logits": logits * np.float32(1 + 2.0 ** -(bits + 1))}
+
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+    assert teacher_cache.verify(cache, exact).agrees
+    assert teacher_cache.verify(cache, rounded).agrees == agrees
+    # Another teacher is another one on any device.
+    assert not teacher_cache.verify(cache, Counted(scale=1.2)).agrees
+
+
+def test_reading_a_cache_holds_its_arrays_and_one_chunk(tmp_path):
+  """Not all chunks next to the arrays that they fill."""
+  rows = 12 * CHUNK
+  spec = dataclasses.replace(SPEC, num_examples=rows, num_classes=4_000, views=1)
+  for _ in precompute(
+    tmp_path, spec, lambda rows, view, size: {"logits": np.ones((len(rows), 4_000), np.float32)},
+    batch_size=8, chunk_rows=CHUNK,
+  ):  # fmt: skip
+    pass
+  tracemalloc.start()
+  try:
+    found = teacher_cache.open_cache(tmp_path, spec).outputs.logits
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert found.shape == (rows, 1, 4_000)
+  assert np.all(found == 1)
+  assert found.nbytes < peak < 1.75 * found.nbytes
 
 
 def test_a_top_k_cache_keeps_the_likeliest_classes_and_the_tail(tmp_path):

@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   held = parallel.replicate(device_data(bucket, teacher.of_bucket(0), task.seeds))
   # A single step, in the form of an epoch.
   rows = parallel.shuffled_rows(task.seeds, 0, len(task.train), task.batch_size)[:1]
-  run(parallel.replicate(state.train), held, StepBatch(parallel.shard(rows, axis=2), None))
+  batch = StepBatch(parallel.shard(rows, axis=2), None)
+  parallel.collect(run(parallel.replicate(state.train), held, batch)[1])
   print(time.time())
   return 0
 

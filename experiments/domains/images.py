@@ -36,7 +36,7 @@ class ImageStudy(Study):
   augmentation: Augmentation = Augmentation(name="none")
   """Of the training images."""
   views: int = 1
-  """Views of each training image: epoch e sees view e mod VIEWS; the cache holds a row for each."""
+  """Views of each training image, one an epoch in turn; the cache holds a row for each."""
   teacher: ModelSpec = ModelSpec()
   """The teacher's network."""
   teacher_weights: Path | None = None

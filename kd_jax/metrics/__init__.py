@@ -15,7 +15,7 @@ from kd_jax.metrics.classification import (
   kl_to_teacher,
 )
 from kd_jax.metrics.correlation import pearson, spearman
-from kd_jax.metrics.pairs import Pair, compute
+from kd_jax.metrics.pairs import Pair, compute, totals
 from kd_jax.metrics.spans import span_f1, span_f1_by_type, token_accuracy
 from kd_jax.metrics.text import TEXT_METRICS, f1, matthews_correlation, text_metrics
 
@@ -38,4 +38,5 @@ __all__ = [
   "spearman",
   "text_metrics",
   "token_accuracy",
+  "totals",
 ]

@@ -1,5 +1,7 @@
 """The form of every metric: a sum and a count, divided once, at the end."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kd_jax.types import Array, ArrayLike
@@ -23,3 +25,19 @@ def compute(sum_: ArrayLike, count: ArrayLike) -> np.ndarray:
   if sum_.ndim > count.ndim:
     sum_ = np.abs(sum_).sum(axis=-1)
   return sum_ / np.maximum(count, 1.0)
+
+
+def totals(parts: Sequence[dict[str, Pair]]) -> dict[str, np.ndarray]:
+  """The metrics of a whole, from the pairs of its steps: added in float64 and divided once.
+
+  Args:
+    parts: {name: (sum [steps, ...], count [steps, ...])} of each part of the data.
+
+  Returns:
+    {name: [...] float64}.
+  """
+
+  def total(name: str, place: int) -> np.ndarray:
+    return sum(np.asarray(part[name][place], np.float64).sum(axis=0) for part in parts)
+
+  return {name: compute(total(name, 0), total(name, 1)) for name in parts[0]}

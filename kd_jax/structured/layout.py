@@ -143,6 +143,11 @@ def split(scores: Structure) -> tuple[dict[str, Array], dict[str, Array]]:
   return own, shared
 
 
+def has_pairs(scores: Structure | None) -> bool:
+  """Whether scores have an entry for each pair of positions, so that they grow with n²."""
+  return any(len(axes) > 1 for axes in _AXES.get(type(scores).__name__, {}).values())
+
+
 def take_rows(scores: Structure, rows: Array) -> Structure:
   """The given sentences of a padded structure [M, n, ...]; what all share stays as it is."""
   own = split(scores)[0] | {"mask": scores.mask}

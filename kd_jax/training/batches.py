@@ -1,10 +1,13 @@
-"""Which examples each step of an epoch takes: a pure function of (seed, epoch).
+"""Which examples each step of an epoch takes, and which view of them: a pure function of (seed, epoch).
 
 Images are one bucket: whole batches, and the rows that do not fill one are left out, others in each epoch.
 Sequences are several buckets by length, and a batch is of one bucket, so that a step is compiled once for
 each length. There no row is left out, or the longest would never be seen: the last batch of a bucket is
-filled up with masked rows. The order of the buckets' steps is the same for all seeds that train together,
-and does not depend on which they are.
+filled up with masked rows.
+
+Seeds that train together take a step on the same bucket: the order of the buckets' steps is that of the first
+of them. All else is each seed's own. So on one bucket, seeds together train as each alone; on several buckets
+only the first does, and the others see the same batches in another order.
 
 If some examples have no label, a phase that only reads labels takes the labelled ones alone, but as many steps
 in an epoch as any other phase: an epoch goes through them several times, each time in a new order, and its last
@@ -12,13 +15,16 @@ pass ends early. So all methods make the same number of updates, on batches of o
 the learning rate, whatever they learn from.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import parallel
 from kd_jax.data.dataset import Bucket
+from kd_jax.types import Array, ArrayLike
 
 
 class Stretch(NamedTuple):
@@ -125,8 +131,27 @@ def _one_pass(
     for step in range(count):
       rows = orders[slots[step : step + 1]].transpose(0, 2, 1).astype(np.int32)
       stretches.append(Stretch(index, rows, mask[step : step + 1] if fill_up else None))
-  order = np.random.default_rng(key if number else epoch).permutation(len(stretches))
+  order = np.random.default_rng((epoch, seeds[0], *number)).permutation(len(stretches))
   return [stretches[i] for i in order]
+
+
+def view_of(seed: ArrayLike, epoch: ArrayLike, views: int) -> Array:
+  """Which view of all examples a seed sees in an epoch: (epoch + stride · seed) mod views; traceable.
+
+  Each seed goes through all views in turn and begins at another one, so that the spread over seeds has a part
+  from the augmentation. The stride has no divisor in common with `views`: so many seeds begin apart. Near the
+  golden section of `views`, it also keeps few seeds far from one another.
+
+  Args:
+    seed: whole number from 0.
+    epoch: counted over all phases, from 0.
+    views: V, at least 1.
+  """
+  stride = max(1, round(0.618 * views))
+  while math.gcd(stride, views) > 1:
+    stride += 1
+  first = jnp.asarray(seed % views * stride % views, jnp.int32)
+  return (epoch + first) % views
 
 
 def share_of_examples(plan: Sequence[Stretch]) -> float:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-import jax
 import numpy as np
 
-from kd_jax import metrics, parallel
+from kd_jax import metrics, parallel, programs
 from kd_jax.data.dataset import Bucket, Dataset
 from kd_jax.data.sequences import SequenceDataset
+from kd_jax.inference import examples_at_once
 from kd_jax.training import step as steps
 from kd_jax.training.evaluation import CLASSIFICATION, Evaluation
 from kd_jax.types import PyTree
@@ -34,25 +34,26 @@ def make_evaluator(
     teacher: its predictions for each bucket of the data set, for the metrics that compare with it.
   """
   parallel.device_batch_size(batch_size)
-  run = parallel.epoch_runner(
-    steps.make_evaluation_step(model, evaluation), one_dispatch=one_dispatch, donate=False
+  run = programs.kept(
+    ("evaluation", model, evaluation, one_dispatch),
+    lambda: parallel.epoch_runner(
+      steps.make_evaluation_step(model, evaluation), one_dispatch=one_dispatch, donate=False
+    ),
   )
   parts = []
   for index, bucket in enumerate(dataset.buckets):
     data = parallel.replicate(steps.device_data(bucket, () if teacher is None else teacher[index]))
-    size = parallel.inference_batch(batch_size, len(bucket.rows), bucket.length)
+    size = examples_at_once(model, bucket, batch_size)
     rows = parallel.batches_of_rows(len(bucket.rows), size)
     parts.append((data, tuple(parallel.shard(array, axis=1) for array in rows)))
 
   def evaluate(variables: PyTree) -> dict[str, np.ndarray]:
-    totals, said = [], []
-    for data, rows in parts:
-      _, (pairs, predictions) = run(variables, data, rows)
-      totals.append(jax.tree.map(lambda x: x.astype(np.float64).sum(axis=0), pairs))
-      said.append(predictions)
-    sums = jax.tree.map(lambda *x: sum(x), *totals)
-    found = {name: metrics.compute(*pair) for name, pair in sums.items()}
+    # All buckets are on their way before the first is read.
+    running = [run(variables, data, rows)[1] for data, rows in parts]
+    results = [parallel.collect(pieces) for pieces in running]
+    found = metrics.totals([pairs for pairs, _ in results])
     if evaluation.whole is not None:
+      said = [predictions for _, predictions in results]
       found |= _of_the_whole(evaluation, dataset.buckets, said)
     return found
 

@@ -1,15 +1,16 @@
 """The loop over the epochs of a phase. It neither reads nor writes files: the caller does, between epochs."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from kd_jax import metrics, parallel
+from kd_jax import metrics, parallel, programs
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.sequences import SequenceDataset
@@ -27,7 +28,7 @@ from kd_jax.training.state import (
   start_variables,
   track_best,
 )
-from kd_jax.types import Outputs, PyTree
+from kd_jax.types import PyTree
 
 
 class NonFiniteError(FloatingPointError):
@@ -43,9 +44,9 @@ class Task:
     train: training examples.
     validation: held-out examples, for choosing the best epoch.
     batch_size: of all devices together.
-    seeds: trained together as one program.
+    seeds: trained together as one program; see `batches` for what they share.
     augmentation: of the training examples.
-    views: how many views of each example training goes through, one an epoch.
+    views: how many views of each example training goes through, one an epoch; each seed begins at another.
     one_dispatch: see `parallel.one_dispatch_an_epoch`; by default what suits a convolutional network.
     evaluation: how the network is judged, and by what the best epoch is chosen.
     initial: what the network starts from where not all of it is fresh: see `init_variables`.
@@ -77,6 +78,17 @@ class Task:
   def example(self) -> PyTree:
     """One example [1, ...] of what the network reads, for `init_variables`."""
     return jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
+
+  @functools.cached_property
+  def evaluate(self) -> Callable[[PyTree], dict[str, np.ndarray]]:
+    """Evaluates networks on the validation examples, which then stay on the devices: see `make_evaluator`."""
+    return make_evaluator(
+      self.model,
+      self.validation,
+      self.batch_size,
+      one_dispatch=self.one_dispatch,
+      evaluation=self.evaluation,
+    )
 
 
 def fresh_variables(task: Task) -> PyTree:
@@ -157,32 +169,8 @@ def train_phase(
   parallel.device_batch_size(task.batch_size)
   per_epoch = task.steps_per_epoch
   total_steps = phase.epochs * per_epoch
-  run_epoch = parallel.epoch_runner(
-    steps.make_train_step(
-      task.model,
-      phase.objective,
-      phase.optimizer.build(total_steps),
-      teacher.outputs,
-      task.augmentation,
-      steps_per_epoch=per_epoch,
-      views=task.views,
-      epochs_before=epochs_before,
-      evaluation=task.evaluation,
-    ),
-    one_dispatch=task.one_dispatch,
-    donate=True,
-  )
-  evaluate = make_evaluator(
-    task.model,
-    task.validation,
-    task.batch_size,
-    one_dispatch=task.one_dispatch,
-    evaluation=task.evaluation,
-  )
-  held = [
-    parallel.replicate(steps.device_data(bucket, teacher.of_bucket(index), task.seeds))
-    for index, bucket in enumerate(task.train.buckets)
-  ]
+  run_epoch = _train_program(task, phase, total_steps, teacher)
+  held = _on_devices(task, phase, teacher, epochs_before)
   rate = phase.optimizer.schedule(total_steps)
   train = parallel.replicate(state.train)
   for done in range(int(state.train.step[0]) // per_epoch if per_epoch else 0, phase.epochs):
@@ -198,15 +186,18 @@ def train_phase(
     seconds = time.perf_counter() - started
     host = parallel.fetch(train)
     _refuse_non_finite(results, host.variables, task, phase, done, label)
-    score = evaluate(train.variables)[task.evaluation.select]
-    state = track_best(state, host, score, done + 1)
+    score = task.evaluate(train.variables)[task.evaluation.select]
+    state = track_best(state, host, score, done + 1, phase.best_from)
     # What fills up batches counts in their means, not in an epoch's.
     filled = batches.share_of_examples(plan)
     record = {
       "epoch": done + 1,
       "train_loss": _means(results["loss"], filled),
       "terms": {name: _means(values, filled) for name, values in results["terms"].items()},
-      **{f"train_{name}": _of_pair(*pair) for name, pair in results["metrics"].items()},
+      **{
+        f"train_{name}": values.tolist()
+        for name, values in metrics.totals([results["metrics"]]).items()
+      },
       "gradient_norm": _means(results["gradient_norm"]),
       f"validation_{task.evaluation.select}": [float(value) for value in score],
       "schedules": schedule_values(phase, done),
@@ -243,15 +234,66 @@ def train_recipe(
     epochs_before += phase.epochs
 
 
+def _train_program(task: Task, phase: Phase, total_steps: int, teacher: steps.Teacher):
+  """The function that runs steps of a phase; the same one for other seeds, epochs before and data."""
+  per_epoch = task.steps_per_epoch
+  terms = tuple(
+    (
+      term.name,
+      programs.key_of(term.loss),
+      (type(term.weight), term.weight),
+      tuple(sorted(term.schedules.items())),
+      term.heads,
+      term.reads_labels,
+    )
+    for term in phase.objective
+  )
+
+  def make():
+    step = steps.make_train_step(
+      task.model,
+      phase.objective,
+      phase.optimizer.build(total_steps),
+      teacher.outputs,
+      task.augmentation,
+      steps_per_epoch=per_epoch,
+      views=task.views,
+      evaluation=task.evaluation,
+    )
+    return parallel.epoch_runner(step, one_dispatch=task.one_dispatch, donate=True)
+
+  key = ("training", task.model, terms, phase.optimizer, total_steps, per_epoch, task.views)
+  key += (task.augmentation, task.evaluation, task.one_dispatch, programs.key_of(teacher.outputs))
+  return programs.kept(key, make)
+
+
+def _on_devices(
+  task: Task, phase: Phase, teacher: steps.Teacher, epochs_before: int
+) -> list[steps.DeviceData]:
+  """The data of each bucket; what they share, a live teacher's weights above all, is there once."""
+  fields = {field for term in phase.objective if term.needs_teacher for field in term.reads}
+  # The top k stand in for the logits.
+  teacher = teacher.reading(fields | ({"top_k"} if "logits" in fields else set()))
+  seeds, before, weights = parallel.replicate(
+    (np.asarray(task.seeds, np.uint32), np.int32(epochs_before), teacher.shared)
+  )
+  held = []
+  for index, bucket in enumerate(task.train.buckets):
+    own = parallel.replicate(steps.device_data(bucket, teacher.of_bucket(index)))
+    own = own._replace(seeds=seeds, epochs_before=before)
+    held.append(own if teacher.cached else own._replace(teacher=weights))
+  return held
+
+
 def _run_epoch(run_epoch, train: PyTree, held: list[PyTree], plan: list[batches.Stretch]):
   """All steps of an epoch, bucket by bucket in their shuffled order; results are stacked, [steps, K]."""
-  results = []
+  pieces = []
   for stretch in plan:
     mask = None if stretch.mask is None else parallel.shard(stretch.mask, axis=1)
     batch = steps.StepBatch(parallel.shard(stretch.rows, axis=2), mask)
     train, outputs = run_epoch(train, held[stretch.bucket], batch)
-    results.append(outputs)
-  return train, jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+    pieces += outputs
+  return train, parallel.collect(pieces)
 
 
 def _check_fit(task: Task, state: LoopState, teacher: steps.Teacher) -> None:
@@ -273,17 +315,17 @@ def _check_fit(task: Task, state: LoopState, teacher: steps.Teacher) -> None:
     raise ValueError(
       f"teacher outputs are of {len(teacher.arrays)} buckets, the task has {len(buckets)}"
     )
-  for bucket, arrays in zip(buckets, teacher.arrays, strict=True):
-    if not isinstance(arrays, Outputs):
+  if not isinstance(teacher.arrays, steps.CachedOutputs):
+    for bucket, arrays in zip(buckets, teacher.arrays, strict=True):
       layout.check(arrays, len(bucket.rows), bucket.length)
-      continue
-    expected = (len(bucket.rows), task.views)
-    for leaf in jax.tree.leaves(arrays):
-      if leaf.shape[:2] != expected:
-        raise ValueError(
-          f"teacher outputs {leaf.shape} are of {leaf.shape[0]} examples and {leaf.shape[1]} views, the "
-          f"task has {expected[0]} and {expected[1]}"
-        )
+    return
+  expected = (len(task.train), task.views)
+  for leaf in jax.tree.leaves(teacher.arrays.outputs):
+    if leaf.shape[:2] != expected:
+      raise ValueError(
+        f"teacher outputs {leaf.shape} are of {leaf.shape[0]} examples and {leaf.shape[1]} views, the "
+        f"task has {expected[0]} and {expected[1]}"
+      )
 
 
 def schedule_values(phase: Phase, epoch: float) -> dict[str, float]:
@@ -299,12 +341,6 @@ def schedule_values(phase: Phase, epoch: float) -> dict[str, float]:
 
 def _means(values: np.ndarray, filled: float = 1.0) -> list[float]:
   return [float(v) / filled for v in values.astype(np.float64).mean(axis=0)]
-
-
-def _of_pair(total: np.ndarray, count: np.ndarray) -> list[float]:
-  """A metric of an epoch, from (sum, count) [steps, K]."""
-  sums = [x.astype(np.float64).sum(axis=0) for x in (total, count)]
-  return [float(v) for v in metrics.compute(*sums)]
 
 
 def _refuse_non_finite(results, variables, task: Task, phase: Phase, done: int, label: str) -> None:

@@ -1,7 +1,8 @@
 """What training carries from step to step and from epoch to epoch. Every array has a leading seed axis K."""
 
+import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import optax
 
+from kd_jax import programs
 from kd_jax.phases import Phase
 from kd_jax.types import ArrayLike, PyTree
 
@@ -60,9 +62,13 @@ def init_variables(
   Raises:
     ValueError: initial variables that the network does not have, or of other shapes.
   """
-  keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
-  init = jax.jit(jax.vmap(lambda key: model.init(key, inputs, train=False)))
-  fresh = jax.device_get(init(keys))
+  init = programs.kept(
+    ("init", model),
+    lambda: jax.jit(
+      jax.vmap(lambda seed, x: model.init(jax.random.key(seed), x, train=False), in_axes=(0, None))
+    ),
+  )
+  fresh = jax.device_get(init(np.asarray(seeds, np.uint32), inputs))
   return fresh if initial is None else _overlaid(fresh, initial, "")
 
 
@@ -102,12 +108,20 @@ def init_heads(model: nn.Module, phase: Phase, variables: PyTree, inputs: PyTree
   for term in terms:
     number = zlib.crc32(f"{phase.name}/{term.name}".encode())
 
-    def init(seed, term=term, number=number):
-      key = jax.random.fold_in(jax.random.key(seed), number)
-      return term.heads.init(key, example)["params"]
-
-    heads[term.name] = jax.device_get(jax.jit(jax.vmap(init))(np.asarray(seeds, np.uint32)))
+    init = programs.kept(("heads", term.heads), functools.partial(_init_program, term.heads))
+    numbers = np.asarray(seeds, np.uint32), np.uint32(number)
+    heads[term.name] = jax.device_get(init(*numbers, example))
   return heads
+
+
+def _init_program(module: nn.Module) -> Callable:
+  """(seeds [K], number, outputs [1, ...]) -> parameters [K, ...] of a module that reads `Outputs`."""
+
+  def init(seed, number, outputs):
+    key = jax.random.fold_in(jax.random.key(seed), number)
+    return module.init(key, outputs)["params"]
+
+  return jax.jit(jax.vmap(init, in_axes=(0, None, None)))
 
 
 def network_of(variables: PyTree) -> PyTree:
@@ -151,20 +165,32 @@ def start_phase(variables: PyTree, optimizer: optax.GradientTransformation) -> L
 
 
 def track_best(
-  state: LoopState, train: TrainState, validation_score: np.ndarray, epoch: int
+  state: LoopState,
+  train: TrainState,
+  validation_score: np.ndarray,
+  epoch: int,
+  best_from: int = 1,
 ) -> LoopState:
   """The loop state after an epoch: keeps, for each seed, the better of the old best and the new weights.
 
-  Of equals the later is kept: it has trained longer and, where a temperature falls, under a lower one.
+  Of equals the later is kept: it has trained longer and, where a temperature falls, under a lower one. Before
+  the epoch `best_from` nothing counts.
   """
+  if epoch < best_from:
+    return state._replace(train=train)
   better = validation_score >= state.best_score
 
   def choose(old, new):
     return np.where(better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
+  best = state.best
+  if better.all():
+    best = train.variables
+  elif better.any():
+    best = jax.tree.map(choose, state.best, train.variables)
   return LoopState(
     train=train,
-    best=jax.tree.map(choose, state.best, train.variables),
+    best=best,
     best_score=np.where(better, validation_score, state.best_score),
     best_epoch=np.where(better, epoch, state.best_epoch),
   )

@@ -1,5 +1,7 @@
 """One training step and one evaluation step, as pure functions of one device's share of a batch."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from kd_jax.data.dataset import Bucket
 from kd_jax.losses.reductions import masked_sum_and_count
 from kd_jax.phases import Term
 from kd_jax.structured import layout
+from kd_jax.training.batches import view_of
 from kd_jax.training.evaluation import CLASSIFICATION, Evaluation
 from kd_jax.training.state import AUXILIARY, TrainState
 from kd_jax.types import Array, ArrayLike, Batch, Outputs, PyTree
@@ -28,7 +31,8 @@ class DeviceData(NamedTuple):
     labels: [M, ...].
     keys: [M] uint32, from the example ids.
     teacher: the arrays of a `Teacher`; for evaluation, its predictions or ().
-    seeds: [K] uint32, of the seeds that train together: dropout follows from them.
+    seeds: [K] uint32, of the seeds that train together: dropout and views follow from them.
+    epochs_before: int32, epochs of earlier phases: dropout and views go on from there.
     labelled: [M] bool, which examples have labels; None if all have.
   """
 
@@ -37,13 +41,16 @@ class DeviceData(NamedTuple):
   keys: ArrayLike
   teacher: PyTree = ()
   seeds: ArrayLike = ()
+  epochs_before: ArrayLike = ()
   labelled: ArrayLike | None = None
 
 
-def device_data(bucket: Bucket, teacher: PyTree, seeds: Sequence[int] = ()) -> DeviceData:
-  """A bucket, and what the teacher keeps beside it, as the arrays that a step reads."""
-  numbers = np.asarray(seeds, np.uint32)
-  data = DeviceData(bucket.inputs, bucket.labels, bucket.keys, teacher, numbers)
+def device_data(
+  bucket: Bucket, teacher: PyTree, seeds: Sequence[int] = (), epochs_before: int = 0
+) -> DeviceData:
+  """A bucket, and what the teacher keeps for it, as the arrays that a step reads."""
+  numbers = np.asarray(seeds, np.uint32), np.int32(epochs_before)
+  data = DeviceData(bucket.inputs, bucket.labels, bucket.keys, teacher, *numbers)
   return data._replace(labelled=bucket.labelled)
 
 
@@ -63,7 +70,7 @@ class Teacher(NamedTuple):
   """Where the teacher's outputs come from.
 
   Attributes:
-    arrays: what stays on the device; of a cached teacher, a tuple with an entry for each bucket.
+    arrays: what stays on the device: a live teacher's variables; of a cached one, an entry for each bucket.
     outputs: (arrays, rows [B], inputs [B, ...], view) -> Outputs of these examples.
     cached: whether the arrays have rows for the examples.
   """
@@ -73,11 +80,50 @@ class Teacher(NamedTuple):
   cached: bool = False
 
   def of_bucket(self, index: int) -> PyTree:
-    """The arrays that a bucket's examples need."""
-    return self.arrays[index] if self.cached else self.arrays
+    """The arrays of a bucket's examples; of a live teacher, which has none of them, ()."""
+    return self.arrays[index] if self.cached else ()
+
+  @property
+  def shared(self) -> PyTree:
+    """The arrays that all buckets share: a live teacher's variables, else ()."""
+    return () if self.cached else self.arrays
+
+  def reading(self, fields: set[str]) -> "Teacher":
+    """The same teacher without the cached fields of `Outputs` that nothing reads."""
+    if not isinstance(self.arrays, CachedOutputs):
+      return self
+    nothing = Outputs()
+    unread = {name: getattr(nothing, name) for name in Outputs._fields if name not in fields}
+    outputs = self.arrays.outputs._replace(**unread)
+    return self._replace(arrays=dataclasses.replace(self.arrays, outputs=outputs))
 
 
-NO_TEACHER = Teacher((), lambda arrays, rows, inputs, view: Outputs())
+def _no_outputs(arrays, rows, inputs, view) -> Outputs:
+  del arrays, rows, inputs, view
+  return Outputs()
+
+
+NO_TEACHER = Teacher((), _no_outputs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedOutputs(Sequence):
+  """Outputs of all examples, cut to a bucket's when it is asked for: no second copy is kept on the host.
+
+  Attributes:
+    outputs: arrays [N, V, ...], in the order of the data set.
+    rows: for each bucket, its rows [M]; None if it has all of them in order.
+  """
+
+  outputs: Outputs
+  rows: tuple[np.ndarray | None, ...]
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> Outputs:
+    rows = self.rows[index]
+    return self.outputs if rows is None else _take(self.outputs, rows)
 
 
 def cached_teacher(outputs: Outputs, buckets: Sequence[Bucket] | None = None) -> Teacher:
@@ -85,32 +131,37 @@ def cached_teacher(outputs: Outputs, buckets: Sequence[Bucket] | None = None) ->
 
   Args:
     outputs: in the order of the data set.
-    buckets: of the data set, where it has several.
+    buckets: of the data set, if it has several.
   """
-  parts = (outputs,)
-  if buckets is not None:
-    parts = tuple(jax.tree.map(lambda x, rows=b.rows: x[rows], outputs) for b in buckets)
-  return Teacher(
-    parts,
-    lambda arrays, rows, inputs, view: jax.tree.map(lambda x: x[rows, view], arrays),
-    cached=True,
-  )
+  rows = (None,) if buckets is None else tuple(bucket.rows for bucket in buckets)
+  if len(rows) == 1 and rows[0] is not None and np.array_equal(rows[0], np.arange(len(rows[0]))):
+    rows = (None,)
+  return Teacher(CachedOutputs(outputs, rows), _cached_rows, cached=True)
+
+
+def _cached_rows(arrays, rows, inputs, view) -> Outputs:
+  del inputs
+  return jax.tree.map(lambda x: x[rows, view], arrays)
 
 
 def cached_structures(buckets: Sequence[layout.Structure]) -> Teacher:
   """A teacher of sequences: its scores for each bucket of the data set, in the bucket's order and length."""
-  return Teacher(
-    tuple(buckets),
-    lambda arrays, rows, inputs, view: Outputs(scores=layout.take_rows(arrays, rows)),
-    cached=True,
-  )
+  return Teacher(tuple(buckets), _cached_structures, cached=True)
+
+
+def _cached_structures(arrays, rows, inputs, view) -> Outputs:
+  del inputs, view
+  return Outputs(scores=layout.take_rows(arrays, rows))
 
 
 def live_teacher(model: nn.Module, variables: PyTree) -> Teacher:
   """A teacher that is run on the very inputs that the student sees."""
-  return Teacher(
-    variables, lambda arrays, rows, inputs, view: model.apply(arrays, inputs, train=False)
-  )
+  return Teacher(variables, functools.partial(_live_outputs, model=model))
+
+
+def _live_outputs(arrays, rows, inputs, view, *, model: nn.Module) -> Outputs:
+  del rows, view
+  return model.apply(arrays, inputs, train=False)
 
 
 def epoch_at(step: ArrayLike, steps_per_epoch: int) -> Array:
@@ -194,20 +245,20 @@ def make_train_step(
   *,
   steps_per_epoch: int,
   views: int,
-  epochs_before: int = 0,
   evaluation: Evaluation = CLASSIFICATION,
 ) -> Callable[[TrainState, DeviceData, StepBatch], tuple[TrainState, dict[str, Array]]]:
   """Builds the train step: (state [K], data, rows [K, B / devices]) -> (state, metrics [K]).
 
-  It runs inside a map over the axis `parallel.AXIS`. In epoch e, counted from the first phase on, the student
-  sees view e mod `views` of each example. Dropout is a function of (seed, epochs before, step, device).
+  It runs inside a map over the axis `parallel.AXIS`. Which of the `views` of each example the student sees is a
+  function of (seed, epoch): `batches.view_of`. Dropout is a function of (seed, epochs before, step, device).
   Metrics: loss, each term, (sum, count) of the evaluation's metrics of training, on labelled examples, and the
-  gradient's global norm; equal on all devices.
+  norm of the gradient; equal on all devices.
   """
 
   def step(state: TrainState, data: DeviceData, rows: Array, mask: Array | None, seed: Array):
     inputs = _take(data.inputs, rows)
-    view = (epochs_before + state.step // steps_per_epoch) % views
+    epochs_done = data.epochs_before + state.step // steps_per_epoch
+    view = view_of(seed, epochs_done, views)
     if augmentation.name != "none":
       inputs = augment_batch(augmentation, inputs, data.keys[rows], view)
     labelled = None if data.labelled is None else data.labelled[rows]
@@ -215,7 +266,7 @@ def make_train_step(
     teacher = teacher_outputs(data.teacher, rows, inputs, view)
     epoch = epoch_at(state.step, steps_per_epoch)
     collections = {name: v for name, v in state.variables.items() if name != "params"}
-    noise = {"dropout": _noise_key(seed, epochs_before, state.step)}
+    noise = {"dropout": _noise_key(seed, data.epochs_before, state.step)}
 
     def share_of_loss(params):
       variables = {"params": params, **collections}
@@ -285,7 +336,7 @@ def _take(tree: PyTree, rows: Array) -> PyTree:
   return jax.tree.map(lambda x: x[rows], tree)
 
 
-def _noise_key(seed: Array, epochs_before: int, step: Array) -> Array:
+def _noise_key(seed: Array, epochs_before: Array, step: Array) -> Array:
   """Of the dropout of one seed's step on one device."""
   key = jax.random.fold_in(jax.random.key(seed), epochs_before)
   return jax.random.fold_in(jax.random.fold_in(key, step), parallel.device_index())

@@ -1,6 +1,7 @@
 """Which examples each step takes: every sentence once an epoch, in an order of its seed and epoch alone."""
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -29,6 +30,15 @@ def seen(plan, seed):
   ]
 
 
+def steps_of(plan, seed):
+  """The steps as a set: (bucket, rows) of each."""
+  return {
+    (s.bucket, *rows[mask > 0].tolist())
+    for s in plan
+    for rows, mask in zip(s.rows[:, seed], s.mask, strict=True)
+  }
+
+
 def same(one, other):
   assert [stretch.bucket for stretch in one] == [stretch.bucket for stretch in other]
   for a, b in zip(one, other, strict=True):
@@ -49,8 +59,11 @@ def test_every_sentence_comes_exactly_once_an_epoch(sizes, batch_size, seeds, ep
   everything = [(index, row) for index, size in enumerate(sizes) for row in range(size)]
   for index, seed in enumerate(seeds):
     assert sorted(seen(plan, index)) == everything
+    # Alone it has the same batches; of several seeds, the first has them in the same order too.
     alone = batches.plan_epoch(buckets, (seed,), epoch, batch_size)
-    assert seen(alone, 0) == seen(plan, index)
+    assert steps_of(alone, 0) == steps_of(plan, index)
+    if index == 0:
+      assert seen(alone, 0) == seen(plan, 0)
   steps = sum(len(stretch.rows) for stretch in plan)
   assert steps == batches.steps_per_epoch(buckets, batch_size)
   assert steps == sum(-(-size // batch_size) for size in sizes)
@@ -81,17 +94,56 @@ def test_the_order_within_a_bucket_differs_between_seeds_epochs_and_buckets():
   assert len(set(orders.values())) == len(orders) == 18
 
 
-def test_buckets_alternate_and_in_another_way_in_each_epoch():
-  buckets = buckets_of(24, 24, 24)
-  turns = []
-  for epoch in range(4):
-    first, other = (batches.plan_epoch(buckets, seeds, epoch, 4) for seeds in ((0,), (8, 2)))
-    turns.append(tuple(stretch.bucket for stretch in first))
-    # Seeds train as one program: whoever they are, they go through the buckets together.
-    assert turns[-1] == tuple(stretch.bucket for stretch in other)
-    assert sorted(turns[-1]) == [0] * 6 + [1] * 6 + [2] * 6
-    assert turns[-1] != tuple(sorted(turns[-1]))
-  assert len(set(turns)) == 4
+def turns(seeds, epoch):
+  """Which bucket each step takes."""
+  plan = batches.plan_epoch(buckets_of(24, 24, 24), seeds, epoch, 4)
+  return tuple(stretch.bucket for stretch in plan)
+
+
+def test_buckets_alternate_in_another_way_for_each_epoch_and_seed():
+  found = {(seed, epoch): turns((seed,), epoch) for seed in range(3) for epoch in range(4)}
+  for order in found.values():
+    assert sorted(order) == [0] * 6 + [1] * 6 + [2] * 6
+    assert order != tuple(sorted(order))
+  assert len(set(found.values())) == 12
+
+
+def test_seeds_together_go_through_the_buckets_as_the_first_of_them():
+  assert turns((8, 2), 3) == turns((8,), 3) != turns((2,), 3)
+
+
+def test_one_bucket_is_the_same_alone_and_together():
+  """Then there is no order of buckets: a seed's batches come in its own order."""
+  alone, together = (
+    batches.plan_epoch(training.dataset(23).buckets, s, 4, 8)[0] for s in ((5,), (3, 5))
+  )
+  np.testing.assert_array_equal(alone.rows[:, 0], together.rows[:, 1])
+
+
+@pytest.mark.parametrize("views", [1, 2, 3, 6, 18, 162])
+def test_each_seed_sees_every_view_in_turn_from_another_one_on(views):
+  seen_by = [
+    [int(batches.view_of(seed, epoch, views)) for epoch in range(views + 1)]
+    for seed in range(min(views, 20))
+  ]
+  for views_seen in seen_by:
+    assert sorted(views_seen[:-1]) == list(range(views))
+    assert np.all(np.diff(views_seen) % views == 1 % views)
+  first = [views_seen[0] for views_seen in seen_by]
+  assert len(set(first)) == len(first)
+  # Seed 0 sees view e in epoch e, and five seeds begin far apart.
+  assert first[0] == 0
+  five = np.sort(first[:5])
+  assert np.diff(np.append(five, five[0] + views)).min() >= views // 9
+
+
+def test_a_view_is_exact_for_large_seeds_epochs_and_numbers_of_views():
+  """In the 32 bits of a device."""
+  views, stride = 65_522, batches.view_of(1, 0, 65_522)
+  at = jax.jit(lambda seed, epoch: batches.view_of(seed, epoch, views))
+  for seed, epoch in ((65_521, 7), (2**32 - 1, 10_000)):
+    expected = (epoch + seed * int(stride)) % views
+    assert int(at(np.uint32(seed), np.int32(epoch))) == expected
 
 
 def test_images_take_whole_batches_in_one_stretch():

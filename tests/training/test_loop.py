@@ -1,6 +1,8 @@
 """The loop over epochs: what decides its result, and what must not."""
 
 import contextlib
+import dataclasses
+from typing import ClassVar
 from unittest import mock
 
 import chex
@@ -149,23 +151,31 @@ def pixel_squares(student, teacher, batch):
   return (batch.inputs.astype(np.float32) ** 2).reshape(batch.inputs.shape[0], -1).mean(axis=1)
 
 
-def test_epoch_e_sees_view_e_modulo_the_views():
+def test_each_seed_sees_a_view_an_epoch_and_the_teacher_s_row_of_it():
   """Pixels and teacher rows, read by terms of weight 0."""
   task = changed(views=3)
   logits = np.zeros((24, 3, CLASSES), np.float32)
   logits[:, :, 0] = np.arange(24)[:, None] + 100 * np.arange(3)
   probe = phase(LABELS, Term("row", first_logit, 0.0), Term("pixels", pixel_squares, 0.0), epochs=5)
   reports = train(task, probe, cached_teacher(Outputs(logits)))
-  seen = set()
+  squares = [
+    np.mean(
+      np.asarray(
+        augment_batch(TASK.augmentation, TASK.train.images, TASK.train.keys, v), np.float64
+      )
+      ** 2
+    )
+    for v in range(3)
+  ]
+  assert len(set(np.round(squares))) == 3
   for epoch, report in enumerate(reports):
-    view = epoch % 3
-    images = augment_batch(TASK.augmentation, TASK.train.images, TASK.train.keys, view)
-    pixels = np.mean(np.asarray(images, np.float64) ** 2)
-    seen.add(round(pixels))
+    # Of seeds 3 and 5: the stride of three views is 2.
+    views = [(epoch + 2 * seed) % 3 for seed in task.seeds]
+    assert views[0] != views[1]
     # All 24 rows come once in an epoch, so means over it are known.
-    np.testing.assert_allclose(report.record["terms"]["row"], 11.5 + 100 * view, rtol=1e-6)
-    np.testing.assert_allclose(report.record["terms"]["pixels"], pixels, rtol=1e-5)
-  assert len(seen) == 3
+    found = report.record["terms"]
+    np.testing.assert_allclose(found["row"], [11.5 + 100 * view for view in views], rtol=1e-6)
+    np.testing.assert_allclose(found["pixels"], [squares[view] for view in views], rtol=1e-5)
 
 
 def test_the_order_of_examples_goes_on_from_phase_to_phase(monkeypatch):
@@ -371,6 +381,103 @@ def test_a_recipe_of_one_s_own_arrays_in_memory():
   start = start_phase(reports[2][1].state.best, recipe.phases[1].optimizer.build(6))
   by_hand = list(train_phase(task, recipe.phases[1], start, epochs_before=3))
   chex.assert_trees_all_equal(by_hand[-1].state, reports[-1][1].state)
+
+
+def test_the_best_of_a_phase_can_be_taken_late(teacher):
+  """Scripted scores: the first epoch has the best ones and does not count."""
+  scores = iter([[0.9, 0.5], [0.2, 0.4], [0.2, 0.3]])
+  task = changed()
+  task.__dict__["evaluate"] = lambda variables: {"accuracy": np.array(next(scores))}
+  reports = train(task, dataclasses.replace(ANNEAL, best_from=2), teacher)
+  last = reports[-1].state
+  assert last.best_epoch.tolist() == [3, 2]
+  assert last.best_score.tolist() == [0.2, 0.4]
+  for seed, epoch in enumerate(last.best_epoch):
+    expected = reports[epoch - 1].state.train.variables
+    assert_same_bits(*(training.one_seed(tree, seed) for tree in (last.best, expected)))
+
+
+# What is traced, and what lies on the devices.
+
+
+@dataclasses.dataclass
+class Traced:
+  """Counts how often jax traces a loss."""
+
+  times: int = 0
+
+  def __hash__(self):
+    return id(self)
+
+  def __call__(self, student, teacher, batch, **scheduled):
+    self.times += 1
+    return recipes.annealed_regression(student, teacher, batch, max_temperature=3, **scheduled)
+
+
+class CountingMLP(MLP):
+  """Counts how often jax traces it: `traces` holds an entry for each time."""
+
+  traces: ClassVar[list[bool]] = []
+
+  def __call__(self, images, train=False):
+    CountingMLP.traces.append(train)
+    return super().__call__(images, train)
+
+
+def test_a_phase_is_traced_once_whatever_the_seeds_and_the_epochs_before(teacher):
+  loss = Traced()
+  anneal = Term("annealed", loss, 0.5, {"temperature": recipes.annealing_by_epoch(3, 3)})
+  recipe = recipes.Recipe(
+    "two", "", "", "",
+    (Phase("one", (anneal,), 3, OPTIMIZER), Phase("two", (LABELS,), 2, OPTIMIZER, "best")),
+  )  # fmt: skip
+  network = CountingMLP(hidden=(8,), num_classes=CLASSES)
+  CountingMLP.traces.clear()
+  task = changed(model=network)
+  first = list(train_recipe(task, recipe, teacher))
+  assert loss.times == 1
+  # Flax calls a module once a trace: to make its weights, to evaluate it, and to train it in each phase.
+  assert sorted(CountingMLP.traces) == [False, False, True, True]
+  outputs = training.teacher_outputs()
+  other = changed(model=CountingMLP(hidden=(8,), num_classes=CLASSES), seeds=(1, 8))
+  second = list(train_recipe(other, recipe, cached_teacher(outputs)))
+  start = training.fresh(other, recipe.phases[1])
+  list(train_phase(other, recipe.phases[1], start, epochs_before=11))
+  assert loss.times == 1
+  assert len(CountingMLP.traces) == 4
+  assert not np.allclose(first[-1][1].record["train_loss"], second[-1][1].record["train_loss"])
+
+
+def held_for(task, only, teacher):
+  """Bytes that the devices get for a phase, on each of them."""
+  given = []
+  original = parallel.replicate
+
+  def counted(tree):
+    given.append(sum(np.asarray(x).nbytes for x in jax.tree.leaves(tree)))
+    return original(tree)
+
+  with mock.patch.object(parallel, "replicate", counted):
+    # A new task: one that has been evaluated has its validation examples there already.
+    next(train_phase(changed(task), only, training.fresh(task, only), teacher))
+  return sum(given)
+
+
+def test_cached_fields_that_no_term_reads_stay_off_the_devices(teacher):
+  logits = training.teacher_outputs().logits
+  layers = np.zeros((24, 2, 3, 500), np.float32)
+  whole = cached_teacher(Outputs(logits=logits, layers=layers))
+  alone = held_for(TASK, ANNEAL, cached_teacher(Outputs(logits=logits)))
+  assert held_for(TASK, ANNEAL, whole) == alone
+  reading = phase(Term("both", layer_mean, reads=("logits", "layers")))
+  assert (
+    held_for(TASK, reading, whole) - held_for(TASK, phase(Term("one", first_logit)), whole)
+    == layers.nbytes
+  )
+
+
+def layer_mean(student, teacher, batch):
+  return teacher.layers.mean(axis=(1, 2)) + student.logits[:, 0]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_a_phase_starts_at_step_zero_without_a_best_epoch():
     np.testing.assert_array_equal(leaf, 0)
 
 
-def follow(accuracies):
+def follow(accuracies, best_from=1):
   """`track_best` over epochs [E, K], where the weight of epoch e and seed k is 10 e + k."""
   seeds = accuracies.shape[1]
 
@@ -48,7 +48,7 @@ def follow(accuracies):
   history = []
   for epoch, accuracy in enumerate(accuracies, start=1):
     train = state.train._replace(variables=variables(epoch))
-    state = states.track_best(state, train, accuracy, epoch)
+    state = states.track_best(state, train, accuracy, epoch, best_from)
     history.append(state)
   return history
 
@@ -62,6 +62,16 @@ def test_the_best_epoch_of_each_seed_and_the_later_of_equals():
   assert last.best["params"]["m"][:, 1, 0].tolist() == [3, 2, 4]
   # The last weights go on beside the best.
   assert last.train.variables["params"]["w"].tolist() == [40, 41, 42]
+
+
+def test_no_epoch_before_the_first_that_counts_is_the_best():
+  accuracies = np.array([[0.9, 0.5], [0.8, 0.4], [0.2, 0.3], [0.1, 0.3]])
+  history = follow(accuracies, best_from=3)
+  assert [state.best_epoch.tolist() for state in history] == [[0, 0], [0, 0], [3, 3], [3, 4]]
+  assert history[1].best_score.tolist() == [-1, -1]
+  assert history[-1].best_score.tolist() == [0.2, 0.3]
+  assert history[-1].best["params"]["w"].tolist() == [30, 41]
+  assert history[1].train.variables["params"]["w"].tolist() == [20, 21]
 
 
 @contract.sampled

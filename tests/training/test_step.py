@@ -75,7 +75,7 @@ def test_cached_outputs_equal_the_live_teacher():
     inputs = augment_batch(TASK.augmentation, TASK.train.images[rows], TASK.train.keys[rows], view)
     np.testing.assert_allclose(
       cached.outputs(cached.of_bucket(0), rows, inputs, view).logits,
-      live.outputs(live.of_bucket(0), rows, inputs, view).logits,
+      live.outputs(live.shared, rows, inputs, view).logits,
       rtol=1e-5,
       atol=1e-6,
     )
@@ -155,7 +155,7 @@ def test_steps_of_a_linear_model_equal_numpy(one_dispatch):
     parallel.replicate(data),
     steps.StepBatch(parallel.shard(rows.astype(np.int32), axis=2), None),
   )
-  after = parallel.fetch(carry)
+  after, results = parallel.fetch(carry), parallel.collect(results)
   assert after.step.tolist() == [4, 4]
   for seed in range(2):
     params, records = linear_model_by_hand(

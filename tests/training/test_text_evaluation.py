@@ -7,8 +7,13 @@ import scipy.special
 import scipy.stats
 
 from kd_jax import parallel
+from kd_jax.optimizers import Optimizer
+from kd_jax.phases import Phase
+from kd_jax.recipes import label_term
 from kd_jax.training.evaluation import Evaluation, texts
 from kd_jax.training.evaluator import make_evaluator
+from kd_jax.training.loop import Task, train_phase
+from kd_jax.training.state import start_phase
 from tests.training import texts as small
 
 SEEDS = 2
@@ -118,3 +123,18 @@ def test_a_number_is_compared_with_the_teachers():
     np.testing.assert_allclose(
       found["squared_difference_to_teacher"][seed], np.mean((said[seed] - theirs) ** 2), rtol=1e-5
     )
+
+
+def test_the_accuracy_in_training_is_that_of_all_texts():
+  """Batches of 8, 2, 5 and 2 texts: each text counts once, not each batch."""
+  data = small.dataset()
+  model, variables, said = network(data)
+  still = Optimizer(learning_rate=1e-9, momentum=0.0, decay="constant", weight_decay=0.0)
+  only = Phase("labels", (label_term(),), 1, still)
+  task = Task(
+    model, data, small.dataset((3, 8), split="validation"), 8,
+    seeds=tuple(range(SEEDS)), one_dispatch=True, evaluation=texts("accuracy"),
+  )  # fmt: skip
+  (report,) = train_phase(task, only, start_phase(variables, still.build(4)))
+  expected = [np.mean(logits.argmax(axis=1) == data.labels) for logits in said]
+  np.testing.assert_allclose(report.record["train_accuracy"], expected, rtol=1e-6)
