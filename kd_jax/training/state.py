@@ -162,12 +162,24 @@ def track_best(
   def choose(old, new):
     return np.where(better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
+  if better.all():
+    best = train.variables
+  elif better.any():
+    best = jax.tree.map(choose, state.best, train.variables)
+  else:
+    best = state.best
   return LoopState(
     train=train,
-    best=jax.tree.map(choose, state.best, train.variables),
+    best=best,
     best_score=np.where(better, validation_score, state.best_score),
     best_epoch=np.where(better, epoch, state.best_epoch),
   )
+
+
+def finished_state(state: LoopState) -> LoopState:
+  """What later phases and evaluation need of a finished phase: the networks of each seed, last and best."""
+  train = TrainState(step=(), variables=network_of(state.train.variables), opt_state=())
+  return state._replace(train=train, best=network_of(state.best))
 
 
 def as_one_of(variables: PyTree) -> PyTree:
