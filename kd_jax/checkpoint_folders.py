@@ -6,7 +6,9 @@ process works by itself, without Orbax's barriers, so that a background thread c
 
 import contextlib
 import logging
+import os
 import pathlib
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,7 +104,10 @@ def _restore(path: pathlib.Path, items: dict[str, Any]) -> Any:
 
 
 def _brief(error: Exception) -> str:
+  """One short line; of TensorStore's long ones, the operating system's reason."""
   text = " ".join(str(error).split()) or type(error).__name__
+  reason = re.search(r"os_error_code='(\d+)'", text)
+  text = os.strerror(int(reason[1])) if reason else text
   return text if len(text) <= 200 else text[:200] + "…"
 
 
