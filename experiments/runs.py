@@ -104,10 +104,9 @@ def train(
     NonFiniteError: from the loop.
   """
   results = _phases(run, make_teacher, progress)
+  # A process that was killed after its last save left some, and so did older versions.
   stores = [run.store(phase) for phase in run.recipe.phases]
-  if any(
-    store.superseded() for store in stores
-  ):  # by a process that was killed after its last save
+  if any(store.superseded() for store in stores):
     with locked(run.directory):
       for store in stores:
         store.drop_superseded()
@@ -193,9 +192,10 @@ def _train_phase(
   if epoch < phase.epochs:
     made_with = _joined(run, made_with, before)
     meta |= run.kept | {"made_with": made_with}
+    epochs_before = sum(result.phase.epochs for result in before)
     with locked(run.directory):
       state, history, digest = _train_epochs(
-        run, phase, store, state, history, meta, make_teacher, progress
+        run, phase, store, state, history, meta, make_teacher, progress, epochs_before
       )
   elif not _is_logged(folder, history):
     with _Log(folder, history):  # stopped between the last checkpoint and its line
@@ -237,14 +237,23 @@ def _joined(run: Run, made_with: list[Environment], before: list[PhaseResult]) -
 
 
 def _train_epochs(
-  run: Run, phase, store: CheckpointStore, state: LoopState, history, meta, make_teacher, progress
+  run: Run,
+  phase: recipes.Phase,
+  store: CheckpointStore,
+  state: LoopState,
+  history: list[dict[str, Any]],
+  meta: dict[str, Any],
+  make_teacher: Callable[[], Teacher],
+  progress: Callable[[int, str], None],
+  epochs_before: int,
 ) -> tuple[LoopState, list[dict[str, Any]], str]:
   teacher = make_teacher() if phase.needs_teacher else NO_TEACHER
-  epochs = [p.epochs for p in run.recipe.phases[: run.recipe.phases.index(phase)]]
-  more = {"label": run.recipe.name, "epochs_before": sum(epochs)}
+  reports = train_phase(
+    run.task, phase, state, teacher, label=run.recipe.name, epochs_before=epochs_before
+  )
   try:
     with _Log(run.directory / phase.name, history) as log:
-      for report in train_phase(run.task, phase, state, teacher, **more):
+      for report in reports:
         last = report.epoch == phase.epochs
         state = finished_state(report.state) if last else report.state
         record = report.record | {"seconds": report.seconds}
