@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import pathlib
 import subprocess
+import sys
 
 import jax
 
@@ -15,9 +16,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 def environment() -> Environment:
   """What this process computes with."""
-  import kd_jax  # the package imports this module
-
-  found = {"kd_jax": kd_jax.__version__}
+  found = {"kd_jax": sys.modules["kd_jax"].__version__}
   found |= {name: _version(name) for name in _LIBRARIES}
   commit = _commit()
   if commit:
@@ -62,7 +61,8 @@ def _commit() -> str | None:
 def _git(folder: pathlib.Path, *arguments: str) -> str:
   try:
     command = ["git", "-C", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return subprocess.check_output(
+      command, stderr=subprocess.DEVNULL, text=True, timeout=10
+    ).strip()
   except (OSError, subprocess.SubprocessError):
     return ""
-  return done.stdout.strip()
