@@ -53,6 +53,8 @@ def run_study(folder, data_dir, *more):
 def outcome(folder):
   """All that must be the same bits, however often a study was stopped."""
   results = json.loads((folder / "results.json").read_text())
+  manifest = json.loads((folder / "cache" / "manifest.json").read_text())
+  del manifest["versions"]
   stores = {path.parent for path in folder.rglob("seals")}
   assert len(stores) == 6  # teacher's training, teacher, cache, and three phases of students
   return {
@@ -60,7 +62,7 @@ def outcome(folder):
     "states": {
       str(path.relative_to(folder)): CheckpointStore(path).restore().digest for path in stores
     },
-    "cache": json.loads((folder / "cache" / "manifest.json").read_text()),
+    "cache": manifest,
   }
 
 
