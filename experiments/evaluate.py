@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from experiments import config, console, runs
 from experiments.latency import size_and_speed
@@ -25,6 +24,7 @@ from experiments.pipeline import Network, Pipeline
 from kd_jax import inference, parallel, recipes
 from kd_jax.checkpoints import write_text
 from kd_jax.data.labelled import num_labelled
+from kd_jax.environment import Environment, distinct, environment
 from kd_jax.training.state import as_one_of, init_variables, one_seed
 
 NOT_OF_THE_SETTING = (
@@ -64,6 +64,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
   )
   on_test = pipeline.evaluator(domain.student, domain.test, said)
   rows, curves, select = [], [], domain.evaluation.select
+  made_with = [*teacher.made_with]
   for method, seeds, phases in finished:
     epochs_before = 0
     for index, result in enumerate(phases):
@@ -78,9 +79,10 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
         rows.append(_row(pipeline, method, seed, k, result, test, last))
         curves += _curve(select, method, seed, k, result, epochs_before)
       epochs_before += result.phase.epochs
+      made_with += result.made_with
   order = {method: index for index, method in enumerate(study.methods)}
   rows.sort(key=lambda row: (order[row["method"]], row["seed"]))
-  results = _header(pipeline, teacher) | {"rows": rows, "curves": curves}
+  results = _header(pipeline, teacher, made_with) | {"rows": rows, "curves": curves}
   if parallel.is_main():
     write_text(pipeline.root / "results.json", to_json(results))
     pipeline.mark()
@@ -149,7 +151,7 @@ def _curve(
     }
 
 
-def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
+def _header(pipeline: Pipeline, teacher: Network, made_with: list[Environment]) -> dict[str, Any]:
   study, domain = pipeline.study, pipeline.domain
   train, header = domain.train, domain.header()
   example = jax.tree.map(lambda x: x[:1], train.buckets[0].inputs)
@@ -157,6 +159,7 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
   # Neither size nor speed depends on the values.
   variables = one_seed(init_variables(student, example, (0,)), 0)
   assistants = [m for m in study.methods if pipeline.recipes[m].assistant is not None]
+  made_with = [*made_with, *(e for m in assistants for e in pipeline.assistant(m).made_with)]
   return {
     "schema_version": 1,
     "study": study.name,
@@ -173,7 +176,9 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
       "processes": jax.process_count(),
       "cpu_cores": os.cpu_count(),
     },
-    "versions": {"jax": jax.__version__, "numpy": np.__version__, "optax": optax.__version__},
+    "versions": environment(),
+    # Of everything that was trained; the versions above are those of the evaluation.
+    "made_with": distinct(made_with),
     "dataset": {
       "name": train.name,
       "version": train.version,

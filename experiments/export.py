@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import console, lineage
+from experiments import console, lineage, runs
 from experiments.domains.interfaces import Interface, deployed, interface
 from experiments.export_formats import WRITERS, Finished, Format
 from experiments.setting import MARKER
@@ -145,18 +145,19 @@ def find(options: Options) -> Finished:
 def _checkpoint(path: Path, method: str | None, seed: int | None) -> Path:
   """The one checkpoint that a path stands for."""
   if (path / MARKER).exists():
-    runs = sorted((path / "students").glob("*/seeds-*"))
+    folders = sorted((path / "students").glob("*/seeds-*"))
+    found = {folder: seeds for folder in folders if (seeds := runs.seeds_of(folder))}
     if method is None:
-      names = sorted({run.parent.name for run in runs})
+      names = sorted({run.parent.name for run in found})
       raise ValueError(f"{path} is a study: name one of its methods, --method {'|'.join(names)}")
-    runs = [run for run in runs if run.parent.name == method]
-    wanted = [r for r in runs if seed is None or str(seed) in r.name.split("-")[1:]]
+    found = {run: seeds for run, seeds in found.items() if run.parent.name == method}
+    wanted = [run for run, seeds in found.items() if seed is None or seed in seeds]
     if not wanted:
       raise ValueError(
         f"{path} has no student of {method}" + (f" with seed {seed}" if seed is not None else "")
       )
     # Seed 0 first, also among ten runs.
-    path = min(wanted, key=lambda run: int(run.name.split("-")[1]))
+    path = min(wanted, key=lambda run: found[run][0])
   elif method is not None:
     raise ValueError(f"--method goes with a study's folder, and {path} is none")
   if (path / "final" / "seals").is_dir():

@@ -15,7 +15,7 @@ from typing import Any
 
 import tyro
 
-from experiments import console
+from experiments import console, runs
 from experiments.domains import registry, text_sources
 from experiments.setting import MARKER
 from kd_jax import teacher_cache
@@ -174,14 +174,23 @@ def starts(path: Path) -> Iterator[Path]:
     yield path / "checkpoints"
   elif (path / MARKER).exists():
     for run in sorted((path / "students").glob("*/*")):
-      yield from starts(run)
+      if runs.seeds_of(run) is not None:
+        yield from starts(run)
   elif path.is_dir():
-    phases = [phase for phase in path.iterdir() if (phase / "checkpoints" / "seals").is_dir()]
+    nodes = {
+      phase: _node(study_root(phase), phase / "checkpoints")
+      for phase in sorted(path.iterdir())
+      if (phase / "checkpoints" / "seals").is_dir()
+    }
+    # A user's copy has another name than the phase that it is of; a broken one is not known to be a copy.
+    phases = [
+      p for p, node in nodes.items() if node.problem or node.kind.endswith(f" phase {p.name}")
+    ]
     # The last phase is the one that no other phase of the run came from.
     parents = {
       Path(link["path"]).parts[-4]
       for phase in phases
-      for link in _node(study_root(phase), phase / "checkpoints").parents
+      for link in nodes[phase].parents
       if link["kind"].startswith("phase ")
     }
     yield from (phase / "checkpoints" for phase in phases if phase.name not in parents)

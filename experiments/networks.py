@@ -20,6 +20,7 @@ from experiments.setting import Setting
 from kd_jax import inference, parallel, teacher_cache
 from kd_jax.checkpoints import CheckpointError, CheckpointStore
 from kd_jax.data.labelled import labelled_part
+from kd_jax.environment import Environment
 from kd_jax.models.spec import parameter_count
 from kd_jax.phases import Budget, Recipe
 from kd_jax.training.state import as_one_of, network_of, one_seed
@@ -41,6 +42,7 @@ class Network:
     directory: of its checkpoint and cache.
     seconds: of training; None where it was imported.
     validation: its score on the held-out examples; None where it was imported.
+    made_with: the versions and devices that took part.
   """
 
   role: str
@@ -52,6 +54,7 @@ class Network:
   directory: Path
   seconds: float | None
   validation: float | None
+  made_with: tuple[Environment, ...] = ()
 
   @property
   def parameters(self) -> int:
@@ -126,6 +129,7 @@ class Networks(Setting):
       source=self.domain.teacher_source if teacher is None else "trained",
       seconds=sum(record["seconds"] for record in result.history),
       validation=float(result.state.best_score[0]),
+      made_with=result.made_with,
     )
 
   def _imported_teacher(self, directory: Path, ready: ReadyTeacher) -> Network:
@@ -191,7 +195,7 @@ class Networks(Setting):
       except ValueError as error:
         console.say(f"warning: {error}; it is written anew")
       else:
-        if found.meta == meta:
+        if {name: found.meta.get(name) for name in meta} == meta:
           return False
         if found.meta["parents"] != meta["parents"]:
           raise ValueError(
@@ -201,12 +205,14 @@ class Networks(Setting):
     runs.save_network(directory / "final", variables, meta)
     return True
 
-  def _network(self, role, directory, spec, *, source, seconds=None, validation=None):
+  def _network(self, role, directory, spec, *, source, seconds=None, validation=None, made_with=()):
     model = self.domain.build(spec)
     example = jax.tree.map(lambda x: x[:1], self.domain.train.buckets[0].inputs)
     variables, restored = runs.load_network(directory / "final", model, example)
+    made_with = (*made_with, *restored.meta.get("made_with", []))
     return Network(
-      role, spec, model, variables, restored.digest, source, directory, seconds, validation
+      *(role, spec, model, variables, restored.digest, source, directory, seconds, validation),
+      made_with,
     )
 
   def initial(self, spec: Spec, teacher: Network | None) -> Initial | None:

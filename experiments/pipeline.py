@@ -22,7 +22,7 @@ class Pipeline(Networks):
       together = self.domain.seeds_together(self.study.seeds)
     wanted = set(range(self.study.seeds))
     folders = (self.root / "students" / method).glob("seeds-*")
-    begun = [tuple(int(seed) for seed in folder.name.split("-")[1:]) for folder in folders]
+    begun = [seeds for folder in folders if (seeds := runs.seeds_of(folder)) is not None]
     groups, taken = [], set()
     for group in sorted(begun, key=lambda group: (-len(group), group)):
       if set(group) & wanted and not set(group) & taken:
@@ -40,8 +40,7 @@ class Pipeline(Networks):
   def student_run(self, method: str, seeds: tuple[int, ...], teacher: Network) -> runs.Run:
     """The run of a method for a group of seeds."""
     recipe, source = self.recipes[method], self.source_of(method, teacher)
-    name = "seeds-" + "-".join(str(seed) for seed in seeds)
-    directory = self.root / "students" / method / name
+    directory = self.root / "students" / method / runs.run_name(seeds)
     link = self.teacher_link(source) if recipe.needs_teacher else None
     spec = self.domain.student
     initial = self.initial(spec, teacher)

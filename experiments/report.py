@@ -156,6 +156,12 @@ def _settings(results: Results) -> list[Block]:
         Heading(3, name.capitalize()),
         Table(["Name", "Value"], list(map(list, values.items()))),
       ]
+  made_with = results["made_with"]
+  if len(made_with) > 1:
+    names = dict.fromkeys(name for each in made_with for name in each)
+    rows = [[name, *(str(each.get(name, "")) for each in made_with)] for name in names]
+    header = ["Name", *(f"{i}." for i in range(1, 1 + len(made_with)))]
+    found += [Heading(3, "Trained with several versions"), Table(header, rows)]
   if results.get("created"):
     found.append(Paragraph(f"Results of {results['created']}."))
   return found

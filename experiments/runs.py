@@ -1,14 +1,18 @@
 """One run: the phases of a recipe for a group of seeds, with checkpoints, logs and lineage on disk.
 
-RUN/<phase>/checkpoints/    the loop's state after each epoch; JSON beside it: settings, history, lineage
+RUN/<phase>/checkpoints/    the loop's state after an epoch; JSON beside it: settings, history, lineage
 RUN/<phase>/metrics.jsonl   a line for each epoch
 RUN/<phase>/events.*        the same for TensorBoard
+
+While a phase is trained, its last two epochs are kept. Of a finished phase, the networks are: the last and the
+best of each seed, without the optimiser's state and the heads of the objective.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,12 @@ import numpy as np
 import tensorboardX
 
 from experiments import console
+from experiments.differences import differences, with_optimizer_defaults
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
+from kd_jax.environment import Environment, changes, distinct, environment
 from kd_jax.training.loop import Task, begin_phase, fresh_variables, train_phase
-from kd_jax.training.state import LoopState
+from kd_jax.training.state import LoopState, finished_state
 from kd_jax.training.step import NO_TEACHER, Teacher
 from kd_jax.types import PyTree
 
@@ -41,6 +47,7 @@ class Run:
     settings: everything else that decides the result, as plain values; compared on resumption.
     parents: what the run came from besides its own earlier phases.
     kept: JSON that is saved with every checkpoint: what using the network takes besides its weights.
+    defaults: by name of a setting, what older runs that lack a part of it were trained with.
   """
 
   directory: Path
@@ -50,9 +57,10 @@ class Run:
   settings: dict[str, Any]
   parents: tuple[Parent, ...]
   kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+  defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def store(self, phase: recipes.Phase) -> CheckpointStore:
-    return CheckpointStore(self.directory / phase.name / "checkpoints")
+    return CheckpointStore(self.directory / phase.name / "checkpoints", apart=("best",))
 
   def epochs(self) -> int:
     return sum(phase.epochs for phase in self.recipe.phases)
@@ -64,8 +72,9 @@ class PhaseResult:
 
   Attributes:
     phase: which.
-    state: with the last and the best variables of each seed.
+    state: with the last and the best networks of each seed; nothing of the optimiser.
     history: a record for each epoch.
+    made_with: the versions and devices that took part.
     digest: of the checkpoint.
     path: of the checkpoint, relative to the study.
     examples_per_epoch: that were trained on.
@@ -74,6 +83,7 @@ class PhaseResult:
   phase: recipes.Phase
   state: LoopState
   history: list[dict[str, Any]]
+  made_with: list[Environment]
   digest: str
   path: str
   examples_per_epoch: int
@@ -93,16 +103,23 @@ def train(
     ValueError: the folder holds a run with other settings, or its checkpoints are all broken.
     NonFiniteError: from the loop.
   """
+  results = _phases(run, make_teacher, progress)
+  # A process that was killed after its last save left some, and so did older versions.
+  stores = [run.store(phase) for phase in run.recipe.phases]
+  if any(store.superseded() for store in stores):
+    with locked(run.directory):
+      for store in stores:
+        store.drop_superseded()
+  return results
+
+
+def _phases(run: Run, make_teacher, progress) -> list[PhaseResult]:
   fresh = fresh_variables(run.task)
   results: list[PhaseResult] = []
-  epochs_before = 0
   for index, phase in enumerate(run.recipe.phases):
-    before = results[-1].state if results else None
-    start = begin_phase(run.task, phase, fresh, before)
+    start = begin_phase(run.task, phase, fresh, results[-1].state if results else None)
     meta = _meta(run, index, results)
-    result = _train_phase(run, phase, start, meta, make_teacher, progress, epochs_before)
-    results.append(result)
-    epochs_before += phase.epochs
+    results.append(_train_phase(run, phase, start, meta, make_teacher, progress, results))
   return results
 
 
@@ -151,7 +168,7 @@ def load(run: Run) -> list[PhaseResult]:
     raise _not_finished(run)
 
   check_finished(run)
-  return train(run, refuse, lambda epochs, detail: None)
+  return _phases(run, refuse, lambda epochs, detail: None)
 
 
 def _not_finished(run: Run) -> ValueError:
@@ -159,47 +176,100 @@ def _not_finished(run: Run) -> ValueError:
 
 
 def _train_phase(
-  run: Run, phase, start: LoopState, meta, make_teacher, progress, epochs_before: int
+  run: Run, phase, start: LoopState, meta, make_teacher, progress, before: list[PhaseResult]
 ) -> PhaseResult:
   store, folder = run.store(phase), run.directory / phase.name
-  state, history, epoch = start, [], 0
-  restored = store.restore_or_none()
-  digest = ""
+  state, history, epoch, made_with, digest = start, [], 0, [], ""
+  restored = _restored(store)
   if restored is not None:
     for problem in restored.problems:
       console.say(f"warning: {problem}; going on from epoch {restored.step}")
-    _refuse_other_settings(restored, meta, store)
-    state = unflatten(start, restored.state)
-    history, epoch, digest = restored.meta["history"], restored.step, restored.digest
+    _refuse_other_settings(restored, meta, run, store)
+    epoch, digest = restored.step, restored.digest
+    state = _read_back(start, restored, finished=epoch >= phase.epochs)
+    history, made_with = restored.meta["history"], restored.meta.get("made_with", [])
     progress(epoch, f"{run.recipe.name} {phase.name}")
   if epoch < phase.epochs:
+    made_with = _joined(run, made_with, before)
+    meta |= run.kept | {"made_with": made_with}
+    epochs_before = sum(result.phase.epochs for result in before)
     with locked(run.directory):
       state, history, digest = _train_epochs(
-        run, phase, state, history, meta, make_teacher, progress, epochs_before
+        run, phase, store, state, history, meta, make_teacher, progress, epochs_before
       )
   elif not _is_logged(folder, history):
     with _Log(folder, history):  # stopped between the last checkpoint and its line
       pass
   path = (folder / "checkpoints" / "steps" / str(phase.epochs)).relative_to(run.root)
-  return PhaseResult(phase, state, history, digest, str(path), run.task.examples_per_epoch)
+  examples = run.task.examples_per_epoch
+  return PhaseResult(phase, state, history, made_with, digest, str(path), examples)
+
+
+def _restored(store: CheckpointStore) -> Restored | None:
+  try:
+    return store.restore_or_none()
+  except CheckpointError as error:
+    raise CheckpointError(f"{error}; delete {store.directory} to train this phase again") from None
+
+
+def _read_back(start: LoopState, restored: Restored, *, finished: bool) -> LoopState:
+  """The state of a step; of a finished phase without what only its training needed."""
+  if not finished:
+    return unflatten(start, restored.state)
+  kept = {name: x for name, x in restored.state.items() if not _OF_TRAINING.match(name)}
+  return unflatten(finished_state(start), kept)
+
+
+_OF_TRAINING = re.compile(
+  r"train\.(step$|opt_state\.)|(best|train\.variables)\.params\.auxiliary\."
+)
+"""Phases that were finished before 0.2 hold these, too."""
+
+
+def _joined(run: Run, made_with: list[Environment], before: list[PhaseResult]) -> list[Environment]:
+  """The environments of a phase that is trained now; the user hears of it if the run was begun in another."""
+  now = environment()
+  earlier = made_with or [found for result in before for found in result.made_with]
+  if earlier and earlier[-1] != now:
+    where = run.directory.relative_to(run.root)
+    console.say(f"warning: {where} was begun with {changes(earlier[-1], now)}")
+  return distinct([*made_with, now])
 
 
 def _train_epochs(
-  run: Run, phase, state: LoopState, history, meta, make_teacher, progress, epochs_before: int
+  run: Run,
+  phase: recipes.Phase,
+  store: CheckpointStore,
+  state: LoopState,
+  history: list[dict[str, Any]],
+  meta: dict[str, Any],
+  make_teacher: Callable[[], Teacher],
+  progress: Callable[[int, str], None],
+  epochs_before: int,
 ) -> tuple[LoopState, list[dict[str, Any]], str]:
   teacher = make_teacher() if phase.needs_teacher else NO_TEACHER
-  store, digest = run.store(phase), ""
-  with _Log(run.directory / phase.name, history) as log:
-    for report in train_phase(
-      run.task, phase, state, teacher, label=run.recipe.name, epochs_before=epochs_before
-    ):
-      state = report.state
-      record = report.record | {"seconds": report.seconds}
-      history = [*history, record]
-      digest = store.save(report.epoch, state, meta | run.kept | {"history": history})
-      log.write(record)
-      best = max(record[f"validation_{run.task.evaluation.select}"])
-      progress(1, f"{run.recipe.name} {phase.name} {best:.1%}")
+  reports = train_phase(
+    run.task, phase, state, teacher, label=run.recipe.name, epochs_before=epochs_before
+  )
+  try:
+    with _Log(run.directory / phase.name, history) as log:
+      for report in reports:
+        last = report.epoch == phase.epochs
+        state = finished_state(report.state) if last else report.state
+        record = report.record | {"seconds": report.seconds}
+        history = [*history, record]
+        digest = store.save(
+          report.epoch,
+          state,
+          meta | {"history": history},
+          keep=1 if last else None,
+          background=not last,
+        )
+        log.write(record)
+        best = max(record[f"validation_{run.task.evaluation.select}"])
+        progress(1, f"{run.recipe.name} {phase.name} {best:.1%}")
+  finally:
+    store.wait()
   return state, history, digest
 
 
@@ -224,32 +294,20 @@ def _meta(run: Run, index: int, before: list[PhaseResult]) -> dict[str, Any]:
   }
 
 
-def _refuse_other_settings(restored: Restored, meta, store: CheckpointStore) -> None:
-  differences = []
+def _refuse_other_settings(restored: Restored, meta, run: Run, store: CheckpointStore) -> None:
+  old = restored.meta["settings"] | {"parents": restored.meta["parents"]}
+  old |= {"phases": with_optimizer_defaults(old["phases"])}
+  # Before 0.2, schedules were rounded to eight decimals.
+  rounded = 0.0 if "made_with" in restored.meta else 1e-8
+  found = []
   for name, value in (meta["settings"] | {"parents": meta["parents"]}).items():
-    found = restored.meta["parents"] if name == "parents" else restored.meta["settings"].get(name)
-    differences += _differences(name, found, value)
-  if differences:
+    defaults = run.defaults.get(name)
+    found += differences(name, old.get(name), value, defaults=defaults, rounded=rounded)
+  if found:
     raise CheckpointError(
-      f"{store.directory} was trained with other settings: {'; '.join(differences)}. Use another "
+      f"{store.directory} was trained with other settings: {'; '.join(found)}. Use another "
       "--workdir, or delete that folder"
     )
-
-
-def _differences(name: str, old: Any, new: Any) -> list[str]:
-  """What differs between two JSON values, down to the single setting."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    keys = [*new, *(key for key in old if key not in new)]
-    return [d for key in keys for d in _differences(f"{name}.{key}", old.get(key), new.get(key))]
-  if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-    pairs = enumerate(zip(old, new, strict=True))
-    return [d for i, (a, b) in pairs for d in _differences(f"{name}[{i}]", a, b)]
-  return [] if old == new else [f"{name} was {_short(old)}, now {_short(new)}"]
-
-
-def _short(value: Any, length: int = 300) -> str:
-  text = json.dumps(value)
-  return text if len(text) <= length else text[:length] + "…"
 
 
 class _Log:
@@ -303,9 +361,23 @@ def _scalars(record: dict[str, Any], prefix: str = ""):
       yield f"{prefix}{name}", value
 
 
-def save_network(directory: Path, variables: PyTree, meta: dict[str, Any]) -> str:
+def seeds_of(folder: Path) -> tuple[int, ...] | None:
+  """The seeds of a run's folder, "seeds-0-1-2"; None if it is something else, such as a user's copy."""
+  if not re.fullmatch(r"seeds(-\d+)+", folder.name, re.ASCII) or not folder.is_dir():
+    return None
+  seeds = tuple(int(seed) for seed in folder.name.split("-")[1:])
+  return seeds if run_name(seeds) == folder.name and len(set(seeds)) == len(seeds) else None
+
+
+def run_name(seeds: tuple[int, ...]) -> str:
+  """The name of the folder of a run."""
+  return "seeds-" + "-".join(str(seed) for seed in seeds)
+
+
+def save_network(directory: Path, variables: PyTree, meta: dict[str, Any]) -> None:
   """Writes a finished network, [no seed axis], as a checkpoint of its own."""
-  return CheckpointStore(directory).save(0, jax.tree.map(np.asarray, variables), meta)
+  meta = meta | {"made_with": [environment()]}
+  CheckpointStore(directory).save(0, jax.tree.map(np.asarray, variables), meta, keep=1)
 
 
 def load_network(directory: Path, model, example: PyTree) -> tuple[PyTree, Restored]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments import console, runs
 from experiments.config import Study, Where, plain
+from experiments.differences import field_defaults
 from experiments.domains.domain import Initial, Spec
 from experiments.domains.registry import domain_of
 from kd_jax import parallel
@@ -126,7 +127,8 @@ class Setting:
     links = [self.data_link(), teacher, None if initial is None else initial.parent]
     parents = tuple(link for link in links if link is not None)
     kept = domain.kept_with_checkpoints()
-    return runs.Run(directory, self.root, recipe, task, settings, parents, kept)
+    defaults = {"model": field_defaults(spec)}
+    return runs.Run(directory, self.root, recipe, task, settings, parents, kept, defaults)
 
   def link(self, kind: str, path: Path, digest: str) -> runs.Parent:
     """A link of the lineage to something in the study's folder."""

@@ -1,41 +1,54 @@
-"""Orbax behind a thin wrapper that can be trusted after a crash.
+"""Checkpoints that can be trusted after a crash.
 
-A store is a folder of numbered steps. Each step is an Orbax checkpoint (arrays and JSON together, put in place
-by one rename) and a seal, written last: the SHA-256 of every file, and a digest of the arrays. Orbax does not
-notice a flipped bit and has no fall-back; the seal does and has:
+A store is a folder of numbered steps. Each step is a folder that Orbax puts in place by one rename (arrays
+and JSON together), and a seal, written last, once the data are on disk. Orbax does not notice a flipped bit and
+has no fall-back; the seal does and has:
 
-    STORE/steps/12/...      Orbax: "state" (a flat tree of named arrays) and "meta" (JSON)
-    STORE/seals/12.json     {"files": {name: sha256}, "arrays": ..., "digest": ..., "checksum": of the seal}
+    STORE/steps/12/...          Orbax: "state" (a flat tree of named arrays) and "meta" (JSON)
+    STORE/parts/best-9c01.../   the same, of arrays that change seldom; several steps may share one
+    STORE/seals/12.json         every array's SHA-256 and where it lies, every file's checksum, and a digest
 
 The state is stored flat, by path ("params.Dense_0.kernel"), and read back as NumPy: it can be restored on any
 number of devices, and names, shapes and dtypes are compared with those that the run expects. Nothing here
 is unpickled.
+
+The digest is of the arrays, however they are stored. Steps of format 1 (before 0.2) are read as well.
 """
 
+import concurrent.futures
 import contextlib
-import hashlib
+import functools
 import json
-import logging
 import os
 import pathlib
+import re
 import shutil
-import tempfile
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from kd_jax import parallel
+from kd_jax import checkpoint_folders as folders, files, parallel
+from kd_jax.files import (
+  digest_file as digest_file,
+  digest_json as digest_json,
+  write_json as write_json,
+  write_text as write_text,
+)
+from kd_jax.flat_state import (
+  ArrayRecord,
+  CheckpointError as CheckpointError,
+  FlatState,
+  digest_arrays as digest_arrays,
+  flatten as flatten,
+  record_arrays,
+  unflatten as unflatten,
+)
 from kd_jax.types import PyTree
 
-FlatState = dict[str, np.ndarray]
-
-
-class CheckpointError(ValueError):
-  """A checkpoint is absent, broken, or not what the run expects."""
+FORMAT = 2
+BACKGROUND_BYTES = 2**24
+"""Smaller states are written at once: starting a thread gains nothing."""
 
 
 class Restored(NamedTuple):
@@ -56,141 +69,83 @@ class Restored(NamedTuple):
   problems: tuple[str, ...] = ()
 
 
-def flatten(tree: PyTree) -> FlatState:
-  """A tree of arrays as NumPy arrays by dotted path; empty branches vanish.
-
-  >>> sorted(flatten({"a": {"b": np.zeros(2)}, "c": (np.ones(1),)}))
-  ['a.b', 'c.0']
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-    for path, leaf in leaves
-  }
-
-
-def unflatten(template: PyTree, state: Mapping[str, np.ndarray]) -> PyTree:
-  """Puts arrays by path into the form of a template.
-
-  Raises:
-    CheckpointError: listing every path that is missing, left over, or of another shape or dtype.
-  """
-  expected = flatten(template)
-  problems = [f"{name} is missing" for name in expected if name not in state]
-  problems += [f"{name} is left over" for name in state if name not in expected]
-  for name, array in expected.items():
-    found = state.get(name)
-    if found is not None and (found.shape, found.dtype) != (array.shape, array.dtype):
-      problems.append(
-        f"{name} is {found.dtype}{list(found.shape)}, expected {array.dtype}{list(array.shape)}"
-      )
-  if problems:
-    shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" * (len(problems) > 5))
-    raise CheckpointError(f"the checkpoint does not fit this model: {shown}")
-  return jax.tree.unflatten(jax.tree.structure(template), [state[name] for name in expected])
-
-
-def digest_arrays(state: Mapping[str, np.ndarray]) -> str:
-  """SHA-256 over names, dtypes, shapes and bytes of arrays, whatever their order."""
-  sha = hashlib.sha256()
-  for name in sorted(state):
-    array = np.ascontiguousarray(state[name])
-    sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-    sha.update(array.view(np.uint8).data if array.size else b"")
-  return sha.hexdigest()
-
-
-def digest_json(value: Any) -> str:
-  """SHA-256 of plain values in canonical JSON."""
-  return hashlib.sha256(
-    json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-  ).hexdigest()
-
-
-def digest_file(path: str | os.PathLike) -> str:
-  """SHA-256 of a file."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes a file so that it is either the old one or the whole new one."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.NamedTemporaryFile(
-    "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-  ) as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.chmod(file.name, 0o644)
-  os.replace(file.name, path)
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes plain values as JSON, as `write_text` does."""
-  write_text(path, json.dumps(value, indent=1) + "\n")
-
-
 class CheckpointStore:
   """A folder of numbered steps, of which the newest good one counts."""
 
-  def __init__(self, directory: str | os.PathLike, *, keep: int | None = 2):
+  def __init__(
+    self, directory: str | os.PathLike, *, keep: int | None = 2, apart: Sequence[str] = ()
+  ):
     """Opens a store; the folder need not exist.
 
     Args:
       directory: where.
       keep: how many of the newest steps stay; None keeps all.
+      apart: top-level branches of the state that change seldom, such as "best". They are written only if they
+        have changed, and not at all if the rest of the state holds the same arrays.
     """
     if keep is not None and keep < 1:
       raise ValueError(f"keep must be at least 1 or None, got {keep}")
     self.directory = pathlib.Path(directory).absolute()
     self._keep = keep
+    self._apart = tuple(apart)
+    self._parts: dict[str, dict[str, Any]] = {}  # known to be good, as in the last seal
+    self._hashed: list[tuple[np.ndarray, ArrayRecord]] = []  # of the branches apart
+    self._saving: concurrent.futures.Future | None = None
 
   def steps(self) -> list[int]:
     """The sealed steps, in order. Whether they are intact is found out by `restore`."""
-    seals = (self.directory / "seals").glob("*.json")
-    return sorted(int(seal.stem) for seal in seals if seal.stem.isdigit())
+    return _numbers((self.directory / "seals").glob("*.json"))
 
-  def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> str:
+  def save(
+    self,
+    step: int,
+    state: PyTree,
+    meta: Mapping[str, Any],
+    *,
+    keep: int | None = None,
+    background: bool = False,
+  ) -> str | None:
     """Writes a step, replacing one of the same number, and drops what `keep` does not cover.
 
     All processes call it; process 0's arrays are written.
 
     Args:
       step: its number, >= 0.
-      state: a tree of arrays on the host.
+      state: a tree of arrays on the host, which must not be changed in place afterwards.
       meta: plain JSON values.
+      keep: how many steps stay, this one included; by default as the store.
+      background: go on at once if the state is large. The next call, or `wait`, waits for this one and
+        raises its error.
 
     Returns:
-      The digest of the arrays.
+      The digest of the arrays; None if they are still being written.
+
+    Raises:
+      CheckpointError: it cannot be written.
     """
+    self.wait()
     flat = flatten(state)
-    digest = digest_arrays(flat)
-    if parallel.is_main():
-      self._remove(step)
-      for leftover in (self.directory / "steps").glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    parallel.barrier(f"save {self.directory} {step}")
-    with _quiet_orbax(), _checkpointer() as checkpointer:
-      checkpointer.save(
-        self._path(step),
-        ocp.args.Composite(
-          state=ocp.args.StandardSave(flat), meta=ocp.args.JsonSave(json.loads(json.dumps(meta)))
-        ),
-      )
-    if parallel.is_main():
-      files = {
-        str(path.relative_to(self._path(step))): digest_file(path) for path in self._files(step)
-      }
-      arrays = {name: [array.dtype.name, list(array.shape)] for name, array in flat.items()}
-      seal = {"step": step, "digest": digest, "arrays": arrays, "files": files}
-      write_json(self._seal_path(step), seal | {"checksum": digest_json(seal)})
-      if self._keep is not None:
-        for old in self.steps()[: -self._keep]:
-          self._remove(old)
+    plain = json.loads(json.dumps(meta))
+    keep = self._keep if keep is None else keep
+    write = functools.partial(self._write, step, flat, plain, keep)
+    if background and sum(array.nbytes for array in flat.values()) >= BACKGROUND_BYTES:
+      pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+      self._saving = pool.submit(write)
+      pool.shutdown(wait=False)
+      return None
+    digest = write()
     parallel.barrier(f"sealed {self.directory} {step}")
     return digest
+
+  def wait(self) -> None:
+    """Waits until the last step is sealed: in process 0, which writes it.
+
+    Raises:
+      CheckpointError: it could not be written.
+    """
+    if self._saving is not None:
+      saving, self._saving = self._saving, None
+      saving.result()
 
   def restore(self, step: int | None = None) -> Restored:
     """Reads a step, or the newest that is intact.
@@ -201,6 +156,7 @@ class CheckpointStore:
     Raises:
       CheckpointError: there is none, or none is intact; every broken file is named.
     """
+    self.wait()
     steps = self.steps() if step is None else [step]
     if not steps or (step is not None and not self._seal_path(step).exists()):
       which = "no checkpoint" if step is None else f"no step {step}"
@@ -238,91 +194,182 @@ class CheckpointStore:
     """
     return self._checked_seal(step)["digest"]
 
-  def _checked_seal(self, step: int) -> dict[str, Any]:
+  def meta(self, step: int) -> dict[str, Any]:
+    """The JSON of a step alone, without its arrays."""
+    return folders.read_meta(self._path(step))
+
+  def superseded(self, keep: int = 1) -> list[pathlib.Path]:
+    """What the newest steps do not need: seals and folders of older ones, and parts that no step shares."""
+    kept = self.steps()[-keep:]
+    if not kept:
+      return []
+    parts: set[str] = set()
+    for step in kept:
+      with contextlib.suppress(CheckpointError):  # a broken seal needs nothing
+        parts |= self._seal(step).get("parts", {}).keys()
+    written = _numbers((self.directory / "steps").glob("*"))
+    return [
+      *(self._seal_path(step) for step in self.steps() if step < kept[0]),
+      *(self._path(step) for step in written if step < kept[-1] and step not in kept),
+      *(
+        p for p in (self.directory / "parts").glob("*") if _is_part(p.name) and p.name not in parts
+      ),
+    ]
+
+  def drop_superseded(self, keep: int = 1) -> None:
+    """Removes what the newest steps do not need."""
+    if parallel.is_main():
+      for path in self.superseded(keep):  # seals come first, so that no half-removed step counts
+        _delete(path)
+
+  def _write(self, step: int, flat: FlatState, meta: dict[str, Any], keep: int | None) -> str:
+    records = self._records(flat)
+    digest = digest_json(records)
+    if not parallel.is_main():
+      return digest
+    self._remove(step)
+    folders.clear_unfinished(self.directory / "steps")
+    same, apart = self._divided(records)
+    self._parts = {name: self._part(name, flat, apart[name]) for name in apart}
+    shared = {*same, *(name for names in apart.values() for name in names)}
+    own = {name: array for name, array in flat.items() if name not in shared}
+    seal = {
+      "format": FORMAT,
+      "step": step,
+      "digest": digest,
+      "arrays": records,
+      "same": same,
+      "parts": self._parts,
+      "files": folders.write(self._path(step), own, meta),
+    }
+    write_json(self._seal_path(step), seal | {"checksum": digest_json(seal)})
+    if keep is not None:
+      self.drop_superseded(keep)
+    return digest
+
+  def _records(self, flat: FlatState) -> dict[str, ArrayRecord]:
+    """The record of every array; what is the very array of the last save is not hashed again."""
+    known = {id(array): record for array, record in self._hashed}
+    new = {id(array): array for array in flat.values() if id(array) not in known}
+    known |= dict(zip(new, record_arrays(new.values()), strict=True))
+    records = {name: known[id(array)] for name, array in flat.items()}
+    self._hashed = [(flat[name], records[name]) for name in flat if self._branch(name)]
+    return records
+
+  def _branch(self, name: str) -> str | None:
+    """The branch apart that an array belongs to."""
+    first = name.partition(".")[0]
+    return first if first in self._apart else None
+
+  def _divided(
+    self, records: Mapping[str, ArrayRecord]
+  ) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """What of the branches apart equals other arrays, {name: other}; the rest by the part that holds it."""
+    others = {json.dumps(records[name]): name for name in records if not self._branch(name)}
+    same, left = {}, {}
+    for name, record in records.items():
+      branch, other = self._branch(name), others.get(json.dumps(record))
+      if branch is not None and other is not None:
+        same[name] = other
+      elif branch is not None:
+        left.setdefault(branch, []).append(name)
+    parts = {}
+    for branch, names in left.items():
+      parts[f"{branch}-{digest_json({n: records[n] for n in names})[:16]}"] = names
+    return same, parts
+
+  def _part(self, name: str, flat: FlatState, names: list[str]) -> dict[str, Any]:
+    """What a seal says of a part, which is written unless the last step had it too."""
+    if name in self._parts:
+      return self._parts[name]
+    folders.clear_unfinished(self.directory / "parts")
+    shutil.rmtree(
+      self._part_path(name), ignore_errors=True
+    )  # whatever it is, no good step needs it
+    arrays = {name: flat[name] for name in names}
+    return {"arrays": names, "files": folders.write(self._part_path(name), arrays, {})}
+
+  def _seal(self, step: int) -> dict[str, Any]:
     seal_path = self._seal_path(step)
     try:
       seal = json.loads(seal_path.read_text(encoding="utf-8"))
-      checksum = seal.pop("checksum")
-      files = seal["files"]
+      newer = seal.get("format", 1) > FORMAT
+      checksum = None if newer else seal.pop("checksum")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
       raise CheckpointError(f"{seal_path} cannot be read") from None
+    if newer:
+      raise CheckpointError(
+        f"{seal_path} is of format {seal['format']}, this version reads up to {FORMAT}: use a newer kd_jax"
+      )
     if digest_json(seal) != checksum:
       raise CheckpointError(f"{seal_path} was changed: its checksum differs")
-    for name, expected in files.items():
-      path = self._path(step) / name
+    return seal
+
+  def _checked_seal(self, step: int) -> dict[str, Any]:
+    seal = self._seal(step)
+    checksum = files.checksum_file if seal.get("format", 1) > 1 else digest_file
+    expected = {self._path(step) / name: found for name, found in seal["files"].items()}
+    for part, said in seal.get("parts", {}).items():
+      expected |= {self._part_path(part) / name: found for name, found in said["files"].items()}
+    for path, value in expected.items():
       if not path.is_file():
         raise CheckpointError(f"{path} is missing")
-      if digest_file(path) != expected:
+      if checksum(path) != value:
         raise CheckpointError(f"{path} was changed or cut short: its checksum differs")
     return seal
 
-  def meta(self, step: int) -> dict[str, Any]:
-    """The JSON of a step alone, without its arrays."""
-    with _quiet_orbax(), _checkpointer() as checkpointer:
-      try:
-        restored = checkpointer.restore(
-          self._path(step), ocp.args.Composite(meta=ocp.args.JsonRestore())
-        )
-      except Exception as error:
-        raise CheckpointError(f"{self._path(step)} cannot be read: {error}") from error
-    return typing.cast(dict[str, Any], restored["meta"])
-
   def _read(self, step: int) -> Restored:
     seal = self._checked_seal(step)
-    with _quiet_orbax(), _checkpointer() as checkpointer:
-      try:
-        template = {
-          name: np.empty(shape, jax.numpy.dtype(dtype))
-          for name, (dtype, shape) in seal["arrays"].items()
-        }
-        restored = checkpointer.restore(
-          self._path(step),
-          ocp.args.Composite(state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore()),
-        )
-      # Whatever Orbax meets in a broken file, the caller's question is only whether the step can be read.
-      except Exception as error:
-        raise CheckpointError(f"{self._path(step)} cannot be read: {error}") from error
-    state = {name: np.asarray(array) for name, array in restored["state"].items()}
-    if digest_arrays(state) != seal["digest"]:
-      raise CheckpointError(f"{self._path(step)} holds other arrays than were saved")
-    return Restored(step, state, restored["meta"], seal["digest"])
+    records, same, parts = seal["arrays"], seal.get("same", {}), seal.get("parts", {})
+    shared = {*same, *(name for part in parts.values() for name in part["arrays"])}
+    state, meta = folders.read(
+      self._path(step), {name: records[name] for name in records if name not in shared}
+    )
+    for name, part in parts.items():
+      state |= folders.read(self._part_path(name), {n: records[n] for n in part["arrays"]})[0]
+    state |= {name: state[other] for name, other in same.items()}
+    state = {name: state[name] for name in records}
+    if seal.get("format", 1) > 1:
+      self._parts, self._hashed = dict(parts), []
+      if self._records(state) != records:
+        raise CheckpointError(f"{self._path(step)} holds other arrays than were saved")
+    return Restored(step, state, meta, seal["digest"])
 
   def _unsealed(self, above: int = -1) -> list[str]:
     """What to say of later steps that were never finished, or whose seal is gone."""
-    names = [path.name for path in (self.directory / "steps").glob("*") if path.name.isdigit()]
-    found = sorted((int(name) for name in names), reverse=True)
     sealed = self.steps()
     return [
       f"{self._path(step)} is not sealed: {self._seal_path(step)} is missing"
-      for step in found
+      for step in reversed(_numbers((self.directory / "steps").glob("*")))
       if step > above and step not in sealed
     ]
 
   def _path(self, step: int) -> pathlib.Path:
     return self.directory / "steps" / str(step)
 
+  def _part_path(self, name: str) -> pathlib.Path:
+    return self.directory / "parts" / name
+
   def _seal_path(self, step: int) -> pathlib.Path:
     return self.directory / "seals" / f"{step}.json"
 
-  def _files(self, step: int) -> Sequence[pathlib.Path]:
-    return sorted(path for path in self._path(step).rglob("*") if path.is_file())
-
   def _remove(self, step: int) -> None:
-    self._seal_path(step).unlink(missing_ok=True)  # first, so that no half-removed step counts
-    shutil.rmtree(self._path(step), ignore_errors=True)
+    for path in (self._seal_path(step), self._path(step)):
+      _delete(path)
 
 
-def _checkpointer() -> ocp.Checkpointer:
-  return ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "meta"))
+def _delete(path: pathlib.Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _quiet_orbax():
-  """Orbax warns of every restore without shardings; ours are NumPy on purpose."""
-  logger = logging.getLogger("absl")
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
+def _numbers(paths) -> list[int]:
+  """The numbers that files or folders are named by, in order; others are a user's own and do not count."""
+  stems = (path.stem if path.suffix == ".json" else path.name for path in paths)
+  return sorted(int(stem) for stem in stems if re.fullmatch("0|[1-9][0-9]*", stem))
+
+
+def _is_part(name: str) -> bool:
+  return re.fullmatch(r"\w+-[0-9a-f]{16}", name) is not None

@@ -190,8 +190,8 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
       return float(schedule)
     # Halves too, so that schedules which move within an epoch are told apart.
     epochs = np.arange(2 * phase.epochs + 1) / 2
-    # Constant schedules of optax give one number whatever they are asked.
-    return [round(float(v), 8) for v in np.broadcast_to(schedule(epochs), epochs.shape)]
+    # Constant schedules of optax give one number whatever they are asked. Nine digits tell float32s apart.
+    return [float(f"{float(v):.9g}") for v in np.broadcast_to(schedule(epochs), epochs.shape)]
 
   def function(loss):
     options = {}
@@ -218,8 +218,19 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
         **function(term.loss),
         "weight": values(term.weight),
         "schedules": {name: values(schedule) for name, schedule in term.schedules.items()},
-        **({} if term.heads is None else {"heads": repr(term.heads)}),
+        **({} if term.heads is None else {"heads": _describe_module(term.heads)}),
       }
       for term in phase.objective
     ],
   }
+
+
+def _describe_module(module: Any) -> dict[str, Any]:
+  """A Linen module by its class and the fields that are not at their defaults."""
+  fields = {
+    field.name: getattr(module, field.name)
+    for field in dataclasses.fields(module)
+    if field.name not in ("parent", "name") and getattr(module, field.name) != field.default
+  }
+  kind = type(module)
+  return {"module": f"{kind.__module__}.{kind.__qualname__}", "fields": fields}

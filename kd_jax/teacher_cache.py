@@ -31,6 +31,7 @@ from kd_jax.cache_manifest import (
   read_manifest as read_manifest,
 )
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_json, write_json
+from kd_jax.environment import environment
 from kd_jax.inference import Predict
 from kd_jax.structured import layout
 from kd_jax.types import Outputs, TopK
@@ -110,7 +111,6 @@ def precompute(
     yield Progress(done, total)
   content = {"spec": dataclasses.asdict(spec), "chunks": digests}
   if parallel.is_main():
-    versions = {"jax": jax.__version__, "numpy": np.__version__}
     write_json(
       directory / MANIFEST,
       content
@@ -118,7 +118,7 @@ def precompute(
         "format": FORMAT,
         "digest": digest_json(content),
         "teacher_lineage": lineage or {},
-        "versions": versions,
+        "versions": environment(),
       },
     )
   parallel.barrier(f"cache {directory}")

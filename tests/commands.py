@@ -90,7 +90,8 @@ def lines(path: Path) -> list[str]:
 def without_timing(results: Mapping[str, Any]) -> dict[str, Any]:
   """Everything in results.json that must not depend on when and how often a study ran."""
   rows = [{k: v for k, v in row.items() if k != "timing"} for row in results["rows"]]
-  left = {k: v for k, v in results.items() if k not in ("created", "command", "device")}
+  made = ("created", "command", "device", "versions", "made_with")
+  left = {k: v for k, v in results.items() if k not in made}
   timed = ("seconds", "latency_ms", "examples_per_second")
   networks = {
     role: {k: v for k, v in results[role].items() if k not in timed}

@@ -3,13 +3,15 @@
 import json
 import os
 import pickle
+import resource
 import shutil
+import threading
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import checkpoints
+from kd_jax import checkpoint_folders, checkpoints, files
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_arrays
 
 
@@ -229,8 +231,8 @@ def test_nothing_is_unpickled_even_under_a_seal_that_fits(saved, tmp_path):
   assert target.is_dir()  # the bomb works
   target.rmdir()
   bomb = pickle.dumps(Bomb(target))
-  files = [path.relative_to(saved) for path in step_files(CheckpointStore(saved), 2)]
-  for number, name in enumerate(files):
+  names = [path.relative_to(saved) for path in step_files(CheckpointStore(saved), 2)]
+  for number, name in enumerate(names):
     store = CheckpointStore(shutil.copytree(saved, tmp_path / str(number)))
     (store.directory / name).write_bytes(bomb)
     (store.directory / "steps" / "2" / "state" / "extra.pkl").write_bytes(bomb)
@@ -238,7 +240,302 @@ def test_nothing_is_unpickled_even_under_a_seal_that_fits(saved, tmp_path):
     seal = json.loads(seal_path.read_text())
     del seal["checksum"]
     within = str(name.relative_to("steps/2"))
-    seal["files"][within] = checkpoints.digest_file(store.directory / name)
+    seal["files"][within] = files.checksum_file(store.directory / name)
     checkpoints.write_json(seal_path, seal | {"checksum": checkpoints.digest_json(seal)})
     assert store.restore().step in (1, 2)  # files that only mark completion do no harm
     assert not target.exists()
+
+
+# Branches that change seldom.
+
+
+def loop(epoch, best):
+  """What an epoch leaves: weights, the optimiser's state, and the weights of the best epoch."""
+  weights = {"w": np.arange(6, dtype=np.float32) + 10 * epoch}
+  kept = {"w": np.arange(6, dtype=np.float32) + 10 * best}
+  return {"train": {"weights": weights, "momentum": np.full(6, epoch)}, "best": kept}
+
+
+def parts_of(store):
+  return sorted(path.name for path in (store.directory / "parts").glob("*"))
+
+
+def test_a_branch_apart_is_written_only_when_it_has_changed(tmp_path):
+  store = CheckpointStore(tmp_path / "store", apart=("best",))
+  digests, seen, written = [], [], []
+  for epoch, best in enumerate((1, 1, 1, 4, 4), start=1):
+    digests.append(store.save(epoch, loop(epoch, best), {}))
+    seen.append(parts_of(store))
+    files_of = [p for p in (store.directory / "parts").rglob("*") if p.is_file()]
+    written.append({path.stat().st_mtime_ns for path in files_of})
+    # Read by another process or by this one, it is whole.
+    for reader in (store, CheckpointStore(store.directory)):
+      np.testing.assert_array_equal(reader.restore().state["best.w"], loop(0, best)["best"]["w"])
+  # In the first and the fourth epoch the best is the last; until the third, the first's best is needed.
+  assert [len(names) for names in seen] == [0, 1, 1, 1, 1]
+  assert seen[1] == seen[2] == seen[3] != seen[4]
+  assert written[1] == written[2] == written[3]
+  plain = CheckpointStore(tmp_path / "plain", keep=None)
+  assert digests == [
+    plain.save(epoch, loop(epoch, best), {}) for epoch, best in enumerate((1, 1, 1, 4, 4), start=1)
+  ]
+
+
+def test_a_damaged_part_is_named(tmp_path):
+  store = CheckpointStore(tmp_path, apart=("best",))
+  store.save(1, loop(1, 1), {})
+  store.save(2, loop(2, 1), {})
+  (part,) = (store.directory / "parts").glob("*")
+  victim = max((p for p in part.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+  flip(victim)
+  restored = store.restore()
+  assert restored.step == 1  # whose best is its last
+  assert str(victim) in restored.problems[0]
+  # Going on from there does not rely on the damaged part.
+  store.save(2, loop(2, 1), {})
+  assert store.restore().step == 2
+  assert store.restore().problems == ()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_part_that_a_new_process_finds_is_used_again(tmp_path, resumed):
+  store = CheckpointStore(tmp_path, apart=("best",))
+  for epoch in (1, 2):
+    store.save(epoch, loop(epoch, 1), {})
+  before = {p: p.stat().st_mtime_ns for p in (tmp_path / "parts").rglob("*") if p.is_file()}
+  assert before
+  if resumed:
+    store = CheckpointStore(tmp_path, apart=("best",))
+    store.restore()
+  store.save(3, loop(3, 1), {})
+  assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "parts").rglob("*") if p.is_file()}
+
+
+def last_epoch(store):
+  finished = {"train": {"weights": loop(3, 1)["train"]["weights"]}, "best": loop(3, 1)["best"]}
+  return store.save(3, finished, {"finished": True}, keep=1)
+
+
+def layout(directory):
+  """Which seals, steps and parts there are."""
+  return sorted(str(path.relative_to(directory)) for path in directory.glob("*/*"))
+
+
+def test_killed_at_any_point_of_the_last_save_a_store_goes_on(tmp_path, monkeypatch):
+  """Copies of the folder, taken before and after all that a save does, and amid each removal."""
+  store = CheckpointStore(tmp_path / "store", apart=("best",))
+  for epoch in (1, 2):
+    store.save(epoch, loop(epoch, 1), {})
+  before = store.restore().digest
+  copies = []
+
+  def copy():
+    copies.append(shutil.copytree(store.directory, tmp_path / f"copy{len(copies)}"))
+
+  def watched(function):
+    def call(*arguments, **options):
+      copy()
+      result = function(*arguments, **options)
+      copy()
+      return result
+
+    return call
+
+  def half_removed(path, ignore_errors=False, rmtree=shutil.rmtree):
+    found = [p for p in checkpoints.pathlib.Path(path).rglob("*") if p.is_file()]
+    if found:
+      found[0].unlink()
+      copy()
+    rmtree(path, ignore_errors)
+
+  with monkeypatch.context() as context:
+    for module, name in (
+      (checkpoints, "_delete"),
+      (checkpoints, "write_json"),
+      (checkpoint_folders, "write"),
+    ):
+      context.setattr(module, name, watched(getattr(module, name)))
+    context.setattr(checkpoints.shutil, "rmtree", half_removed)
+    digest = last_epoch(store)
+  assert len(copies) > 12
+  assert store.steps() == [3]
+  found = []
+  for folder in copies:
+    again = CheckpointStore(folder, apart=("best",))
+    restored = again.restore()
+    found.append(restored.step)
+    assert restored.digest == {2: before, 3: digest}[restored.step]
+    if restored.step == 3:
+      again.drop_superseded()
+    else:
+      assert last_epoch(again) == digest
+    assert again.restore()._replace(state=None) == store.restore()._replace(state=None)
+    assert layout(folder) == layout(store.directory)
+  assert found == sorted(found)
+  assert set(found) == {2, 3}
+
+
+# In the background.
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+  """All states count as large, and a save waits for the test: (begun, go on)."""
+  monkeypatch.setattr(checkpoints, "BACKGROUND_BYTES", 0)
+  begun, go_on = threading.Event(), threading.Event()
+  write = checkpoint_folders.write
+
+  def slow(*arguments):
+    begun.set()
+    assert go_on.wait(30)
+    return write(*arguments)
+
+  monkeypatch.setattr(checkpoint_folders, "write", slow)
+  yield begun, go_on
+  go_on.set()
+
+
+def test_a_save_in_the_background_counts_when_it_is_sealed(store, slow_disk, tmp_path):
+  begun, go_on = slow_disk
+  assert store.save(3, tree(3), {"epoch": 3}, background=True) is None
+  assert begun.wait(30)
+  # Killed now, the step before is there.
+  copy = CheckpointStore(shutil.copytree(store.directory, tmp_path / "killed"))
+  assert copy.restore().step == 2
+  go_on.set()
+  store.wait()
+  restored = store.restore()
+  assert (restored.step, restored.meta) == (3, {"epoch": 3})
+  assert restored.digest == digest_arrays(checkpoints.flatten(tree(3)))
+
+
+def test_no_more_than_one_save_is_in_flight(store, slow_disk):
+  _, go_on = slow_disk
+  store.save(3, tree(3), {}, background=True)
+  second = threading.Thread(target=store.save, args=(4, tree(4), {}), kwargs={"background": True})
+  second.start()
+  second.join(0.2)
+  assert second.is_alive()  # it waits for the first
+  assert store.steps() == [1, 2]
+  go_on.set()
+  second.join(30)
+  store.wait()
+  assert store.steps() == [3, 4]
+
+
+def test_small_states_are_written_at_once(store):
+  assert store.save(3, tree(3), {}, background=True) is not None
+  assert CheckpointStore(store.directory).restore().step == 3
+
+
+# The disk.
+
+
+@pytest.fixture
+def full_disk():
+  """No file can grow beyond a few kilobytes."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+  yield
+  resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(store, full_disk, capfd, caplog):
+  large = {"w": np.random.default_rng(0).standard_normal(10_000)}
+  with pytest.raises(CheckpointError) as caught:
+    store.save(3, large, {})
+  assert "steps/3 could not be written: File too large; with space on the disk" in str(caught.value)
+  assert "\n" not in str(caught.value)
+  assert capfd.readouterr() == ("", "")
+  assert not caplog.records
+  assert sorted(os.listdir(store.directory / "steps")) == ["1", "2"]
+  assert store.restore().step == 2
+
+
+def test_an_error_in_the_background_is_raised_once_by_the_next_call(store, full_disk, monkeypatch):
+  monkeypatch.setattr(checkpoints, "BACKGROUND_BYTES", 0)
+  store.save(3, {"w": np.random.default_rng(0).standard_normal(10_000)}, {}, background=True)
+  with pytest.raises(CheckpointError, match=r"steps/3 could not be written: File too large"):
+    store.save(4, tree(4), {}, background=True)
+  store.wait()
+  assert store.restore().step == 2
+
+
+def test_a_text_that_cannot_be_written_leaves_no_temporary_file(tmp_path, full_disk):
+  path = tmp_path / "x.txt"
+  files.write_text(path, "old")
+  with pytest.raises(OSError, match="File too large"):
+    files.write_text(path, "new" * 10_000)
+  assert os.listdir(tmp_path) == ["x.txt"]
+  assert path.read_text() == "old"
+
+
+def test_the_seal_is_written_after_the_data_are_on_disk(store, monkeypatch):
+  synced = []
+  monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+  store.save(3, tree(3), {})
+  folder = store.directory / "steps" / "3"
+  (seal,) = (i for i, path in enumerate(synced) if ".3.json." in path)
+  assert {str(p) for p in [*folder.rglob("*"), folder, folder.parent]} <= set(synced[:seal])
+  assert synced[seal + 1] == str(store.directory / "seals")
+
+
+# Other versions, and what users put there.
+
+
+def sealed_anew(store, step, change):
+  """Changes a seal, with a checksum that fits."""
+  path = store.directory / "seals" / f"{step}.json"
+  seal = json.loads(path.read_text())
+  del seal["checksum"]
+  seal = change(seal)
+  files.write_json(path, seal | {"checksum": files.digest_json(seal)})
+
+
+def test_steps_of_the_first_format_are_read_and_damage_is_named(store):
+  """It had SHA-256 sums of files, and neither parts nor sums of arrays."""
+
+  def first_format(seal):
+    path = store.directory / "steps" / "2"
+    return {
+      "step": seal["step"],
+      "digest": "of another kind",
+      "arrays": {name: record[:2] for name, record in seal["arrays"].items()},
+      "files": {name: checkpoints.digest_file(path / name) for name in seal["files"]},
+    }
+
+  expected = store.restore().state
+  sealed_anew(store, 2, first_format)
+  restored = store.restore()
+  assert (restored.step, restored.digest, restored.problems) == (2, "of another kind", ())
+  assert store.check(2) == "of another kind"
+  for name, array in expected.items():
+    np.testing.assert_array_equal(restored.state[name], array)
+  victim = step_files(store, 2)[-1]
+  flip(victim)
+  assert str(victim) in store.restore().problems[0]
+
+
+def test_a_newer_format_is_refused_in_one_line(store):
+  for step in (1, 2):
+    sealed_anew(store, step, lambda seal: {"format": 3, "content": "unheard of"})
+  with pytest.raises(CheckpointError, match="is of format 3, this version reads up to 2"):
+    store.restore()
+
+
+def test_what_a_user_puts_there_is_ignored_and_left_alone(store):
+  mine = ["steps/2.bak", "steps/02", "seals/2 (copy).json", "seals/02.json", "seals/notes.txt"]
+  mine += ["parts/best-mine", "steps/2/notes.txt"]
+  for name in mine:
+    path = store.directory / name
+    if path.suffix:
+      path.write_text("mine")
+    else:
+      path.mkdir(parents=True)
+  assert store.steps() == [1, 2]
+  assert store.restore().problems == ()
+  store.save(3, tree(3), {})
+  store.save(4, tree(4), {})
+  assert store.steps() == [3, 4]
+  for name in mine[:-1]:
+    assert (store.directory / name).exists(), name

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import study
+from experiments import lineage, study
 from kd_jax.checkpoints import CheckpointStore
 from tests import commands
 from tests.commands import TINY, lines
@@ -53,6 +53,8 @@ def run_study(folder, data_dir, *more):
 def outcome(folder):
   """All that must be the same bits, however often a study was stopped."""
   results = json.loads((folder / "results.json").read_text())
+  manifest = json.loads((folder / "cache" / "manifest.json").read_text())
+  del manifest["versions"]
   stores = {path.parent for path in folder.rglob("seals")}
   assert len(stores) == 6  # teacher's training, teacher, cache, and three phases of students
   return {
@@ -60,7 +62,7 @@ def outcome(folder):
     "states": {
       str(path.relative_to(folder)): CheckpointStore(path).restore().digest for path in stores
     },
-    "cache": json.loads((folder / "cache" / "manifest.json").read_text()),
+    "cache": manifest,
   }
 
 
@@ -72,7 +74,7 @@ def logged(phase, epochs):
 
 
 def while_saving(phase, epoch):
-  """A step's folder is there, or half there, and its seal is not."""
+  """A step's folder is there, or half there, and its seal is not, or no longer."""
 
   def condition(folder):
     checkpoints = folder / phase / "checkpoints"
@@ -108,6 +110,12 @@ def test_killed_again_and_again_a_study_ends_with_the_same_bits(finished, data_d
       # Lines hold the seconds an epoch took: trained again, an epoch would have another line.
       recorded.setdefault(log, lines(log))
       recorded[log] = max(recorded[log], lines(log), key=len)
+    said = (tmp_path / "output.txt").read_text()
+    assert ("was changed or cut short" in said) == (moment == "evaluation"), said
+    if moment == "phase II":
+      steps = folder / FINETUNE / "checkpoints/steps"
+      sealed = CheckpointStore(steps.parent).steps()
+      flip(largest_file(steps / str(sealed[-1])))
   status, said = run_study(folder, data_dir)
   assert status == 0, said
   assert outcome(folder) == outcome(finished)
@@ -133,9 +141,8 @@ def flip(path):
 
 @pytest.mark.slow
 def test_damaged_files_are_named_and_made_good(finished, copied, data_dir):
-  newest = copied / DISTIL / "checkpoints/steps/16"
-  victims = [newest / "meta/metadata", largest_file(copied / "cache/chunks/steps/1")]
-  victims.append(largest_file(copied / "teacher/final/steps/0"))
+  victims = [copied / "cache/chunks/steps/1", copied / "teacher/final/steps/0"]
+  victims = [largest_file(folder) for folder in victims]
   for path in victims:
     flip(path)
   (copied / "results.json").unlink()
@@ -145,17 +152,26 @@ def test_damaged_files_are_named_and_made_good(finished, copied, data_dir):
   for path in victims:
     assert any(f"{path} was changed or cut short" in line for line in warnings)
   assert len(warnings) == len(victims)
-  assert "going on from epoch 15" in said
   assert outcome(copied) == outcome(finished)
 
 
-def test_with_no_good_checkpoint_left_the_files_are_named(copied, data_dir, capsys):
-  victims = [largest_file(copied / DISTIL / f"checkpoints/steps/{step}") for step in (15, 16)]
-  for path in victims:
-    os.truncate(path, 10)
+def test_with_no_good_checkpoint_left_the_file_is_named_with_the_remedy(copied, data_dir, capsys):
+  victim = largest_file(copied / DISTIL / "checkpoints/steps/16")
+  os.truncate(victim, 10)
   said = refused(capsys, *options(copied, data_dir))
   assert "no intact checkpoint is left" in said
-  assert all(str(path) in said for path in victims)
+  assert str(victim) in said
+  assert f"delete {copied / DISTIL / 'checkpoints'} to train this phase again" in said
+
+
+def test_a_copy_of_a_run_that_a_user_made_is_no_run(copied, capsys):
+  run = copied / "students/kd/seeds-0-1"
+  shutil.copytree(run, run.with_name("seeds-0-1.bak"))
+  shutil.copytree(run / "distil", run / "distil.bak")
+  flip(largest_file(run.with_name("seeds-0-1.bak")))
+  assert commands.run_here(lineage, copied) == 0
+  assert ".bak" not in capsys.readouterr().out
+  assert [path.name for path in lineage.starts(run)] == ["checkpoints"]
 
 
 # Other settings in the same folder.

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from kd_jax import recipes
+from kd_jax.models.heads import LayerClassifiers
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import Budget, Phase, Recipe, Term, describe, make_recipe
 from kd_jax.types import Batch, Outputs, TopK
@@ -364,6 +365,23 @@ def test_describe_reads_schedules_of_optax_and_nested_partials():
   outer = functools.partial(inner, temperature=3.0)
   assert described(1.0, outer)["options"] == {"temperature": 3.0}
   assert described(1.0, outer)["function"] == "kd_jax.recipes.soft_targets"
+
+
+def test_describe_names_heads_by_class_and_changed_fields_and_tells_tiny_weights_apart():
+  def described(weight, heads):
+    term = Term("t", recipes.soft_targets, weight, heads=heads)
+    phase = Phase("p", (term,), 2, BUDGET.optimizer)
+    return describe(Recipe("own", "", "", "", (phase,)))["phases"][0]["terms"][0]
+
+  kind = "kd_jax.models.heads.LayerClassifiers"
+  assert described(1.0, LayerClassifiers(3))["heads"] == {
+    "module": kind,
+    "fields": {"num_outputs": 3},
+  }
+  changed = described(1.0, LayerClassifiers(3, output_mean=2.5))["heads"]
+  assert changed == {"module": kind, "fields": {"num_outputs": 3, "output_mean": 2.5}}
+  tiny = [described(optax.constant_schedule(w), None)["weight"] for w in (1e-9, 2e-9)]
+  assert tiny == [[1e-9] * 5, [2e-9] * 5]
 
 
 def test_make_recipe_refuses_with_what_exists():

@@ -68,6 +68,19 @@ def make_results(seeds=5, **changes):
   return report.check_results(results | changes)
 
 
+def test_several_versions_that_took_part_are_shown_side_by_side():
+  first, second = {"jax": "0.10.1", "commit": "abc"}, {"jax": "0.10.2"}
+
+  def shown(*made_with):
+    return documents.to_markdown(report._settings(make_results(made_with=list(made_with))))
+
+  assert "Trained with several versions" not in shown() + shown(first)
+  text = shown(first, second)
+  assert "Trained with several versions" in text
+  (line,) = (line for line in text.splitlines() if "0.10.1" in line)
+  assert [cell.strip() for cell in line.strip("|").split("|")] == ["jax", "0.10.1", "0.10.2"]
+
+
 def row_of(table, title):
   return next(row for row in table.rows if row[0].split("\n")[0] == title)
 

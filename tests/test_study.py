@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import pytest
 
 from experiments import (
@@ -87,9 +88,21 @@ def test_logs_have_a_line_for_each_epoch(finished):
 
 def test_a_finished_study_is_not_trained_again(finished, data_dir, capsys):
   before = results(finished)
+  # A copy that a user made is no group of seeds.
+  copy = finished / "students" / "kd" / "seeds-0.bak"
+  copy.mkdir()
   assert study.main([*SMALL, f"--workdir={finished}", f"--data-dir={data_dir}"]) == 0
   assert "found finished" in capsys.readouterr().out
   assert results(finished)["rows"] == before["rows"]
+  copy.rmdir()
+
+
+def test_results_say_with_what_versions_they_were_made(finished):
+  found = results(finished)
+  assert found["versions"]["jax"] == jax.__version__
+  assert found["versions"].keys() >= {"kd_jax", "jaxlib", "flax", "optax", "orbax-checkpoint"}
+  assert found["made_with"] == [found["versions"]]
+  assert "orbax-checkpoint" in (finished / "report.md").read_text()
 
 
 def test_more_seeds_keep_those_that_are_done(finished, data_dir, tmp_path):

@@ -66,6 +66,7 @@ def check_results(results: Any) -> Results:
     **dict.fromkeys((*parts, "methods"), dict),
     "rows": list,
     "curves": list,
+    "made_with": list,
   }.items():
     results[name] = kind() if results.get(name) is None else results[name]
     if not isinstance(results[name], kind):

@@ -196,6 +196,12 @@ def track_best(
   )
 
 
+def finished_state(state: LoopState) -> LoopState:
+  """What later phases and evaluation need of a finished phase: the networks of each seed, last and best."""
+  train = TrainState(step=(), variables=network_of(state.train.variables), opt_state=())
+  return state._replace(train=train, best=network_of(state.best))
+
+
 def as_one_of(variables: PyTree) -> PyTree:
   """The variables of a single network with a seed axis of length 1: what `one_seed` undoes."""
   return jax.tree.map(lambda x: np.asarray(x)[None], variables)

@@ -1,0 +1,294 @@
+"""Runs in their folders: what a finished phase keeps, what resumption accepts, what a run was made with.
+
+Training is scripted: what counts here is what lies on disk.
+"""
+
+import contextlib
+import os
+import shutil
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import runs
+from experiments.differences import differences
+from kd_jax import checkpoints, recipes
+from kd_jax.checkpoints import CheckpointError, CheckpointStore, flatten
+from kd_jax.models.heads import LayerClassifiers
+from kd_jax.recipes import Phase, Recipe, Term
+from kd_jax.training.loop import EpochReport, begin_phase, fresh_variables
+from kd_jax.training.state import network_of, track_best
+from tests.training import CLASSES, OPTIMIZER, changed, mlp
+
+TASK = changed(model=mlp(6, 5))
+
+LABELS = Term("labels", recipes.cross_entropy, needs_teacher=False, heads=LayerClassifiers(CLASSES))
+RECIPE = Recipe(
+  "scripted", "", "", "",
+  (Phase("one", (LABELS,), 4, OPTIMIZER), Phase("two", (LABELS,), 2, OPTIMIZER, "best")),
+)  # fmt: skip
+SCORES = {"one": [[0.1, 0.2], [0.5, 0.4], [0.3, 0.4], [0.2, 0.1]], "two": [[0.2, 0.1], [0.3, 0.3]]}
+"""Of the first phase epochs 2 and 3 are best, of the second the last of both seeds."""
+
+
+def scripted(task, phase, state, teacher, *, label, epochs_before):
+  """Stands in for training: weights follow from the weights before, as they do there."""
+  for epoch in range(int(state.train.step[0]) + 1, phase.epochs + 1):
+    rest = state.train._replace(step=state.train.step + 1)
+    train = jax.tree.map(lambda x: x + x.dtype.type(1), rest)._replace(step=rest.step)
+    score = SCORES[phase.name][epoch - 1]
+    state = track_best(state, train, np.array(score), epoch)
+    yield EpochReport(epoch, state, {"epoch": epoch, "validation_accuracy": score}, 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _scripted(monkeypatch):
+  monkeypatch.setattr(runs, "train_phase", scripted)
+  monkeypatch.setattr(runs, "_Log", lambda folder, history: contextlib.nullcontext(mock.Mock()))
+  monkeypatch.setattr(runs, "_is_logged", lambda folder, history: True)
+
+
+def run_in(folder, **more):
+  return runs.Run(folder / "run", folder, RECIPE, TASK, {"batch_size": 8}, (), **more)
+
+
+def train(folder, **more):
+  return runs.train(run_in(folder, **more), lambda: None, lambda epochs, detail: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("finished")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(runs, "train_phase", scripted)
+    patch.setattr(runs, "_Log", lambda folder, history: contextlib.nullcontext(mock.Mock()))
+    train(folder)
+  return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+  return shutil.copytree(finished, tmp_path / "copy")
+
+
+def store(folder, phase):
+  return CheckpointStore(folder / "run" / phase / "checkpoints")
+
+
+def size(folder):
+  return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def digests(folder):
+  return {phase: store(folder, phase).restore().digest for phase in SCORES}
+
+
+# What is kept.
+
+
+def test_a_finished_phase_keeps_its_last_and_best_networks_alone(finished):
+  for phase, epochs in (("one", 4), ("two", 2)):
+    assert store(finished, phase).steps() == [epochs]
+    folder = finished / "run" / phase / "checkpoints"
+    assert os.listdir(folder / "steps") == [str(epochs)]
+    state = store(finished, phase).restore().state
+    network = flatten(network_of(fresh_variables(TASK)))
+    expected = {f"{which}.{name}" for which in ("best", "train.variables") for name in network}
+    assert state.keys() == expected | {"best_score", "best_epoch"}
+  # Of the second phase the best is the last: it is there once.
+  assert len(os.listdir(finished / "run/one/checkpoints/parts")) == 1
+  assert not list((finished / "run/two/checkpoints").glob("parts/*"))
+
+
+def test_the_best_and_the_last_are_read_back_and_the_next_phase_starts_from_them(finished):
+  one, two = runs.load(run_in(finished))
+  start = begin_phase(TASK, RECIPE.phases[0], fresh_variables(TASK), None)
+
+  def weight(state):
+    return [x["params"]["hidden1"]["kernel"][:, 0, 0] for x in (state.best, state.train.variables)]
+
+  first = weight(start)[0]
+  np.testing.assert_allclose(weight(one.state)[0], first + np.array([2, 3]))
+  np.testing.assert_allclose(weight(one.state)[1], first + 4)
+  np.testing.assert_allclose(weight(two.state)[0], first + np.array([4, 5]))
+  assert one.state.best_epoch.tolist() == [2, 3]
+  (link,) = store(finished, "two").restore().meta["parents"]
+  assert link["digest"] == one.digest == digests(finished)["one"]
+  assert link["path"] == "run/one/checkpoints/steps/4"
+
+
+# Stopped and gone on with.
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("stop", [("one", 3), ("one", 4), ("two", 2)])
+def test_stopped_before_any_save_a_run_ends_with_the_same_digests(
+  finished, tmp_path, monkeypatch, background, stop
+):
+  save = CheckpointStore.save
+
+  def interrupted(self, step, *arguments, **options):
+    if (self.directory.parent.name, step) == stop:
+      raise KeyboardInterrupt
+    return save(self, step, *arguments, **options)
+
+  if background:
+    monkeypatch.setattr(checkpoints, "BACKGROUND_BYTES", 0)
+  with monkeypatch.context() as context:
+    context.setattr(CheckpointStore, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      train(tmp_path)
+  assert store(tmp_path, stop[0]).steps()[-1] == stop[1] - 1  # sealed, also in the background
+  train(tmp_path)
+  assert digests(tmp_path) == digests(finished)
+
+
+def test_what_a_killed_process_left_of_a_finished_phase_is_removed(copied):
+  folder = copied / "run/one/checkpoints"
+  shutil.copytree(folder / "steps/4", folder / "steps/3")
+  shutil.copytree(next((folder / "parts").iterdir()), folder / "parts/best-0123456789abcdef")
+  train(copied)
+  assert os.listdir(folder / "steps") == ["4"]
+  assert len(os.listdir(folder / "parts")) == 1
+
+
+def test_a_broken_finished_phase_is_named_with_the_remedy(copied, finished):
+  victim = copied / "run/one/checkpoints/steps/4/_CHECKPOINT_METADATA"
+  victim.write_bytes(b"")
+  with pytest.raises(CheckpointError) as caught:
+    train(copied)
+  assert str(victim) in str(caught.value)
+  assert f"delete {copied}/run/one/checkpoints to train this phase again" in str(caught.value)
+  shutil.rmtree(copied / "run/one/checkpoints")
+  train(copied)
+  assert digests(copied) == digests(finished)  # so the link of the second phase still fits
+
+
+# Runs of older versions.
+
+
+def as_before(folder):
+  """Writes the first phase as the version before did: all of its state, heads by their repr, no versions."""
+  state = begin_phase(TASK, RECIPE.phases[0], fresh_variables(TASK), None)
+  for report in scripted(TASK, RECIPE.phases[0], state, None, label="", epochs_before=0):
+    state = report.state
+  meta = store(folder, "one").restore().meta
+  del meta["made_with"]
+  for term in meta["settings"]["phases"][0]["terms"]:
+    assert term["heads"] == {
+      "module": "kd_jax.models.heads.LayerClassifiers",
+      "fields": {"num_outputs": CLASSES},
+    }
+    term["heads"] = repr(LABELS.heads)
+  shutil.rmtree(folder / "run")
+  kept = store(folder, "one")
+  for epoch in (3, 4):
+    digest = kept.save(epoch, state, meta)
+  return digest
+
+
+def test_a_phase_that_an_older_version_finished_is_gone_on_from(copied, finished):
+  digest = as_before(copied)
+  one, two = train(copied)
+  assert one.digest == digest != digests(finished)["one"]
+  (link,) = store(copied, "two").restore().meta["parents"]
+  assert link["digest"] == digest == store(copied, "one").restore(4).digest
+  expected = runs.load(run_in(finished))[-1]
+  jax.tree.map(np.testing.assert_array_equal, two.state, expected.state)
+
+
+def test_younger_settings_have_their_defaults_in_older_runs(copied):
+  kept = store(copied, "one")
+  restored = kept.restore()
+  del restored.meta["settings"]["phases"][0]["optimizer"]["clip_norm"]
+  del restored.meta["settings"]["batch_size"]
+  shutil.rmtree(kept.directory)
+  kept.save(restored.step, restored.state, restored.meta)
+  with pytest.raises(CheckpointError, match="batch_size was null, now 8"):
+    train(copied)
+
+
+SCHEDULED = [
+  # old, new, rounded as before, same
+  ([1e-9, 0.5], [2e-9, 0.5], 0.0, False),
+  ([1e-9, 0.5], [1e-9, 0.5], 0.0, True),
+  ([0.33333333], [0.333333333], 1e-8, True),
+  ([3.14159265], [3.14159274], 0.0, True),  # of float32
+  ([0.001], [0.00100001], 0.0, False),
+  ([1, 2], [1, 3], 1e-8, False),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "rounded", "same"), SCHEDULED)
+def test_scheduled_values_are_compared_by_significant_digits(old, new, rounded, same):
+  assert (differences("weight", old, new, rounded=rounded) == []) is same
+
+
+def test_a_field_that_is_missing_has_its_default():
+  old, new = {"width": 8}, {"width": 8, "bias": True}
+  assert differences("model", old, new, defaults={"bias": True}) == []
+  assert differences("model", old, new, defaults={"bias": False}) == [
+    "model.bias was false, now true"
+  ]
+  assert differences("model", old, new) == ["model.bias was null, now true"]
+
+
+@pytest.mark.parametrize(
+  ("fields", "same"), [({"num_outputs": 3}, True), ({"num_outputs": 2}, False)]
+)
+def test_heads_of_older_runs_are_compared_by_their_fields(fields, same):
+  now = {"module": "kd_jax.models.heads.LayerClassifiers", "fields": fields}
+  assert (differences("heads", repr(LayerClassifiers(3)), now) == []) is same
+  other = now | {"module": "kd_jax.models.heads.LayerProjections"}
+  assert differences("heads", repr(LayerClassifiers(3)), other)
+
+
+# What it was made with.
+
+
+def test_a_run_gone_on_with_in_another_environment_says_so_and_records_both(
+  tmp_path, monkeypatch, capsys
+):
+  first, second = {"jax": "0.10.1", "devices": "1 × cpu"}, {"jax": "0.10.2", "devices": "1 × cpu"}
+  monkeypatch.setattr(runs, "environment", lambda: first)
+  stop = mock.Mock(side_effect=[None, None, KeyboardInterrupt])
+  with pytest.raises(KeyboardInterrupt):
+    runs.train(run_in(tmp_path), lambda: None, lambda epochs, detail: stop())
+  assert capsys.readouterr().out == ""
+  monkeypatch.setattr(runs, "environment", lambda: second)
+  one, two = train(tmp_path)
+  said = capsys.readouterr().out.splitlines()
+  assert said[0] == "warning: run was begun with jax 0.10.1, now 0.10.2"
+  assert len(said) == 1
+  assert (one.made_with, two.made_with) == ([first, second], [second])
+  assert store(tmp_path, "one").restore().meta["made_with"] == [first, second]
+  assert [result.made_with for result in runs.load(run_in(tmp_path))] == [
+    [first, second],
+    [second],
+  ]
+
+
+# Folders of runs.
+
+
+def test_only_the_folders_of_runs_are_taken_for_runs(tmp_path):
+  for name in (
+    "seeds-0",
+    "seeds-1-2",
+    "seeds-10",
+    "seeds-0.bak",
+    "seeds-01",
+    "seeds-1-1",
+    "seeds-",
+  ):
+    (tmp_path / name).mkdir()
+  (tmp_path / "seeds-3").write_text("a file")
+  found = {path.name: runs.seeds_of(path) for path in tmp_path.iterdir()}
+  assert {name: seeds for name, seeds in found.items() if seeds} == {
+    "seeds-0": (0,),
+    "seeds-1-2": (1, 2),
+    "seeds-10": (10,),
+  }
+  assert runs.run_name((1, 2)) == "seeds-1-2"
