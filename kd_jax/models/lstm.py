@@ -92,10 +92,11 @@ def _both_directions(
   The products with the inputs do not depend on the states: they are computed for all positions at once, outside
   the loop. Padding keeps the states at zero, so the backward direction starts at each sentence's last token.
   """
-  (of_inputs, of_states, biases) = (jnp.stack(part) for part in zip(*directions, strict=True))
-  of_states = of_states.astype(dtype)
-  gates = jnp.einsum("bnd,edk->nebk", x.astype(dtype), of_inputs.astype(dtype))
-  gates = gates + biases.astype(dtype)[:, None]
+  of_inputs, of_states, biases = zip(*directions, strict=True)
+  of_states = jnp.stack(of_states).astype(dtype)
+  gates = x.astype(dtype) @ jnp.concatenate(of_inputs, axis=-1).astype(dtype)
+  gates = gates + jnp.concatenate(biases).astype(dtype)
+  gates = gates.reshape(*x.shape[:2], 2, -1).transpose(1, 2, 0, 3)
   valid = jnp.broadcast_to(mask.T[:, None, :, None], (*gates.shape[:-1], 1))
 
   def turned(values: Array) -> Array:
