@@ -56,7 +56,7 @@ class WordEmbedding(nn.Module):
       def first():
         return jnp.minimum(jnp.arange(self.vocab_size, dtype=jnp.int32), self.kept - 1)
 
-      ids = self.variable(VOCABULARY, "rows", first).value[ids]
+      ids = jnp.asarray(self.variable(VOCABULARY, "rows", first).value)[ids]
     if self.frozen:
 
       def draw():
