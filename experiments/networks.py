@@ -218,7 +218,7 @@ class Networks(Setting):
   def initial(self, spec: Spec, teacher: Network | None) -> Initial | None:
     """What a network starts from; where that is the teacher, with a link of the lineage to it."""
     found = self.domain.initial(spec, teacher)
-    if found is None or found.parent is not None:
+    if found is None or found.parent is not None or not found.weights:
       return found
     path = teacher.directory / "final" / "steps" / "0"
     return found._replace(parent=self.link("starting weights", path, teacher.digest))

@@ -13,7 +13,8 @@ import tyro
 
 from kd_jax.models.biaffine import Biaffine
 from kd_jax.models.embeddings import CharacterCNN, TokenEmbedding
-from kd_jax.models.encoders import BiLSTM, Transformer, sinusoidal_positions
+from kd_jax.models.encoders import Transformer, sinusoidal_positions
+from kd_jax.models.lstm import BiLSTM
 from kd_jax.models.parsers import SecondOrder
 from kd_jax.models.sequence_spec import (
   HEADS,

@@ -223,6 +223,10 @@ def test_parameters_that_do_not_fit_are_named():
     ({"teacher_layers": (1,)}, r"teacher_layers must be 2 numbers from 1, one a layer, got \(1,\)"),
     ({"teacher_layers": (0, 1)}, r"got \(0, 1\)"),
     ({"family": "bilstm", "teacher_layers": (1, 2)}, "a bilstm copies no teacher_layers"),
+    ({"freeze_words": True}, "need a family without attention, got bert"),
+    ({"vocabulary": "data"}, "need a family without attention, got bert"),
+    ({"vocabulary": "all"}, "vocabulary is one of full, data, got 'all'"),
+    ({"family": "bilstm", "vocabulary": "data"}, "kept_subwords must be given for"),
   ],
 )
 def test_impossible_specifications_are_refused(changes, message):

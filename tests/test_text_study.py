@@ -1,5 +1,6 @@
 """Studies of texts at the command line: all methods, other architectures, numbers, weights folders, errors."""
 
+import functools
 import json
 import re
 import shutil
@@ -13,7 +14,8 @@ import pytest
 from experiments import config, export, lineage, precompute, study
 from experiments.pipeline import Pipeline
 from kd_jax.checkpoints import CheckpointStore
-from kd_jax.models import TextSpec, build_text_model, save_bert
+from kd_jax.export import from_stablehlo
+from kd_jax.models import TextSpec, build_text_model, parameter_count, save_bert
 from kd_jax.types import Subwords
 from tests import commands
 
@@ -174,6 +176,37 @@ def test_interrupted_and_resumed_a_student_ends_with_the_same_bits(
   expected, found = digests(finished), digests(taught)
   assert len(found) == 6  # of the teacher four, with its pseudo classifiers and the cache
   assert found == {name: expected[name] for name in found}
+
+
+def test_frozen_words_of_the_training_texts_are_kept_in_every_file(taught, tmp_path):
+  """Checkpoints and exports read the tokenizer's own numbers, and hold the words that occur."""
+  asked = options(
+    taught, "--methods", "scratch", student={**CNN, "word_width": 8, "vocabulary": "data"}
+  )
+  found, pipeline = trained(*asked, "--student.freeze-words")
+  domain, teacher = pipeline.domain, pipeline.teacher()
+  assert domain.student_source == "with the frozen word vectors of the teacher"
+  inputs = domain.train.inputs
+  kept = np.unique(np.append(inputs.ids[inputs.mask], [0, domain.tokenizer.vocabulary["[UNK]"]]))
+  path = ("encoder", "embedding", "word_embedding")
+  taught_words = functools.reduce(dict.__getitem__, path, teacher.variables["params"])["embedding"]
+  last = found["scratch"][-1].state.train.variables
+  words = functools.reduce(dict.__getitem__, path, last["frozen"])["embedding"][0]
+  np.testing.assert_array_equal(words, taught_words[kept])
+  assert len(kept) < len(taught_words)
+  # What is exported reads a text as the study does, unseen subwords too.
+  target = tmp_path / "program"
+  run = (taught / "students/scratch/seeds-0", "--which", "last", "--out", target)
+  assert commands.run_here(export, *run, "--to", "stablehlo") == 0
+  texts = jax.tree.map(lambda x: x[:8], domain.test.inputs)
+  assert not np.isin(texts.ids[texts.mask], kept).all()
+  one = jax.tree.map(lambda x: x[0], last)
+  expected = domain.build(domain.student).apply(one, texts).logits
+  given = from_stablehlo(target.read_bytes())(texts._asdict())["logits"]
+  np.testing.assert_allclose(given, expected, atol=1e-5)
+  said = json.loads(target.with_name("program.json").read_text())
+  assert said["parameters"] == parameter_count(one) > words.size
+  assert commands.run_here(lineage, taught) == 0
 
 
 @pytest.mark.slow
@@ -537,6 +570,15 @@ BAD = {
   "a file that is not there": (["--files", "TRAIN", "nowhere.csv"], "nowhere.csv"),
   "labels that are no numbers": (["--files", "TRAIN", "TEST", "--regression"], "good"),
   "texts too short for a pair": (["--max-length", "3"], "max_length=3"),
+  "frozen words that nothing gives": (
+    ["--student.freeze-words", "--student.start", "random"],
+    "student.freeze_words needs word vectors to start from, got random numbers",
+  ),
+  "frozen words of another width": (
+    ["--student.freeze-words", "--student.word-width", "4"],
+    "student.freeze_words needs word vectors as wide as those of the teacher, got 4: use --student.wo",
+  ),
+  "frozen words of a teacher": (["--teacher.freeze-words"], "teacher.freeze_words"),
   "an epoch too few": (["--methods", "universal_kd", "--epochs", "1"], "leave epochs to both"),
 }
 

@@ -24,10 +24,12 @@ class Initial(NamedTuple):
   Attributes:
     variables: a part of its variables, nested dictionaries.
     parent: a link of the lineage to what lies outside the study; None where it is the teacher of the study.
+    weights: whether the variables are weights of another network, and not tables made from the data.
   """
 
   variables: PyTree
   parent: dict[str, Any] | None
+  weights: bool = True
 
 
 class ReadyTeacher(NamedTuple):

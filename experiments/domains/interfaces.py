@@ -21,6 +21,7 @@ from kd_jax.export import Function, Input, Named
 from kd_jax.models.sequence_spec import SequenceSpec, sequence_model_name
 from kd_jax.models.spec import ModelSpec, build_model, model_name
 from kd_jax.models.text_spec import TEXT_FAMILIES, TextSpec, build_text_model, text_model_name
+from kd_jax.models.word_embedding import thaw
 from kd_jax.training.state import AUXILIARY
 from kd_jax.types import Outputs, PyTree, Subwords, Tokens
 
@@ -70,9 +71,10 @@ class Interface:
 
 
 def deployed(variables: PyTree) -> PyTree:
-  """Variables without the heads that only training reads."""
-  params = {k: v for k, v in variables["params"].items() if k not in ONLY_TRAINED_WITH}
-  return {**variables, "params": params}
+  """Variables without the heads that only training reads, and without the mark that word vectors are frozen."""
+  thawed = thaw(variables)
+  params = {k: v for k, v in thawed["params"].items() if k not in ONLY_TRAINED_WITH}
+  return {**thawed, "params": params}
 
 
 def named(outputs: Outputs) -> dict[str, Any]:
@@ -143,7 +145,8 @@ def _sequences(meta, source, params, length, data_dir) -> Interface:
 def _texts(meta, source, params, length, data_dir) -> Interface:
   del length, data_dir
   given = meta["settings"]["model"]
-  spec = dataclasses.replace(_dataclass(TextSpec, given["spec"]), dtype="float32")
+  spec = _dataclass(TextSpec, given["spec"])
+  spec = dataclasses.replace(spec, dtype="float32", freeze_words=False)
   outputs = params["classifier"]["bias"].shape[-1]
   model = build_text_model(spec, num_outputs=outputs, **given["sizes"])
   longest = model.encoder.config.max_length if TEXT_FAMILIES[spec.family].attends else None

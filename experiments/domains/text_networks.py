@@ -1,8 +1,11 @@
 """The networks of a study of texts: their sizes, and what they start from."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from experiments.domains.domain import Initial, ReadyTeacher
 from experiments.domains.text_sources import folder_link, name_of, weights_folder
@@ -11,6 +14,14 @@ from kd_jax.data.texts import TextDataset
 from kd_jax.data.tokenization import Tokenizer, check_vocabulary
 from kd_jax.models import hf_config, hf_weights, text_params
 from kd_jax.models.text_spec import TEXT_FAMILIES, TextSpec, bert_spec, text_sizes, with_sizes
+from kd_jax.models.word_embedding import (
+  VOCABULARY,
+  WORDS,
+  freeze_words,
+  kept_subwords,
+  thaw,
+  vocabulary_table,
+)
 from kd_jax.types import PyTree
 
 
@@ -40,13 +51,13 @@ class TextNetworks:
     notes: what a user should know of where the student starts.
   """
 
-  def __init__(self, study: TextStudy, tokenizer: Tokenizer):
+  def __init__(self, study: TextStudy, tokenizer: Tokenizer, train: TextDataset):
     """Reads the configurations in the weights folders, no weights yet.
 
     Raises:
       ValueError: folders that are not there, or networks that do not fit together or to the tokenizer.
     """
-    self.study, self.tokenizer = study, tokenizer
+    self.study, self.tokenizer, self._train = study, tokenizer, train
     self.folder = weights_folder(study.teacher_weights)
     self.student_folder = weights_folder(study.student_weights)
     self.teacher = self._teacher()
@@ -60,6 +71,10 @@ class TextNetworks:
     self.student, self.notes = self.network("student", study.student, self.student_folder)
 
   def _teacher(self) -> TextNetwork:
+    if self.study.teacher.freeze_words or self.study.teacher.vocabulary != "full":
+      raise ValueError(
+        "teacher.freeze_words and teacher.vocabulary must be left out: they are for networks that learn from it"
+      )
     if self.folder is None:
       return TextNetwork(
         with_sizes(dataclasses.replace(self.study.teacher, start="random")),
@@ -97,7 +112,35 @@ class TextNetworks:
             f"the {role}'s word vectors are {words} wide, those of {origin} {theirs}: they start from "
             f"random numbers (--{role}.word-width {theirs} takes them over)"
           )
-    return TextNetwork(with_sizes(spec), self._sizes(spec.family, folder)), notes
+          if spec.freeze_words:
+            raise ValueError(
+              f"{role}.freeze_words needs word vectors as wide as those of {origin}, got {words}: use "
+              f"--{role}.word-width {theirs}"
+            )
+    elif spec.freeze_words:
+      raise ValueError(
+        f"{role}.freeze_words needs word vectors to start from, got random numbers: use --{role}.start "
+        f"teacher, or train them (--{role}.no-freeze-words)"
+      )
+    sizes = self._sizes(spec.family, folder)
+    if spec.vocabulary == "data" and not TEXT_FAMILIES[spec.family].attends:
+      sizes["kept_subwords"] = len(self._kept)
+      notes.append(
+        f"the {role} has word vectors for the {len(self._kept):,} of {sizes['vocab_size']:,} subwords in the "
+        "training texts; others are read as the unknown subword"
+      )
+    return TextNetwork(with_sizes(spec), sizes), notes
+
+  @functools.cached_property
+  def _kept(self) -> np.ndarray:
+    """The subwords of vocabulary="data": those of the training texts, padding and the unknown one."""
+    unknown = self.tokenizer.unknown_id
+    if unknown is None:
+      raise ValueError(
+        "vocabulary='data' needs a tokenizer with an unknown subword, and this one has none: leave it out"
+      )
+    inputs = self._train.inputs
+    return kept_subwords(inputs.ids[inputs.mask], (self.tokenizer.pad_id, unknown))
 
   def _origin(self, spec: TextSpec, folder: Path | None) -> tuple[TextSpec, str]:
     """The network that another starts from, and what reports call it."""
@@ -165,18 +208,26 @@ class TextNetworks:
 
     Args:
       network: which.
-      fresh: the shapes of its parameters.
+      fresh: the shapes of its variables.
       taught: the parameters of the teacher, for what starts from it.
     """
-    if network.spec.start == "random":
-      return None
-    given, parent = taught, None
-    if network.spec.start == "pretrained":
+    spec, given, parent = network.spec, taught, None
+    if spec.start == "pretrained":
       own = self.student_folder if network is self.student else None
       folder = own or self.folder
       given, parent = hf_weights.load_bert(folder), folder_link(folder)
-    taken = text_params.taken_over(network.spec, fresh, given)
-    return Initial({"params": taken}, parent) if taken else None
+    cut = spec.vocabulary == "data"
+    taken = {}
+    if spec.start != "random":
+      given = text_params.cut_words(given, self._kept) if cut else given
+      taken = text_params.taken_over(spec, thaw(fresh)["params"], given)
+    variables = freeze_words(taken) if spec.freeze_words else {"params": taken}
+    if cut:
+      size, unknown = network.sizes["vocab_size"], self.tokenizer.unknown_id
+      variables[VOCABULARY] = text_params.nest(
+        {(*WORDS, "rows"): vocabulary_table(self._kept, size, unknown)}
+      )
+    return Initial(variables, parent if taken else None, bool(taken)) if taken or cut else None
 
   def source(self, network: TextNetwork) -> str:
     """What a network starts from, in words; empty where that is random numbers."""
@@ -189,7 +240,8 @@ class TextNetworks:
       layers = spec.teacher_layers or tuple(range(1, spec.layers + 1))
       return f"from layer{'s'[: len(layers) - 1]} {', '.join(map(str, layers))} of {origin}"
     shared = _word_width(spec) == _word_width(whole)
-    return f"with the word vectors of {origin}" if shared else ""
+    words = "frozen word vectors" if spec.freeze_words else "word vectors"
+    return f"with the {words} of {origin}" if shared else ""
 
   def ready_teacher(self, train: TextDataset) -> ReadyTeacher | None:
     """The teacher as it is in its folder, where it is not to be fine-tuned.

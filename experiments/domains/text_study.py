@@ -149,7 +149,8 @@ class TextStudy(Study):
   def shrunk(self) -> "TextStudy":
     def small(spec: TextSpec) -> TextSpec:
       start = "teacher" if spec.start == "pretrained" else spec.start
-      sizes = {"layers": 2, "width": 8, "heads": 2, "hidden": 16, "teacher_layers": ()}
+      sizes = {"layers": 2, "width": 8, "heads": 2, "hidden": 16}
+      sizes |= {"word_width": None, "teacher_layers": ()}
       return dataclasses.replace(spec, **sizes, start=start)
 
     annealing = dataclasses.replace(

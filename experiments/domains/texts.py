@@ -77,7 +77,7 @@ class Texts(Domain):
     if self.num_classes == 1:
       self.label_mean = float(np.mean(_labels(labelled_part(self.train)), dtype=np.float64))
     self.evaluation = texts(metric_kind(self.source), regression=self.num_classes == 1)
-    self.networks = TextNetworks(study, self.tokenizer)
+    self.networks = TextNetworks(study, self.tokenizer, self.train)
     self.notes += self.networks.notes
     self.teacher, self.student = self.networks.teacher, self.networks.student
     if self.networks.folder is not None:
@@ -192,9 +192,7 @@ class Texts(Domain):
   def _fresh_shapes(self, spec: TextNetwork):
     example = jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
     model = self.build(spec)
-    return jax.eval_shape(lambda key: model.init(key, example, train=False), jax.random.key(0))[
-      "params"
-    ]
+    return jax.eval_shape(lambda key: model.init(key, example, train=False), jax.random.key(0))
 
   # Pseudo classifiers and caches.
 

@@ -221,6 +221,12 @@ class Tokenizer:
     """The number of each subword, added ones included."""
     return self._inner.get_vocab(with_added_tokens=True)
 
+  @property
+  def unknown_id(self) -> int | None:
+    """The number of the subword that stands for what has none; None if the tokenizer has no such subword."""
+    name = getattr(self._inner.model, "unk_token", None)
+    return None if name is None else self._inner.token_to_id(name)
+
   def encode(self, firsts: Sequence[str], seconds: Sequence[str] | None = None) -> Encoded:
     """Encodes texts, or pairs of texts.
 

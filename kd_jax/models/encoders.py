@@ -10,46 +10,6 @@ from kd_jax.types import Array, ArrayLike, Tokens
 TRANSFORMER_EXPANSION = 4
 
 
-class BiLSTM(nn.Module):
-  """Layers of LSTMs from both ends of the sentence, side by side: [B, n, 2 · width].
-
-  Attributes:
-    width: of each direction.
-    layers: how many, one above the other.
-    dropout: probability that an entry is dropped, between layers and at the end.
-    dtype: of the computation; parameters are float32 always.
-
-  >>> import functools
-  >>> x, mask = jnp.ones((2, 5, 3)), jnp.ones((2, 5), bool)
-  >>> encode = functools.partial(BiLSTM(width=8).init_with_output, jax.random.key(0))
-  >>> jax.eval_shape(encode, x, mask)[0].shape
-  (2, 5, 16)
-  """
-
-  width: int = 128
-  layers: int = 1
-  dropout: float = 0.0
-  dtype: jax.typing.DTypeLike = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: ArrayLike, mask: ArrayLike, train: bool = False) -> Array:
-    """Encodes vectors [B, n, D]; mask [B, n] is ones and then zeros."""
-    mask = jnp.asarray(mask).astype(bool)
-    lengths = jnp.sum(mask, axis=-1)
-    x = jnp.where(mask[..., None], x, 0)
-    for layer in range(1, self.layers + 1):
-      # Not unrolled: on CPU that is slower, on every length tried.
-      forward, backward = (
-        nn.RNN(nn.OptimizedLSTMCell(self.width, dtype=self.dtype, name=f"{direction}{layer}"))
-        for direction in ("forward", "backward")
-      )
-      # The backward direction starts at each sentence's own last token.
-      x = nn.Bidirectional(forward, backward)(x, seq_lengths=lengths)
-      x = nn.Dropout(self.dropout, deterministic=not train)(x)
-      x = jnp.where(mask[..., None], x, 0)
-    return x
-
-
 def sinusoidal_positions(length: int, width: int) -> np.ndarray:
   """Sines and cosines of the positions 0..length-1, for any length: [length, width] float32.
 

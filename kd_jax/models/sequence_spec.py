@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.embeddings import TokenEmbedding
-from kd_jax.models.encoders import BiLSTM, SentenceEncoder, Transformer
+from kd_jax.models.encoders import SentenceEncoder, Transformer
+from kd_jax.models.lstm import BiLSTM
 from kd_jax.models.parsers import BiaffineParser
 from kd_jax.models.taggers import CRFTagger, MaxEntTagger, ParsingTagger, SpanTagger
 

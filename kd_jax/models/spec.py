@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from kd_jax.models.mlp import MLP
 from kd_jax.models.plain_cnn import PlainCNN
 from kd_jax.models.resnet import CifarResNet
+from kd_jax.models.word_embedding import thaw
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,9 @@ def model_name(spec: ModelSpec) -> str:
 
 
 def parameter_count(variables: Mapping[str, Any]) -> int:
-  """The number of trained parameters; batch statistics are not counted.
+  """The number of parameters, frozen word vectors included; batch statistics are not counted.
 
   >>> parameter_count({"params": {"w": jnp.zeros((3, 2))}, "batch_stats": {"m": jnp.zeros(2)}})
   6
   """
-  return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+  return sum(leaf.size for leaf in jax.tree.leaves(thaw(variables)["params"]))

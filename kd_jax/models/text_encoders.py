@@ -4,9 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax.models.bert import INITIAL_WEIGHTS
-from kd_jax.models.encoders import BiLSTM
+from kd_jax.models.lstm import BiLSTM
 from kd_jax.models.subwords import check_subwords
+from kd_jax.models.word_embedding import WordEmbedding
 from kd_jax.types import Array, ArrayLike, Subwords, TokenStates
 
 
@@ -14,25 +14,29 @@ class SubwordEmbedding(nn.Module):
   """Word vectors, normalised, with zeros for padding: [B, n, width].
 
   Attributes:
-    vocab_size: rows of the word embedding.
+    vocab_size: subwords of the tokenizer.
     width: of the vectors.
     dropout: probability that an entry is dropped.
     dtype: of the computation; parameters are float32 always.
+    kept_subwords, freeze_words: as `WordEmbedding.kept` and `frozen`.
   """
 
   vocab_size: int
   width: int
   dropout: float = 0.0
   dtype: jax.typing.DTypeLike = jnp.float32
+  kept_subwords: int | None = None
+  freeze_words: bool = False
 
   @nn.compact
   def __call__(self, subwords: Subwords, train: bool = False) -> Array:
     """Embeds checked subwords; types are not read."""
-    embed = nn.Embed(
+    embed = WordEmbedding(
       self.vocab_size,
       self.width,
-      dtype=self.dtype,
-      embedding_init=INITIAL_WEIGHTS,
+      self.kept_subwords,
+      self.freeze_words,
+      self.dtype,
       name="word_embedding",
     )
     # Word vectors copied from a BERT are small: its own embedding is normalised too.
@@ -45,12 +49,14 @@ class BiLSTMText(nn.Module):
   """A bidirectional LSTM over word vectors: states [B, n, 2 · width] of each layer.
 
   Attributes:
-    vocab_size: rows of the word embedding.
+    vocab_size: subwords of the tokenizer.
     width: of each direction.
     layers: how many, one above the other.
     word_width: of the word vectors; None: width.
     dropout: probability that an entry is dropped: of word vectors, and after each layer.
     dtype: of the computation; parameters are float32 always.
+    kept_subwords: rows of the word embedding, if fewer than subwords: see `WordEmbedding.kept`.
+    freeze_words: whether word vectors are not trained, and stand in the collection "frozen".
 
   >>> ids = jnp.ones((2, 5), jnp.int32)
   >>> subwords = Subwords(ids, 0 * ids, ids > 0)
@@ -66,6 +72,8 @@ class BiLSTMText(nn.Module):
   word_width: int | None = None
   dropout: float = 0.0
   dtype: jax.typing.DTypeLike = jnp.float32
+  kept_subwords: int | None = None
+  freeze_words: bool = False
 
   @nn.compact
   def __call__(self, subwords: Subwords, train: bool = False) -> TokenStates:
@@ -73,7 +81,13 @@ class BiLSTMText(nn.Module):
     subwords = check_subwords(subwords)
     word_width = self.width if self.word_width is None else self.word_width
     embed = SubwordEmbedding(
-      self.vocab_size, word_width, self.dropout, self.dtype, name="embedding"
+      self.vocab_size,
+      word_width,
+      self.dropout,
+      self.dtype,
+      self.kept_subwords,
+      self.freeze_words,
+      name="embedding",
     )
     states = [embed(subwords, train)]
     for number in range(1, self.layers + 1):
@@ -117,12 +131,14 @@ class GatedCNNText(nn.Module):
   """Gated convolutions over word vectors: states [B, n, width] of each layer.
 
   Attributes:
-    vocab_size: rows of the word embedding.
+    vocab_size: subwords of the tokenizer.
     width: of the states.
     layers: how many; the states of layer T see T tokens to either side.
     word_width: of the word vectors, projected to width where they differ; None: width.
     dropout: probability that an entry is dropped: of word vectors, and of what each layer adds.
     dtype: of the computation; parameters are float32 always.
+    kept_subwords: rows of the word embedding, if fewer than subwords: see `WordEmbedding.kept`.
+    freeze_words: whether word vectors are not trained, and stand in the collection "frozen".
 
   References:
     Dauphin et al., Language Modeling with Gated Convolutional Networks, 2017, arXiv 1612.08083. There
@@ -143,6 +159,8 @@ class GatedCNNText(nn.Module):
   word_width: int | None = None
   dropout: float = 0.0
   dtype: jax.typing.DTypeLike = jnp.float32
+  kept_subwords: int | None = None
+  freeze_words: bool = False
 
   @nn.compact
   def __call__(self, subwords: Subwords, train: bool = False) -> TokenStates:
@@ -150,7 +168,13 @@ class GatedCNNText(nn.Module):
     subwords = check_subwords(subwords)
     word_width = self.width if self.word_width is None else self.word_width
     embed = SubwordEmbedding(
-      self.vocab_size, word_width, self.dropout, self.dtype, name="embedding"
+      self.vocab_size,
+      word_width,
+      self.dropout,
+      self.dtype,
+      self.kept_subwords,
+      self.freeze_words,
+      name="embedding",
     )
     x = embed(subwords, train)
     if word_width != self.width:

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from kd_jax.models.safetensors_files import flatten, nest
 from kd_jax.models.text_spec import TEXT_FAMILIES, TextSpec
+from kd_jax.models.word_embedding import WORDS
+from kd_jax.types import ArrayLike
 
-_WORDS = ("encoder", "embedding", "word_embedding", "embedding")
+_WORDS = (*WORDS, "embedding")
 
 
 def select_layers(params: Mapping[str, Any], teacher_layers: Sequence[int]) -> dict[str, Any]:
@@ -60,6 +62,14 @@ def copyable(given: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, An
   theirs, ours = dict(flatten(given)).get(_WORDS), dict(flatten(fresh)).get(_WORDS)
   fits = theirs is not None and ours is not None and jnp.shape(theirs) == jnp.shape(ours)
   return nest({_WORDS: theirs}) if fits else {}
+
+
+def cut_words(params: Mapping[str, Any], kept: ArrayLike) -> dict[str, Any]:
+  """Parameters whose word vectors are those of the kept subwords alone; without word vectors, the same."""
+  leaves = dict(flatten(params))
+  if _WORDS in leaves:
+    leaves[_WORDS] = leaves[_WORDS][kept]
+  return nest(leaves)
 
 
 def merge(fresh: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,14 +37,19 @@ class TextSpec:
   """Where parameters come from: the teacher's weights folder, the fine-tuned teacher, or random numbers."""
   teacher_layers: tuple[int, ...] = ()
   """Teacher layers, numbered from 1, that a BERT student's layers are copied from; empty: the lowest."""
+  freeze_words: bool = False
+  """Keep the word vectors as they start (bilstm, gated_cnn): no gradient, optimiser state or weight decay."""
+  vocabulary: Literal["full", "data"] = "full"
+  """Word vectors of all subwords, or of those in the training texts; others become the unknown subword (bilstm,
+  gated_cnn)."""
 
 
 class TextFamily(NamedTuple):
   """One kind of network.
 
   Attributes:
-    build: (spec, sizes, shared, collect) -> encoder; `sizes` are those of `text_sizes`, `shared` is what
-      every encoder takes: dropout and dtype; `collect` asks for all of `TokenStates`.
+    build: (spec, sizes, shared, collect) -> encoder; `sizes` are those of `text_sizes` and kept_subwords,
+      `shared` is what every encoder takes: dropout and dtype; `collect` asks for all of `TokenStates`.
     attends: whether it has [CLS], heads and positions: whether a `BertConfig` describes it.
     label: what tables call it.
   """
@@ -57,6 +62,7 @@ class TextFamily(NamedTuple):
 def _bert(
   spec: TextSpec, sizes: dict[str, Any], shared: dict[str, Any], collect: bool
 ) -> nn.Module:
+  sizes = {name: size for name, size in sizes.items() if name != "kept_subwords"}
   config = BertConfig(
     spec.family,
     width=spec.width,
@@ -73,7 +79,10 @@ def _plain(module: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     spec: TextSpec, sizes: dict[str, Any], shared: dict[str, Any], collect: bool
   ) -> nn.Module:
     del collect  # without attention there is no more than the states
-    shape = {"width": spec.width, "layers": spec.layers, "word_width": spec.word_width}
+    shape = {
+      name: getattr(spec, name) for name in ("width", "layers", "word_width", "freeze_words")
+    }
+    shape["kept_subwords"] = sizes["kept_subwords"]
     return module(sizes["vocab_size"], **shape, **shared)
 
   return build
@@ -113,10 +122,16 @@ def _check(spec: TextSpec) -> TextFamily:
   for name, known in (
     ("dtype", ("float32", "bfloat16")),
     ("start", ("pretrained", "teacher", "random")),
+    ("vocabulary", ("full", "data")),
   ):
     if getattr(spec, name) not in known:
       raise ValueError(f"{name} is one of {', '.join(known)}, got {getattr(spec, name)!r}")
   family = TEXT_FAMILIES[spec.family]
+  if family.attends and (spec.freeze_words or spec.vocabulary != "full"):
+    raise ValueError(
+      f"freeze_words and vocabulary='data' need a family without attention, got {spec.family}: use bilstm "
+      "or gated_cnn, or leave both out"
+    )
   chosen = tuple(spec.teacher_layers)
   if chosen and not family.attends:
     raise ValueError(f"a {spec.family} copies no teacher_layers, got {chosen}: leave them empty")
@@ -139,12 +154,13 @@ def build_text_model(
   pseudo_classifiers: bool = False,
   collect_tokens: bool = False,
   output_mean: float = 0.0,
+  kept_subwords: int | None = None,
 ) -> TextClassifier:
   """Builds the network that a specification describes.
 
   Args:
     spec: the specification.
-    vocab_size: rows of the word embedding.
+    vocab_size: subwords of the tokenizer.
     num_outputs: C; 1 in regression.
     max_positions: rows of the position embedding (bert, roberta); RoBERTa's are pad_id + 1 more than the
       longest text.
@@ -154,9 +170,12 @@ def build_text_model(
     pseudo_classifiers: whether inner layers have classifiers.
     collect_tokens: whether `Outputs.tokens` are returned.
     output_mean: what outputs start around: the mean label in regression.
+    kept_subwords: rows of the word embedding (needed for vocabulary="data", and only then): see
+      `kd_jax.models.word_embedding`.
 
   Returns:
     A Linen module: `module.apply(variables, subwords, train=..., rngs={"dropout": key})` gives `Outputs`.
+    Variables are "params", with freeze_words also "frozen", and with vocabulary="data" also "vocabulary".
     Its encoder's `config` is the `BertConfig` (bert, roberta).
 
   Raises:
@@ -171,6 +190,13 @@ def build_text_model(
   for name, value in (("vocab_size", vocab_size), ("num_outputs", num_outputs)):
     if value < 1:
       raise ValueError(f"{name} must be at least 1, got {value}")
+  if (kept_subwords is not None) != (spec.vocabulary == "data"):
+    raise ValueError(
+      f"kept_subwords must be given for vocabulary='data' alone, got {kept_subwords} and "
+      f"vocabulary={spec.vocabulary!r}"
+    )
+  if kept_subwords is not None and not 1 <= kept_subwords <= vocab_size:
+    raise ValueError(f"kept_subwords must lie in [1, {vocab_size}], got {kept_subwords}")
   if pseudo_classifiers and spec.layers < 2:
     raise ValueError(
       "pseudo classifiers stand on layers below the last, and layers=1 has none: set layers=2"
@@ -182,6 +208,7 @@ def build_text_model(
     "pad_id": pad_id,
     "type_vocab_size": type_vocab_size,
     "norm_epsilon": norm_epsilon,
+    "kept_subwords": kept_subwords,
   }
   return TextClassifier(
     family.build(spec, sizes, {"dropout": spec.dropout, "dtype": dtype}, collect_tokens),
