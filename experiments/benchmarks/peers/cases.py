@@ -59,7 +59,7 @@ _BILSTM |= {"word_width": 384}
 _BERT = {"batch": 32, "vocab": 30522, "family": "bert", "layers": 3, "width": 384}
 _BERT |= {"heads": 12, "hidden": 1536}
 _SMALL_BILSTM = {"batch": 8, "vocab": 50, "width": 8, "word_width": 12, "length": 5}
-_SMALL_BERT = {"batch": 8, "vocab": 50, "layers": 2, "width": 8, "heads": 2, "hidden": 16}
+_SMALL_BERT = {"batch": 8, "vocab": 50, "layers": 1, "width": 8, "heads": 2, "hidden": 16}
 _SMALL_BERT |= {"length": 5}
 _KD = "train step of KD on cached logits, AdamW, vocabulary 30,522, batch 32"
 
