@@ -48,7 +48,7 @@ def measurements(job: Job) -> Iterator[Measurement]:
     },
     "optimizer": {"key": "SGD", "kwargs": {names[k]: value for k, value in cases.SGD.items()}},
   }
-  box = get_distillation_box(student, teacher, {}, config, torch_side.DEVICE, None, False, 1)
+  box = get_distillation_box(teacher, student, {}, config, torch_side.DEVICE, None, False, 1)
 
   def step(rows: np.ndarray, epoch: int) -> Tensor:
     loss.factor = cases.anneal_factor(epoch, job.epochs)
