@@ -190,6 +190,8 @@ def test_peers_page_states_where_ours_is_slower(tmp_path):
   assert "as long as first" not in text
   assert "- `some-case`, third: not installed: torch." in text
   assert document.with_suffix(".png").stat().st_size > 1000
+  with pytest.raises(ValueError, match="tiny sizes"):
+    page.write(document, found | {"cases": {}, "quick": True})
   document.write_text("no markers")
   with pytest.raises(ValueError, match="must hold the lines"):
     page.write(document, found | {"cases": {}})

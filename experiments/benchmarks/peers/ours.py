@@ -41,7 +41,8 @@ def start() -> None:
 def facts(job: Job) -> dict[str, Any]:
   device = jax.devices()[0]
   versions = {module.__name__: module.__version__ for module in (jax, flax, np)}
-  return {"device": f"{device.platform}, {device.device_kind}", "versions": versions}
+  named = dict.fromkeys((device.platform, device.device_kind))
+  return {"device": ", ".join(named), "versions": versions}
 
 
 def measurements(job: Job) -> Iterator[Measurement]:

@@ -15,8 +15,10 @@ def write(page: Path, found: Mapping[str, Any]) -> None:
   """Replaces what is between the page's two markers, and the figure next to the page.
 
   Raises:
-    ValueError: a page without the markers.
+    ValueError: a page without the markers, or measurements of tiny sizes.
   """
+  if found.get("quick"):
+    raise ValueError("the measurements must not be of tiny sizes: measure without --quick")
   text = page.read_text(encoding="utf-8")
   before, begin, rest = text.partition(BEGIN)
   _, end, after = rest.partition(END)
@@ -51,7 +53,7 @@ def _header(found: Mapping[str, Any]) -> list[str]:
   named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
   loads = [case["load_average"] for case in found["cases"].values()]
   return [
-    f"Measured on {' to '.join(dict.fromkeys((dates[0], dates[-1])))} with {device['threads']} threads of: "
+    f"Measured on {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {device['threads']} core(s) of: "
     f"{device['processor']}. Devices: {'; '.join(sorted(devices)) or 'none'}. Versions: {named or 'none'}. "
     f"Each side has {found['repeats']} measurements of {found['steps']} steps. The load average at the start "
     f"of a case was {min(loads):.1f} to {max(loads):.1f}."
