@@ -11,6 +11,7 @@ import numpy as np
 import kd_jax
 from kd_jax.structured import dependency, linear_chain, spans
 from kd_jax.structured.linear_chain import LinearChain
+from kd_jax.structured.maxent import MaxEnt
 
 TAGS, RELATIONS = 17, 4
 
@@ -75,6 +76,11 @@ def _case_1a(unary, transition, teacher_unary, teacher_transition):
   return kd_jax.structural_kd_loss(teacher, LinearChain(unary, transition))
 
 
+def _case_2a(logits, teacher_unary, teacher_transition):
+  teacher = LinearChain(teacher_unary, teacher_transition)
+  return kd_jax.structural_kd_loss(teacher, MaxEnt(logits))
+
+
 def _log_z(unary, transition, algorithm="scan"):
   return linear_chain.log_partition(LinearChain(unary, transition), algorithm=algorithm)
 
@@ -88,6 +94,12 @@ PROBLEMS = {
     "loss of CRF to CRF, and its gradients for the student's unary and transition scores",
     lambda *sizes: (*_chain(*sizes), *_chain(*sizes)),
     {"kd_jax": lambda a, b, c, d: _with_gradients(_case_1a, 2)(c, d, a, b)},
+    {"B": 32, "n": 64, "L": TAGS},
+  ),
+  "case 2a": Problem(
+    "loss of CRF to independent tags, and its gradient for the student's scores",
+    lambda g, *sizes: (*_chain(g, *sizes), _normal(g, *sizes, TAGS)),
+    {"kd_jax": lambda a, b, c: _with_gradients(_case_2a, 1)(c, a, b)},
     {"B": 32, "n": 64, "L": TAGS},
   ),
   "chain": Problem(

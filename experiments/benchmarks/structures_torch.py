@@ -28,6 +28,11 @@ def _matrix_sums(state: Tensor, scores: Tensor) -> Tensor:
   return torch.log(torch.exp(state - peak) @ torch.exp(scores)) + peak
 
 
+def _cross_entropy(tags: Tensor, logits: Tensor) -> Tensor:
+  """Of independent tags under the teacher's marginals, [B]."""
+  return -(tags * torch.log_softmax(logits, dim=-1)).sum(dim=(1, 2))
+
+
 def _chain(log_sums: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Callable]:
   """Linear chains, one position after the other for the whole batch."""
 
@@ -61,6 +66,10 @@ def _chain(log_sums: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Callable]:
 
     return with_gradients(loss, unary, transition)
 
+  def case_2a(teacher_unary, teacher_transition, logits):
+    tags, _ = marginals(teacher_unary, teacher_transition)
+    return with_gradients(lambda x: _cross_entropy(tags, x), logits)
+
   def likelihood(unary, transition, tags):
     def loss(unary, transition):
       score = unary.gather(2, tags[:, :, None]).sum(dim=(1, 2))
@@ -70,6 +79,7 @@ def _chain(log_sums: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Callable]:
 
   return {
     "case 1a": case_1a,
+    "case 2a": case_2a,
     "chain": lambda *scores: with_gradients(log_partition, *scores),
     "likelihood": likelihood,
   }
@@ -149,6 +159,12 @@ def _torch_struct() -> dict[str, Callable]:
 
     return with_gradients(loss, unary, transition)
 
+  def case_2a(teacher_unary, teacher_transition, logits):
+    teacher = torch_struct.LinearChainCRF(edges(teacher_unary, teacher_transition).requires_grad_())
+    pairs = teacher.marginals.detach()  # [B, n - 1, to, from]
+    tags = torch.cat([pairs[:, :1].sum(dim=2), pairs.sum(dim=3)], dim=1)
+    return with_gradients(lambda x: _cross_entropy(tags, x), logits)
+
   def chain(unary, transition):
     return with_gradients(
       lambda *x: torch_struct.LinearChainCRF(edges(*x)).partition, unary, transition
@@ -186,6 +202,7 @@ def _torch_struct() -> dict[str, Callable]:
 
   return {
     "case 1a": case_1a,
+    "case 2a": case_2a,
     "chain": chain,
     "case 4": case_4,
     "matrix-tree": matrix_tree,

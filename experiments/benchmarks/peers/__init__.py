@@ -1,0 +1,1 @@
+"""Speed compared with other libraries; see `experiments.benchmarks.peers.__main__`."""
