@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
@@ -59,7 +59,10 @@ class Study:
   teacher_optimizer: Optimizer = Optimizer()
   """Of the teacher's training."""
   epochs: int = 60
-  """Of each student, all phases together."""
+  """Epochs of each student, counted by equal_epochs."""
+  equal_epochs: Literal["total", "labels"] = "total"
+  """What is equal between methods. total: epochs of all phases together; labels: epochs of the last phase
+  (on hard labels in most methods), phase I on top."""
   optimizer: Optimizer = Optimizer()
   """Of each phase of each student."""
   methods: tuple[str, ...] = ()
@@ -90,9 +93,13 @@ class Study:
 
   def recipe(self, method: str, num_classes: int, **data: Any) -> Recipe:
     """The recipe of a method under this study's budget and settings; data: further fields of `Budget`."""
-    budget = Budget(self.epochs, self.optimizer, num_classes, **data)
+    budget = Budget(
+      self.epochs, self.optimizer, num_classes, equal_epochs=self.equal_epochs, **data
+    )
     own = getattr(self.settings, method, None)
-    return make_recipe(method, budget, dataclasses.asdict(own) if own else {}, self.registry)
+    # Not asdict: a setting may be a dataclass itself.
+    given = vars(own) if own else {}
+    return make_recipe(method, budget, given, self.registry)
 
   def shrunk(self) -> "Study":
     """The same study in a form that runs in seconds: small networks, few epochs, one seed."""

@@ -25,6 +25,7 @@ from kd_jax import inference, parallel, recipes
 from kd_jax.checkpoints import write_text
 from kd_jax.data.labelled import num_labelled
 from kd_jax.environment import Environment, distinct, environment
+from kd_jax.optimizers import UNCHANGED
 from kd_jax.training.state import as_one_of, init_variables, one_seed
 
 NOT_OF_THE_SETTING = (
@@ -235,7 +236,9 @@ def _comparable(study: config.Study) -> dict[str, Any]:
 
 def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:
   recipe = pipeline.recipes[method]
-  settings = config.plain(getattr(pipeline.study.settings, method, None)) or {}
+  own = getattr(pipeline.study.settings, method, None)
+  given = {} if own is None else vars(own)
+  settings = {n: config.plain(value) for n, value in given.items() if value != UNCHANGED}
   return {
     "title": recipe.title,
     "equation": recipe.equation,

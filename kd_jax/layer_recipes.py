@@ -8,12 +8,14 @@ states, `minilm` and `tinybert`, need a live teacher.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from kd_jax import layer_terms, recipes
 from kd_jax.losses.inputs import check_temperature
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
+from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
 from kd_jax.phases import Budget, Phase, Recipe, Term, TermLoss
 from kd_jax.recipes import label_equation, label_term, soft_equation, soft_targets, without_opinion
 
@@ -101,7 +103,11 @@ def universal_kd(
   *,
   temperature: float = 1.0,
   layer_weight: float = 0.5,
+  attend: Literal["logits", "losses"] = "logits",
+  label_phase: bool = True,
   distil_epochs: int | None = None,
+  phase1: PhaseOptimizer = UNCHANGED,
+  phase2: PhaseOptimizer = UNCHANGED,
 ) -> Recipe:
   """Universal-KD: layers matched by the logits of pseudo classifiers, then hard labels alone.
 
@@ -109,11 +115,19 @@ def universal_kd(
   best weights of I. The student's pseudo classifiers are trained with it in I and then left behind. The
   output space knows no architecture: the student may be of any kind with intermediate layers.
 
+  The paper's settings are layer_weight 0.5, attention on logits and both phases. We do not know the paper's T,
+  the lengths of its phases or its learning rates: those are ours. `attend` and `label_phase` are the paper's
+  ablations.
+
   Args:
-    budget: epochs of both phases together, optimiser, number of classes.
+    budget: epochs, optimiser, number of classes.
     temperature: T of the final layers' soft targets.
     layer_weight: of the intermediate layers, in [0, 1].
-    distil_epochs: length of phase I; half of the budget, rounded up, unless given.
+    attend: "logits" for the loss above; "losses" for sum_i sum_j a_ij KL(softmax(z_j) || softmax(z_i)).
+    label_phase: whether phase II follows; without it phase I has all epochs of the budget.
+    distil_epochs: epochs of phase I; half of the budget's epochs, rounded up, by default.
+    phase1: changes to the optimiser in phase I.
+    phase2: changes to the optimiser in phase II.
 
   References:
     Wu et al., Universal-KD, EMNLP 2021.
@@ -122,35 +136,61 @@ def universal_kd(
     raise ValueError(f"layer_weight must be in [0, 1], got {layer_weight}")
   check_temperature(temperature)
   soft = functools.partial(soft_targets, temperature=temperature)
+  on_losses = attend != "logits"
+  options = without_opinion(budget) | ({"attend": attend} if on_losses else {})
   terms = (
     Term("soft_targets", soft, 1.0 - layer_weight),
     Term(
       "layers",
-      functools.partial(layer_terms.attended_logits, **without_opinion(budget)),
+      functools.partial(layer_terms.attended_logits, **options),
       layer_weight,
       reads=("layer_logits",),
       heads=LayerClassifiers(budget.num_classes, budget.label_mean),
     ),
   )
+  layers = (
+    f"Σ_i Σ_j a_ij {_mixed_equation(budget, 'z_j', 'z_i')}"
+    if on_losses
+    else f"Σ_i {_mixed_equation(budget, 'Σ_j a_ij z_j', 'z_i')}"
+  )
+  equation = f"I: (1 - g) {soft_equation(budget)} + g {layers}"
+  title = "Universal-KD" + (", attention on losses" if on_losses else "")
+  if label_phase:
+    equation += f"; II: {label_equation(budget)}"
+    phases = _then_labels(budget, terms, distil_epochs, phase1, phase2)
+  elif distil_epochs is None and phase2 == UNCHANGED:
+    title += ", without phase II"
+    phases = (Phase("distil", terms, budget.epochs, phase1.applied_to(budget.optimizer)),)
+  else:
+    raise ValueError(
+      f"`distil_epochs` and `phase2` need a label phase, got {distil_epochs} and {phase2}: leave them out"
+    )
   return Recipe(
     name="universal_kd",
-    title="Universal-KD",
-    equation=f"I: (1 - g) {soft_equation(budget)} + g Σ_i {_mixed_equation(budget, 'Σ_j a_ij z_j', 'z_i')}; "
-    f"II: {label_equation(budget)}",
+    title=title,
+    equation=equation,
     reference="Wu 2021, EMNLP",
-    phases=_then_labels(budget, terms, distil_epochs),
+    phases=phases,
   )
 
 
-def universal_kd_capacity_gap(budget: Budget, *, distil_epochs: int | None = None) -> Recipe:
+def universal_kd_capacity_gap(
+  budget: Budget,
+  *,
+  distil_epochs: int | None = None,
+  phase1: PhaseOptimizer = UNCHANGED,
+  phase2: PhaseOptimizer = UNCHANGED,
+) -> Recipe:
   """Universal-KD for a capacity gap: the teacher's pseudo classifiers as assistants of its final layer.
 
   I: KL(softmax(sum_j a_j z_j) || softmax(z_s)), a_j = softmax_j <z_s, z_j>, over the teacher's pseudo
   classifiers and its final logits; II: CE, from the best weights of I.
 
   Args:
-    budget: epochs of both phases together, optimiser.
-    distil_epochs: length of phase I; half of the budget, rounded up, unless given.
+    budget: epochs, optimiser.
+    distil_epochs: epochs of phase I; half of the budget's epochs, rounded up, by default.
+    phase1: changes to the optimiser in phase I.
+    phase2: changes to the optimiser in phase II.
 
   References:
     Wu et al., Universal-KD, EMNLP 2021.
@@ -163,7 +203,7 @@ def universal_kd_capacity_gap(budget: Budget, *, distil_epochs: int | None = Non
     equation=f"I: {_mixed_equation(budget, 'Σ_j a_j z_j', 'z_s')}, a_j = softmax_j "
     f"{'(z_s - ȳ) (z_j - ȳ)' if budget.is_regression else '<z_s, z_j>'}; II: {label_equation(budget)}",
     reference="Wu 2021, EMNLP",
-    phases=_then_labels(budget, terms, distil_epochs),
+    phases=_then_labels(budget, terms, distil_epochs, phase1, phase2),
   )
 
 
@@ -173,16 +213,20 @@ def minilm(
   relation_heads: int = 12,
   teacher_layer: int = -1,
   distil_epochs: int | None = None,
+  phase1: PhaseOptimizer = UNCHANGED,
+  phase2: PhaseOptimizer = UNCHANGED,
 ) -> Recipe:
   """MiniLM-v2: relations between tokens in queries, keys and values, then hard labels alone.
 
   The paper distils on plain texts before any task; here the relations are those of the task's texts.
 
   Args:
-    budget: epochs of both phases together, optimiser.
+    budget: epochs, optimiser.
     relation_heads: into which both widths are split anew.
     teacher_layer: the teacher's layer to learn from, as an index of Python.
-    distil_epochs: length of phase I; half of the budget, rounded up, unless given.
+    distil_epochs: epochs of phase I; half of the budget's epochs, rounded up, by default.
+    phase1: changes to the optimiser in phase I.
+    phase2: changes to the optimiser in phase II.
 
   References:
     Wang et al., MiniLMv2, Findings of ACL 2021, arXiv 2012.15828.
@@ -200,21 +244,28 @@ def minilm(
     f"II: {label_equation(budget)}",
     reference="Wang 2021, arXiv 2012.15828",
     # Phase I does not train the classifier that would choose its best epoch.
-    phases=_then_labels(budget, terms, distil_epochs, start="last"),
+    phases=_then_labels(budget, terms, distil_epochs, phase1, phase2, start="last"),
   )
 
 
 def tinybert(
-  budget: Budget, *, temperature: float = 1.0, distil_epochs: int | None = None
+  budget: Budget,
+  *,
+  temperature: float = 1.0,
+  distil_epochs: int | None = None,
+  phase1: PhaseOptimizer = UNCHANGED,
+  phase2: PhaseOptimizer = UNCHANGED,
 ) -> Recipe:
   """TinyBERT, its task-specific stage: hidden states and attention scores, then soft targets.
 
   The student's states are mapped to the teacher's width by matrices that are trained with it and left behind.
 
   Args:
-    budget: epochs of both phases together, optimiser, the teacher's width.
+    budget: epochs, optimiser, the teacher's width.
     temperature: T of the soft targets.
-    distil_epochs: length of phase I; half of the budget, rounded up, unless given.
+    distil_epochs: epochs of phase I; half of the budget's epochs, rounded up, by default.
+    phase1: changes to the optimiser in phase I.
+    phase2: changes to the optimiser in phase II.
 
   References:
     Jiao et al., TinyBERT, Findings of EMNLP 2020, arXiv 1909.10351.
@@ -229,7 +280,7 @@ def tinybert(
     ),
     Term("attention", layer_terms.attentions, reads=("tokens",)),
   )
-  first = _first_phase(budget, distil_epochs)
+  first, second = _two_phases(budget, distil_epochs)
   soft = (Term("soft_targets", functools.partial(soft_targets, temperature=temperature)),)
   return Recipe(
     name="tinybert",
@@ -237,8 +288,8 @@ def tinybert(
     equation=f"I: Σ_i ||H_i W - H_m(i)||² + ||A_i - A_m(i)||²; II: {soft_equation(budget)}",
     reference="Jiao 2020, arXiv 1909.10351",
     phases=(
-      Phase("layers", terms, first, budget.optimizer),
-      Phase("predict", soft, budget.epochs - first, budget.optimizer, start="last"),
+      Phase("layers", terms, first, phase1.applied_to(budget.optimizer)),
+      Phase("predict", soft, second, phase2.applied_to(budget.optimizer), start="last"),
     ),
   )
 
@@ -269,22 +320,23 @@ def _states_term(budget: Budget, loss: TermLoss, weight: float, project: bool) -
 
 
 def _then_labels(
-  budget: Budget, terms: tuple[Term, ...], distil_epochs: int | None, start: str = "best"
+  budget: Budget,
+  terms: tuple[Term, ...],
+  distil_epochs: int | None,
+  phase1: PhaseOptimizer,
+  phase2: PhaseOptimizer,
+  start: str = "best",
 ) -> tuple[Phase, Phase]:
-  first = _first_phase(budget, distil_epochs)
+  first, second = _two_phases(budget, distil_epochs)
   return (
-    Phase("distil", terms, first, budget.optimizer),
-    Phase("finetune", (label_term(),), budget.epochs - first, budget.optimizer, start=start),
+    Phase("distil", terms, first, phase1.applied_to(budget.optimizer)),
+    Phase("finetune", (label_term(),), second, phase2.applied_to(budget.optimizer), start=start),
   )
 
 
-def _first_phase(budget: Budget, distil_epochs: int | None) -> int:
+def _two_phases(budget: Budget, distil_epochs: int | None) -> tuple[int, int]:
   first = (budget.epochs + 1) // 2 if distil_epochs is None else distil_epochs
-  if not 0 < first < budget.epochs:
-    raise ValueError(
-      f"distil_epochs must leave epochs to both phases: got {first} of {budget.epochs}"
-    )
-  return first
+  return budget.two_phases(first, "distil_epochs")
 
 
 def _teacher_width(budget: Budget) -> int:

@@ -23,10 +23,12 @@ def attended_layers(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
   return layers.alp_kd_loss(jnp.stack(intermediate(student), axis=1), _layers(teacher)[:, :-1])
 
 
-def attended_logits(student: Outputs, teacher: Outputs, batch: Batch, *, center=0.0) -> Array:
+def attended_logits(
+  student: Outputs, teacher: Outputs, batch: Batch, *, center=0.0, attend="logits"
+) -> Array:
   """`universal_kd_loss` of the pseudo classifiers of both sides, less `center`."""
   del batch
-  return _universal(student.layer_logits, _layer_logits(teacher), center)
+  return _universal(student.layer_logits, _layer_logits(teacher), center, attend)
 
 
 def pseudo_assistants(student: Outputs, teacher: Outputs, batch: Batch, *, center=0.0) -> Array:
@@ -36,9 +38,11 @@ def pseudo_assistants(student: Outputs, teacher: Outputs, batch: Batch, *, cente
   return _universal(student.logits[:, None], theirs, center)
 
 
-def _universal(own: Array, theirs: Array, center: float) -> Array:
+def _universal(own: Array, theirs: Array, center: float, attend: str = "logits") -> Array:
   center = jnp.float32(center)  # not a number of the cache's own precision
-  return layers.universal_kd_loss(own - center, theirs - center, regression=own.shape[-1] == 1)
+  return layers.universal_kd_loss(
+    own - center, theirs - center, attend=attend, regression=own.shape[-1] == 1
+  )
 
 
 def relations(

@@ -147,11 +147,15 @@ class Budget:
   """What all methods of a comparison share.
 
   Attributes:
-    epochs: of all phases together: a method with two phases divides them, so that no method trains longer.
-    optimizer: of every phase; its learning rate starts anew in each.
+    epochs: epochs of each method, counted by `equal_epochs`.
+    optimizer: optimiser of every phase, created again in each; a recipe's `phase1` and `phase2` change its
+      learning rate, decay and warm-up in one phase.
     num_classes: C; 1 where a number is predicted.
     teacher_width: D of the teacher's layers, for methods that project the student's to it.
     label_mean: of the training labels, where a number is predicted: what new outputs start from.
+    equal_epochs: what is equal between methods. "total": the epochs of all phases together, so that no method
+      trains longer. "labels": the epochs of the last phase (phase II, on hard labels in most methods), so that
+      every method sees the labels as long as training from scratch does; phase I comes on top.
   """
 
   epochs: int
@@ -159,12 +163,30 @@ class Budget:
   num_classes: int
   teacher_width: int | None = None
   label_mean: float = 0.0
+  equal_epochs: Literal["total", "labels"] = "total"
 
   def __post_init__(self):
     if self.epochs < 1 or self.num_classes < 1:
       raise ValueError(
         f"a budget has at least 1 epoch and 1 class, got {self.epochs} and {self.num_classes}"
       )
+    if self.equal_epochs not in ("total", "labels"):
+      raise ValueError(f"`equal_epochs` must be total or labels, got {self.equal_epochs!r}")
+
+  def two_phases(self, first: int, argument: str) -> tuple[int, int]:
+    """The epochs of phases I and II, from those of phase I.
+
+    Args:
+      first: epochs of phase I.
+      argument: the recipe's argument that sets them, for the error message.
+
+    Raises:
+      ValueError: a phase without an epoch.
+    """
+    second = self.epochs if self.equal_epochs == "labels" else self.epochs - first
+    if first < 1 or second < 1:
+      raise ValueError(f"{argument} must leave epochs to both phases: got {first} of {self.epochs}")
+    return first, second
 
   @property
   def is_regression(self) -> bool:
@@ -211,7 +233,7 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
     "epochs": phase.epochs,
     "start": phase.start,
     **({} if phase.best_from == 1 else {"best_from": phase.best_from}),
-    "optimizer": dataclasses.asdict(phase.optimizer),
+    "optimizer": phase.optimizer.describe(),
     "terms": [
       {
         "name": term.name,

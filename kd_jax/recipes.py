@@ -17,6 +17,7 @@ import optax
 from kd_jax import schedules
 from kd_jax.losses import annealing, logits, top_k
 from kd_jax.losses.inputs import check_temperature
+from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
 from kd_jax.phases import (
   Budget as Budget,
   Phase as Phase,
@@ -170,6 +171,8 @@ def annealing_kd(
   max_temperature: int = 10,
   anneal_epochs: int | None = None,
   best_at_temperature_one: bool = False,
+  phase1: PhaseOptimizer = UNCHANGED,
+  phase2: PhaseOptimizer = UNCHANGED,
 ) -> Recipe:
   """Annealing-KD: regression to the annealed teacher's logits, then hard labels alone.
 
@@ -180,20 +183,19 @@ def annealing_kd(
   predicted, Phi(T) shrinks the teacher's towards the mean label.
 
   Args:
-    budget: epochs of both phases together, optimiser, number of classes, mean label.
+    budget: epochs, optimiser, number of classes, mean label.
     max_temperature: tau_max.
-    anneal_epochs: length of phase I; half of the budget unless given.
+    anneal_epochs: epochs of phase I; half of the budget's epochs by default.
     best_at_temperature_one: choose the best weights of phase I among the epochs with T = 1, whose targets are
       the teacher's logits themselves; by default among all.
+    phase1: changes to the optimiser in phase I.
+    phase2: changes to the optimiser in phase II.
 
   References:
     Jafari et al., EACL 2021, arXiv 2104.07163.
   """
   first = budget.epochs // 2 if anneal_epochs is None else anneal_epochs
-  if not 0 < first < budget.epochs:
-    raise ValueError(
-      f"anneal_epochs must leave epochs to both phases: got {first} of {budget.epochs}"
-    )
+  first, second = budget.two_phases(first, "anneal_epochs")
   anneal = Term(
     "annealed_regression",
     functools.partial(
@@ -212,8 +214,8 @@ def annealing_kd(
     f"II: {label_equation(budget)}",
     reference="Jafari 2021, arXiv 2104.07163",
     phases=(
-      Phase("anneal", (anneal,), first, budget.optimizer, best_from=best_from),
-      Phase("finetune", (label_term(),), budget.epochs - first, budget.optimizer, start="best"),
+      Phase("anneal", (anneal,), first, phase1.applied_to(budget.optimizer), best_from=best_from),
+      Phase("finetune", (label_term(),), second, phase2.applied_to(budget.optimizer), start="best"),
     ),
   )
 

@@ -19,6 +19,8 @@ NEG_INF = -1e30
 """The score of what is excluded: finite, so that gradients stay finite."""
 EXCLUDED = NEG_INF / 2
 """Scores below this one count as NEG_INF, whatever was added to it."""
+AUXILIARY = "auxiliary"
+"""Where in "params" the parameters of the objective's heads are stored, by term: no part of the network."""
 
 Schedule = Callable[[ArrayLike], ArrayLike]
 """A traceable function from a step (or an epoch) to a value, as in optax."""

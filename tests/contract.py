@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import hypothesis
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ LOW_PRECISION = (jnp.bfloat16, jnp.float16)
 def options(**values):
   """Options of a test class: read-only, since all of its tests share them."""
   return types.MappingProxyType(values)
+
+
+def equations(jaxpr):
+  """All equations of a program, those of its inner programs too."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      yield from equations(inner)
 
 
 class Case(NamedTuple):

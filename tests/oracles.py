@@ -272,14 +272,24 @@ def _each_example(example_loss, student, teacher):
   return result
 
 
-def universal_kd_loss(student, teacher, regression=False):
-  """sum_i KL(softmax(mix_i) || softmax(z^S_i)), or the squared distance in regression."""
+def universal_kd_loss(student, teacher, regression=False, attend="logits"):
+  """sum_i KL(softmax(mix_i) || softmax(z^S_i)), or the squared distance in regression.
+
+  With attend="losses", sum_i sum_j a_ij of the distance to each of the teacher's layers.
+  """
+
+  def distance(own, theirs):
+    return sum((own - theirs) ** 2) if regression else kl(softmax(theirs), softmax(own))
 
   def example(student, teacher):
-    total = 0.0
-    for own, mixed in zip(student, layer_attention(student, teacher, teacher), strict=True):
-      total += sum((own - mixed) ** 2) if regression else kl(softmax(mixed), softmax(own))
-    return total
+    if attend == "losses":
+      total = 0.0
+      for own in student:
+        weights = softmax([sum(a * b for a, b in zip(own, key, strict=True)) for key in teacher])
+        total += sum(w * distance(own, z) for w, z in zip(weights, teacher, strict=True))
+      return total
+    mixes = layer_attention(student, teacher, teacher)
+    return sum(distance(own, mixed) for own, mixed in zip(student, mixes, strict=True))
 
   return _each_example(example, student, teacher)
 

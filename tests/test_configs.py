@@ -196,6 +196,29 @@ def test_overrides_reach_the_study():
   assert str(where.workdir) == "somewhere"
 
 
+def test_each_phase_may_have_a_schedule_of_its_own_on_the_command_line():
+  arguments = ["digits", "--equal-epochs", "labels", "--optimizer.warmup", "0.1"]
+  arguments += ["--annealing-kd.phase1.decay", "constant", "--annealing-kd.phase2.rate", "0.1"]
+  study, _, _ = config.parse("study", arguments)
+  first, second = study.recipe("annealing_kd", 10).phases
+  assert (first.epochs, second.epochs) == (40, 80)
+  assert first.optimizer == dataclasses.replace(study.optimizer, decay="constant")
+  assert second.optimizer == dataclasses.replace(
+    study.optimizer, learning_rate=0.1 * study.optimizer.learning_rate
+  )
+  assert study.optimizer.warmup == 0.1
+  # Other methods train as before.
+  assert study.recipe("scratch", 10).phases[0].optimizer == study.optimizer
+
+
+def test_ablations_of_universal_kd_on_the_command_line():
+  arguments = ["texts", "--universal-kd.attend", "losses", "--universal-kd.no-label-phase"]
+  study, _, _ = config.parse("study", arguments)
+  recipe = study.recipe("universal_kd", 2)
+  assert recipe.title == "Universal-KD, attention on losses, without phase II"
+  assert [phase.epochs for phase in recipe.phases] == [study.epochs]
+
+
 def test_every_recipe_argument_has_an_option():
   for name in recipes.RECIPES:
     settings = getattr(MethodSettings(), name, None)
@@ -203,7 +226,7 @@ def test_every_recipe_argument_has_an_option():
     made = recipes.make_recipe(
       name,
       recipes.Budget(20, study.optimizer, 10),
-      dataclasses.asdict(settings) if settings else {},
+      vars(settings) if settings else {},
     )
     assert made == study_recipe_alike(study, name, made)
 

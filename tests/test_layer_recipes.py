@@ -10,7 +10,7 @@ import pytest
 
 from kd_jax import layer_recipes, layer_terms, recipes
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
-from kd_jax.optimizers import Optimizer
+from kd_jax.optimizers import Optimizer, PhaseOptimizer
 from kd_jax.phases import Budget
 from kd_jax.types import Batch, Outputs, TokenStates
 from tests import oracles
@@ -114,9 +114,34 @@ def test_the_methods_and_their_phases():
     assert all(phase.optimizer == BUDGET.optimizer for phase in recipe.phases)
 
 
-@pytest.mark.parametrize(
-  "name", ["universal_kd", "universal_kd_capacity_gap", "minilm", "tinybert"]
-)
+TWO_PHASES = ("universal_kd", "universal_kd_capacity_gap", "minilm", "tinybert")
+
+
+@pytest.mark.parametrize("name", TWO_PHASES)
+def test_two_phases_may_have_optimizers_of_their_own_and_equal_label_epochs(name):
+  settings = {"phase1": PhaseOptimizer(decay="constant"), "phase2": PhaseOptimizer(rate=0.1)}
+  first, second = make(name, **settings).phases
+  assert first.optimizer == dataclasses.replace(BUDGET.optimizer, decay="constant")
+  np.testing.assert_allclose(second.optimizer.learning_rate, 0.02)
+  assert second.optimizer.decay == BUDGET.optimizer.decay
+  labels = dataclasses.replace(BUDGET, equal_epochs="labels")
+  assert [phase.epochs for phase in make(name, labels).phases] == [5, 9]
+  assert [phase.epochs for phase in make(name, labels, distil_epochs=20).phases] == [20, 9]
+
+
+def test_universal_kd_without_its_label_phase_is_phase_one_for_the_whole_budget():
+  both, alone = make("universal_kd"), make("universal_kd", label_phase=False)
+  (phase,) = alone.phases
+  assert phase == dataclasses.replace(both.phases[0], epochs=9, objective=phase.objective)
+  described = [recipes.describe(one)["phases"][0] for one in (both, alone)]
+  assert described[0]["terms"] == described[1]["terms"]
+  assert "without phase II" in alone.title
+  assert "II:" not in alone.equation
+  constant = make("universal_kd", label_phase=False, phase1=PhaseOptimizer(decay="constant"))
+  assert constant.phases[0].optimizer.decay == "constant"
+
+
+@pytest.mark.parametrize("name", TWO_PHASES)
 def test_the_first_of_two_phases_may_be_of_any_length(name):
   lengths = [phase.epochs for phase in make(name, distil_epochs=8).phases]
   assert lengths == [8, 1]
@@ -198,6 +223,21 @@ def test_universal_kd_meets_in_the_space_of_outputs(classes):
   expected = oracles.universal_kd_loss(own.layer_logits, theirs.layer_logits, classes == 1)
   found = values(make("universal_kd"), "layers", own, theirs)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [CLASSES, 1])
+def test_universal_kd_may_attend_to_losses(classes):
+  own, theirs = student(classes=classes), teacher(classes=classes)
+  expected = oracles.universal_kd_loss(
+    own.layer_logits, theirs.layer_logits, classes == 1, "losses"
+  )
+  recipe = make("universal_kd", dataclasses.replace(BUDGET, num_classes=classes), attend="losses")
+  found = values(recipe, "layers", own, theirs)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+  assert recipe.title == "Universal-KD, attention on losses"
+  assert "Σ_i Σ_j a_ij" in recipe.equation
+  # The default is described as it was before there was a choice.
+  assert "'attend'" not in str(recipes.describe(make("universal_kd")))
 
 
 @pytest.mark.parametrize("classes", [CLASSES, 1])
@@ -333,11 +373,15 @@ def test_a_projection_makes_widths_fit(name):
   heads = term(recipe, "layers").heads
   assert heads == LayerProjections(8)
   projected, made = heads.init_with_output(jax.random.key(0), own)
+  maps = made["params"]
+  # None for the last layer, which no loss on layers reads.
+  assert set(maps) == {"layer1", "layer2"}
+  assert projected.layers[-1] is own.layers[-1]
   layers = [
-    state @ made["params"][f"layer{number}"]["kernel"] + made["params"][f"layer{number}"]["bias"]
-    for number, state in enumerate(own.layers, start=1)
+    state @ maps[f"layer{number}"]["kernel"] + maps[f"layer{number}"]["bias"]
+    for number, state in enumerate(own.layers[:-1], start=1)
   ]
-  for one, by_hand in zip(projected.layers, layers, strict=True):
+  for one, by_hand in zip(projected.layers[:-1], layers, strict=True):
     np.testing.assert_allclose(one, by_hand, rtol=1e-4, atol=1e-5)
   # Nothing else of the outputs is touched.
   assert projected.logits is own.logits
@@ -431,6 +475,16 @@ def test_equations_say_what_is_computed(name):
     ("universal_kd", {"layer_weight": 1.5}, "layer_weight must be in [0, 1], got 1.5"),
     ("universal_kd", {"temperature": 0.0}, "temperature must be finite and at least 1, got 0.0"),
     ("universal_kd", {"distil_epochs": 9}, "must leave epochs to both phases: got 9 of 9"),
+    (
+      "universal_kd",
+      {"distil_epochs": 5, "label_phase": False},
+      "`distil_epochs` and `phase2` need a label phase, got 5",
+    ),
+    (
+      "universal_kd",
+      {"phase2": PhaseOptimizer(0.1), "label_phase": False},
+      "need a label phase, got None and PhaseOptimizer(rate=0.1",
+    ),
     ("universal_kd", {"distil_epochs": 0}, "must leave epochs to both phases: got 0 of 9"),
     ("universal_kd_capacity_gap", {"distil_epochs": -1}, "got -1 of 9"),
     ("minilm", {"relation_heads": 0}, "relation_heads must be at least 1, got 0"),
@@ -536,7 +590,9 @@ VARIANTS = [
   ("universal_kd", BUDGET, {}),
   ("universal_kd", dataclasses.replace(BUDGET, num_classes=3), {}),
   *[("universal_kd", BUDGET, {name: value}) for name, value in
-    {"temperature": 2.0, "layer_weight": 0.2, "distil_epochs": 3}.items()],
+    {"temperature": 2.0, "layer_weight": 0.2, "distil_epochs": 3, "attend": "losses",
+     "label_phase": False, "phase1": PhaseOptimizer(0.1), "phase2": PhaseOptimizer(0.1)}.items()],
+  ("universal_kd", dataclasses.replace(BUDGET, equal_epochs="labels"), {}),
   ("universal_kd_capacity_gap", BUDGET, {}),
   ("universal_kd_capacity_gap", BUDGET, {"distil_epochs": 3}),
   ("minilm", BUDGET, {}),

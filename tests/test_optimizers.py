@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax.optimizers import Optimizer
+from kd_jax.optimizers import UNCHANGED, Optimizer, PhaseOptimizer
 
 STEPS = 7
 START = {"w": np.array([1.0, -2.0, 0.5]), "b": np.array([0.3])}
@@ -153,6 +153,10 @@ def test_other_courses_of_the_learning_rate():
     ({"weight_decay": -1.0}, "weight_decay.*-1"),
     ({"momentum": 1.0}, "momentum.*1"),
     ({"clip_norm": 0.0}, "clip_norm.*0"),
+    ({"warmup": 1.0}, r"`warmup` must be .*\[0, 1\), got 1.0"),
+    ({"warmup": float("nan")}, "`warmup`.*nan"),
+    ({"decay_mask": "biases"}, "decay_mask.*matrices.*'biases'"),
+    ({"head_rate": -1.0}, "`head_rate` must be at least 0 .*got -1"),
     ({"name": "lamb"}, "name.*sgd.*'lamb'"),
     ({"decay": "exponential"}, "decay.*cosine.*'exponential'"),
   ],
@@ -160,3 +164,145 @@ def test_other_courses_of_the_learning_rate():
 def test_impossible_settings_are_refused(settings, message):
   with pytest.raises(ValueError, match=message):
     Optimizer(**settings)
+
+
+# Warm-up.
+
+
+def test_the_rate_rises_over_the_warm_up_and_decays_over_the_rest():
+  steps = np.arange(13)
+  rise = [0.0, 0.05, 0.1, 0.15]
+  for decay, rest in [
+    ("constant", np.full(9, 0.2)),
+    ("linear", 0.2 * (1 - np.arange(9) / 8)),
+    ("cosine", 0.1 * (1 + np.cos(np.pi * np.arange(9) / 8))),
+    ("step", [0.2] * 4 + [0.02] * 2 + [0.002] * 3),
+  ]:
+    optimizer = Optimizer(learning_rate=0.2, decay=decay, warmup=1 / 3)
+    schedule = jax.jit(optimizer.schedule(12))
+    np.testing.assert_allclose(schedule(steps), [*rise, *rest], rtol=1e-5, atol=1e-8)
+    assert float(schedule(4)) == np.float32(0.2)
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0.99, 1), (0.99, 2), (0.1, 3), (0.9, 0)])
+def test_a_short_phase_reaches_the_peak_whatever_its_warm_up(warmup, total):
+  schedule = Optimizer(learning_rate=0.2, decay="linear", warmup=warmup).schedule(total)
+  rates = [float(schedule(step)) for step in range(max(total, 1))]
+  assert max(rates) == np.float32(0.2)
+
+
+def test_updates_follow_the_warm_up():
+  optimizer = Optimizer(learning_rate=0.1, decay="constant", warmup=0.3, weight_decay=0.01)
+  check(optimizer, pytorch_sgd(0.9, 0.01), [0.0, 0.05, *[0.1] * 5])
+
+
+# What decays.
+
+NAMED = {
+  "dense": {"kernel": np.ones((2, 3)), "bias": np.ones(3)},
+  "norm": {"scale": np.ones(3), "bias": np.ones(3)},
+  "heads": {"kernel": np.ones((2, 2, 2)), "bias": np.ones((2, 2))},
+  "embedding": np.ones((4, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("head_rate", [None, 1.0])
+@pytest.mark.parametrize("decay_mask", ["all", "matrices"])
+def test_weight_decay_of_all_parameters_or_of_matrices_alone(name, head_rate, decay_mask):
+  """Without a gradient a parameter moves only by its decay."""
+  params = {"network": NAMED, "auxiliary": {"layers": NAMED}}
+  params = jax.tree.map(np.float32, params)
+  optimizer = Optimizer(
+    name, 0.1, "constant", weight_decay=0.5, decay_mask=decay_mask, head_rate=head_rate
+  )
+  built = optimizer.build(4)
+  change, _ = built.update(jax.tree.map(np.zeros_like, params), built.init(params), params)
+  moved = jax.tree.map(lambda x: bool(np.all(np.isclose(x, -0.05))), change)
+  still = jax.tree.map(lambda x: bool(np.all(x == 0)), change)
+  everything = decay_mask == "all"
+  expected = {
+    "dense": {"kernel": True, "bias": everything},
+    "norm": {"scale": everything, "bias": everything},
+    "heads": {"kernel": True, "bias": everything},
+    "embedding": True,
+  }
+  assert moved == {"network": expected, "auxiliary": {"layers": expected}}
+  assert jax.tree.map(lambda x: not x, moved) == still
+
+
+# Heads of loss terms.
+
+
+def first_change(optimizer, gradient):
+  params = jax.tree.map(np.zeros_like, gradient)
+  built = optimizer.build(4)
+  return jax.jit(built.update)(gradient, built.init(params), params)[0]
+
+
+HEADED = {"w": np.float32([3.0, 0.0]), "auxiliary": {"term": np.float32([0.0, 4.0])}}
+
+
+@pytest.mark.parametrize(
+  ("head_rate", "clip", "network", "heads"),
+  [
+    (None, None, 0.3, 0.4),
+    (5.0, None, 0.3, 2.0),
+    (0.0, None, 0.3, 0.0),
+    (None, 1.0, 0.06, 0.08),  # one norm, 5
+    (1.0, 1.0, 0.1, 0.1),  # two norms, 3 and 4
+    (5.0, 3.5, 0.3, 1.75),
+  ],
+)
+def test_heads_have_a_rate_and_a_norm_of_their_own(head_rate, clip, network, heads):
+  optimizer = Optimizer(
+    learning_rate=0.1, decay="constant", weight_decay=0.0, clip_norm=clip, head_rate=head_rate
+  )
+  change = first_change(optimizer, HEADED)
+  np.testing.assert_allclose(change["w"], [-network, 0], rtol=1e-5)
+  np.testing.assert_allclose(change["auxiliary"]["term"], [0, -heads], rtol=1e-5)
+
+
+def test_the_rate_of_heads_scales_the_steps_of_adam():
+  """Adam's step does not depend on the gradient's size: only a rate can make heads faster."""
+  optimizer = Optimizer("adamw", 0.1, "constant", weight_decay=0.0, head_rate=20.0)
+  change = first_change(optimizer, HEADED)
+  np.testing.assert_allclose(change["w"], [-0.1, 0], rtol=1e-4)
+  np.testing.assert_allclose(change["auxiliary"]["term"], [0, -2.0], rtol=1e-4)
+
+
+def test_a_network_without_heads_trains_as_without_their_rate():
+  for plain, apart in zip(
+    run(Optimizer(decay="linear", clip_norm=1.0)),
+    run(Optimizer(decay="linear", clip_norm=1.0, head_rate=9.0)),
+    strict=True,
+  ):
+    assert jax.tree.all(jax.tree.map(np.array_equal, plain, apart))
+
+
+# Descriptions, and phases that differ.
+
+
+def test_descriptions_of_earlier_runs_stay_what_they_were():
+  """Their optimisers had six settings."""
+  earlier = {
+    "name": "sgd",
+    "learning_rate": 0.1,
+    "decay": "step",
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "clip_norm": None,
+  }
+  assert Optimizer().describe() == earlier
+  changes = {"warmup": 0.1, "decay_mask": "matrices", "head_rate": 1.0}
+  for name, value in changes.items():
+    assert Optimizer(**{name: value}).describe() == {**earlier, name: value}
+
+
+def test_a_phase_changes_only_what_is_given():
+  base = Optimizer("adamw", 0.2, "linear", weight_decay=0.3, warmup=0.1)
+  assert UNCHANGED.applied_to(base) == base
+  changed = PhaseOptimizer(rate=0.5, decay="constant", warmup=0.0).applied_to(base)
+  assert changed == Optimizer("adamw", 0.1, "constant", weight_decay=0.3)
+  with pytest.raises(ValueError, match="`rate` of a phase must be a factor above 0, got 0"):
+    PhaseOptimizer(rate=0.0)

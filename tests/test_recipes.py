@@ -12,7 +12,7 @@ import pytest
 
 from kd_jax import recipes
 from kd_jax.models.heads import LayerClassifiers
-from kd_jax.optimizers import Optimizer
+from kd_jax.optimizers import Optimizer, PhaseOptimizer
 from kd_jax.recipes import Budget, Phase, Recipe, Term, describe, make_recipe
 from kd_jax.types import Batch, Outputs, TopK
 from tests import oracles
@@ -156,6 +156,39 @@ def test_the_best_is_taken_from_an_epoch_of_the_phase(best_from):
     ValueError, match=f"`best_from` of phase 'one' must be .* 1 to 3, got {best_from}"
   ):
     Phase("one", (recipes.label_term(),), 3, BUDGET.optimizer, best_from=best_from)
+
+
+def test_each_phase_of_annealing_kd_may_have_an_optimizer_of_its_own():
+  recipe = recipes.annealing_kd(
+    BUDGET,
+    max_temperature=3,
+    phase1=PhaseOptimizer(decay="constant"),
+    phase2=PhaseOptimizer(rate=0.1, warmup=0.25),
+  )
+  first, second = (phase.optimizer for phase in recipe.phases)
+  assert first == dataclasses.replace(BUDGET.optimizer, decay="constant")
+  assert second == dataclasses.replace(
+    BUDGET.optimizer, learning_rate=0.1 * BUDGET.optimizer.learning_rate, warmup=0.25
+  )
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_equal_label_epochs_leave_the_last_phase_the_whole_budget(name):
+  """Phase I comes on top, and stays what it is; methods of one phase stay as they are."""
+  budget = dataclasses.replace(BUDGET, epochs=20)
+  total = make_recipe(name, budget)
+  labels = make_recipe(name, dataclasses.replace(budget, equal_epochs="labels"))
+  assert labels.phases[-1].epochs == 20
+  described = [describe(recipe)["phases"] for recipe in (total, labels)]
+  assert described[0][:-1] == described[1][:-1]
+  if name == "annealing_kd":
+    assert [phase.epochs for phase in labels.phases] == [10, 20]
+    longer = recipes.annealing_kd(
+      dataclasses.replace(budget, equal_epochs="labels"), anneal_epochs=30
+    )
+    assert [phase.epochs for phase in longer.phases] == [30, 20]
+  else:
+    assert described[0] == described[1]
 
 
 def test_annealing_kd_has_the_scale_of_the_released_code():
@@ -317,6 +350,9 @@ VARIANTS = [
       {"momentum": 0.8},
       {"weight_decay": 0.0},
       {"clip_norm": 1.0},
+      {"warmup": 0.1},
+      {"decay_mask": "matrices"},
+      {"head_rate": 1.0},
     )
   ],
   ("kd", BUDGET, {}),
@@ -329,6 +365,12 @@ VARIANTS = [
   ("annealing_kd", BUDGET, {"max_temperature": 3, "anneal_epochs": 7}),
   ("annealing_kd", BUDGET, {"max_temperature": 3, "best_at_temperature_one": True}),
   ("annealing_kd", dataclasses.replace(BUDGET, num_classes=5), {"max_temperature": 3}),
+  ("annealing_kd", dataclasses.replace(BUDGET, equal_epochs="labels"), {"max_temperature": 3}),
+  *[
+    ("annealing_kd", BUDGET, {"max_temperature": 3, phase: PhaseOptimizer(**change)})
+    for phase in ("phase1", "phase2")
+    for change in ({"rate": 0.1}, {"decay": "constant"}, {"warmup": 0.1})
+  ],
   ("continuation_kd", BUDGET, {"max_temperature": 3}),
   ("continuation_kd", BUDGET, {"max_temperature": 2}),
   ("continuation_kd", BUDGET, {"max_temperature": 3, "margin": 0.5}),
@@ -445,3 +487,5 @@ def test_malformed_parts_are_refused():
   for epochs, classes in [(0, 10), (1, 0)]:
     with pytest.raises(ValueError, match="budget"):
       Budget(epochs, BUDGET.optimizer, classes)
+  with pytest.raises(ValueError, match="`equal_epochs` must be total or labels, got 'all'"):
+    dataclasses.replace(BUDGET, equal_epochs="all")

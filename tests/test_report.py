@@ -240,6 +240,10 @@ def test_unequal_training_lengths_are_said():
   assert not any("equally long" in line for line in findings.reading(results))
   results["methods"]["strong"]["phases"][1]["epochs"] = 40
   assert any("Strong-KD 44" in line for line in findings.reading(results) if "equally long" in line)
+  about_labels = "the same number of epochs in its last phase"
+  assert not any(about_labels in line for line in findings.reading(results))
+  results["config"]["equal_epochs"] = "labels"
+  assert any(about_labels in line for line in findings.reading(results))
 
 
 def test_gap_closed():

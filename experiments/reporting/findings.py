@@ -135,6 +135,11 @@ def _limits(results: Results, comparisons: int) -> list[str]:
       "The teacher was imported. It may have learnt from the examples held out here, so its validation "
       f"{metric.label} is not given; the students have not seen them."
     )
+  if results["config"].get("equal_epochs") == "labels":
+    lines.append(
+      "Every method has the same number of epochs in its last phase, as many as training on the labels alone; "
+      "a first phase comes on top."
+    )
   if len(set(lengths.values())) > 1:
     titles = method_titles(results)
     said = [f"{titles[name]} {plain(length)}" for name, length in lengths.items()]

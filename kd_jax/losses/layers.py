@@ -4,6 +4,8 @@ All take layers stacked along an axis, [B, layers, width], and give one value fo
 the student's layers. More leading axes, or none, are fine too.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -86,16 +88,22 @@ def layer_attention(queries: ArrayLike, keys: ArrayLike, values: ArrayLike) -> A
       f"queries {queries.shape}, keys {keys.shape} and values {values.shape} must be "
       "[B, S, D], [B, T, D] and [B, T, E]"
     )
+  weights = _attention_weights(queries, keys)
+  return jnp.einsum("...st,...te->...se", weights, values, precision="highest")
+
+
+def _attention_weights(queries: Array, keys: Array) -> Array:
+  """softmax_t <q_s, k_t>, [..., S, T]."""
   # An error in a score is one in the exponent: no rounding of products to fewer bits on accelerators.
   scores = jnp.einsum("...sd,...td->...st", queries, keys, precision="highest")
-  weights = jax.nn.softmax(scores, axis=-1)
-  return jnp.einsum("...st,...te->...se", weights, values, precision="highest")
+  return jax.nn.softmax(scores, axis=-1)
 
 
 def universal_kd_loss(
   student_layer_logits: ArrayLike,
   teacher_layer_logits: ArrayLike,
   *,
+  attend: Literal["logits", "losses"] = "logits",
   mask: ArrayLike | None = None,
   regression: bool = False,
   stop_teacher_gradient: bool = True,
@@ -106,6 +114,10 @@ def universal_kd_loss(
   .. math:: \sum_i KL(softmax(\sum_j a_{ij} z^T_j) \,\|\, softmax(z^S_i)),
     \quad a_{ij} = softmax_j \langle z^S_i, z^T_j \rangle
 
+  With `attend="losses"`, the attention weighs the divergences from each of the teacher's layers instead:
+
+  .. math:: \sum_i \sum_j a_{ij} \, KL(softmax(z^T_j) \,\|\, softmax(z^S_i))
+
   The logits come from pseudo classifiers on the intermediate layers; final layers are left to ordinary KD.
   With the student's final logits as its only "layer", S = 1, against all of the teacher's, final ones
   included, this is the paper's loss for a large gap in capacity.
@@ -113,17 +125,18 @@ def universal_kd_loss(
   Args:
     student_layer_logits: [B, S, C]; more leading axes, or none, are fine.
     teacher_layer_logits: [B, T, C], finite: unlike a loss on one distribution, a mix has no place for -inf.
+    attend: "logits" mixes the teacher's logits, the paper's choice; "losses" mixes losses, its ablation.
     mask: [B] or its leading axes; masked examples give 0, whatever stands there.
-    regression: squared error to the mix, summed over outputs, in place of KL; needed for C = 1.
+    regression: squared error, summed over outputs, in place of KL; needed for C = 1.
     stop_teacher_gradient: False where the teacher learns too.
-    stop_attention_gradient: True to let the student learn from the mix but not through its weights; the
+    stop_attention_gradient: True to stop the gradient through a_ij into the student; the
       paper's formula does not stop it.
 
   Returns:
     [B] float32, the sum over the student's layers.
 
   Raises:
-    ValueError: for shapes that do not fit, integers, or C = 1 without `regression`.
+    ValueError: for shapes that do not fit, integers, C = 1 without `regression`, or another `attend`.
 
   References:
     Wu et al., Universal-KD: Attention-based Output-Grounded Intermediate Layer Knowledge Distillation,
@@ -138,6 +151,8 @@ def universal_kd_loss(
     >>> [round(float(v), 4) for v in kd_jax.universal_kd_loss(student, teacher)]
     [0.7076]
   """
+  if attend not in ("logits", "losses"):
+    raise ValueError(f"`attend` must be logits or losses, got {attend!r}")
   student, teacher = _prepare(
     student_layer_logits, teacher_layer_logits, mask, stop_teacher_gradient, "layer_logits"
   )
@@ -147,14 +162,21 @@ def universal_kd_loss(
       "regression=True"
     )
   queries = jax.lax.stop_gradient(student) if stop_attention_gradient else student
-  mixed = layer_attention(queries, teacher, teacher)
-  if regression:
-    distances = jnp.sum((student - mixed) ** 2, axis=-1)
+  if attend == "losses":
+    pairs = _output_distance(student[..., :, None, :], teacher[..., None, :, :], regression)
+    distances = jnp.sum(_attention_weights(queries, teacher) * pairs, axis=-1)
   else:
-    distances = kl_from_log_probs(
-      jax.nn.log_softmax(mixed, axis=-1), jax.nn.log_softmax(student, axis=-1)
-    )
+    distances = _output_distance(student, layer_attention(queries, teacher, teacher), regression)
   return apply_mask(jnp.sum(distances, axis=-1), mask)
+
+
+def _output_distance(student: Array, teacher: Array, regression: bool) -> Array:
+  """KL(softmax(teacher) || softmax(student)) over the last axis, or the squared error."""
+  if regression:
+    return jnp.sum((student - teacher) ** 2, axis=-1)
+  return kl_from_log_probs(
+    jax.nn.log_softmax(teacher, axis=-1), jax.nn.log_softmax(student, axis=-1)
+  )
 
 
 def alp_kd_loss(

@@ -18,9 +18,9 @@ from kd_jax.types import NEG_INF, Array, ArrayLike, TopK
 
 def _tail_log_prob(log_probs: Array, indices: Array) -> Array:
   """log of the probability of all classes [..., C] but those of indices [..., k]."""
-  num_classes = log_probs.shape[-1]
-  chosen = jnp.any(indices[..., :, None] == jnp.arange(num_classes), axis=-2)
-  return jax.nn.logsumexp(jnp.where(chosen, NEG_INF, log_probs), axis=-1)
+  # A scatter, not a comparison of every index with every class: [..., C] memory, not [..., k, C].
+  rest = jnp.put_along_axis(log_probs, indices, NEG_INF, axis=-1, inplace=False)
+  return jax.nn.logsumexp(rest, axis=-1)
 
 
 def top_k_targets(teacher_logits: ArrayLike, k: int, *, temperature: ArrayLike = 1.0) -> TopK:

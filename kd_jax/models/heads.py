@@ -26,7 +26,7 @@ class LayerClassifiers(nn.Module):
 
 
 class LayerProjections(nn.Module):
-  """`Outputs` with the state of each layer mapped linearly to another width.
+  """`Outputs` with the state of each layer but the last mapped linearly to another width.
 
   Attributes:
     width: of the teacher.
@@ -38,9 +38,10 @@ class LayerProjections(nn.Module):
   def __call__(self, outputs: Outputs) -> Outputs:
     projected = tuple(
       nn.Dense(self.width, name=f"layer{number}")(jnp.asarray(state, jnp.float32))
-      for number, state in enumerate(outputs.layers, start=1)
+      for number, state in enumerate(intermediate(outputs), start=1)
     )
-    return outputs._replace(layers=projected)
+    # No loss on layers reads the last one.
+    return outputs._replace(layers=(*projected, outputs.layers[-1]))
 
 
 class TokenProjections(nn.Module):

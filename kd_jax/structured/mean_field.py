@@ -85,11 +85,11 @@ def mean_field_marginals(
   def update(q):
     scores = arc
     if sibling is not None:
-      scores += jnp.einsum("...kh,...ihk->...ih", q, sibling)
+      scores += jnp.einsum("...kh,...ihk->...ih", q, sibling, precision="highest")
     if grandparent is not None:
-      above = jnp.einsum("...hg,...ihg->...ih", q, grandparent)
+      above = jnp.einsum("...hg,...ihg->...ih", q, grandparent, precision="highest")
       scores += jnp.pad(above, [(0, 0)] * (above.ndim - 1) + [(1, 0)])
-      scores += jnp.einsum("...ci,...cih->...ih", q[..., 1:], grandparent)
+      scores += jnp.einsum("...ci,...cih->...ih", q[..., 1:], grandparent, precision="highest")
     return softmax_over_heads(scores, valid)
 
   q = softmax_over_heads(arc, valid)

@@ -12,10 +12,7 @@ import optax
 
 from kd_jax import programs
 from kd_jax.phases import Phase
-from kd_jax.types import ArrayLike, PyTree
-
-AUXILIARY = "auxiliary"
-"""Where in "params" the parameters of the objective's heads stand, by term: no part of the network."""
+from kd_jax.types import AUXILIARY as AUXILIARY, ArrayLike, PyTree
 
 
 class TrainState(NamedTuple):

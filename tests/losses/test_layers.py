@@ -102,6 +102,29 @@ class TestUniversalKDRegression(LayerContract):
   zero_at_equality = False
 
 
+class TestUniversalKDOnLosses(LayerContract):
+  loss = staticmethod(kd_jax.universal_kd_loss)
+  oracle = staticmethod(oracles.universal_kd_loss)
+  options = contract.options(attend="losses")
+  zero_at_equality = False
+
+  def test_one_teacher_layer_leaves_nothing_to_mix(self):
+    case = self.case()
+    one = case._replace(teacher=case.teacher[:, :1])
+    self.assert_close(self.call(one), kd_jax.universal_kd_loss(one.student, one.teacher))
+    assert not np.allclose(self.call(case), kd_jax.universal_kd_loss(case.student, case.teacher))
+
+  def test_squared_errors_in_regression(self):
+    student, teacher = draw(4, S, 1), draw(4, T, 1, seed=1)
+    expected = self.oracle(student, teacher, regression=True, attend="losses")
+    found = self.loss(student, teacher, regression=True, attend="losses")
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+  def test_another_attention_is_refused(self):
+    with pytest.raises(ValueError, match="`attend` must be logits or losses, got 'layers'"):
+      self.loss(draw(4, S, 5), draw(4, T, 5), attend="layers")
+
+
 class TestAlpKD(LayerContract):
   loss = staticmethod(kd_jax.alp_kd_loss)
   oracle = staticmethod(oracles.alp_kd_loss)

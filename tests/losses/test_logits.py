@@ -267,6 +267,29 @@ class TestTopKKD(contract.DivergenceContract, contract.PerExampleContract):
     expected = oracles.top_k_kd_loss(confident, np.zeros(4), 1)
     np.testing.assert_allclose(kd_jax.top_k_kd_loss(confident, flat), expected, rtol=1e-5)
 
+  def test_memory_does_not_grow_with_k_times_the_classes(self):
+    """At B = 128, k = 64, C = 32,000 an array of their product takes 1 GB in float32."""
+    student = jax.ShapeDtypeStruct((128, 32_000), jnp.float32)
+    top_k = kd_jax.TopK(
+      jax.ShapeDtypeStruct((128, 64), jnp.int32),
+      jax.ShapeDtypeStruct((128, 64), jnp.float32),
+      jax.ShapeDtypeStruct((128,), jnp.float32),
+    )
+
+    def total(student, top_k):
+      return jnp.sum(kd_jax.top_k_kd_loss(student, top_k, temperature=2.0))
+
+    for function, arguments in (
+      (jax.value_and_grad(total), (student, top_k)),
+      (lambda teacher: kd_jax.top_k_targets(teacher, 64), (student,)),
+    ):
+      sizes = [
+        variable.aval.size
+        for equation in contract.equations(jax.make_jaxpr(function)(*arguments).jaxpr)
+        for variable in equation.outvars
+      ]
+      assert max(sizes) == 128 * 32_000
+
   def test_approaches_full_kd_from_below_as_k_grows(self):
     case = self.case()
     full = kd_jax.soft_target_kd_loss(case.student, case.teacher, temperature=2.0)
