@@ -8,6 +8,7 @@ import pytest
 
 from experiments import config
 from experiments.domains.images import ImageStudy, MethodSettings
+from experiments.domains.registry import domain_of
 from experiments.domains.sequences import fitting
 from experiments.domains.text_study import TextStudy
 from experiments.evaluate import evaluate, published
@@ -153,6 +154,13 @@ def test_paper_settings_of_the_vision_study():
   assert (anneal.epochs, finetune.epochs, finetune.start) == (160, 160, "best")
   temperature = anneal.objective[0].schedules["temperature"]
   assert [int(temperature(epoch)) for epoch in (0, 15, 16, 159)] == [10, 10, 9, 1]
+
+
+def test_an_imported_teacher_is_asked_for(tmp_path):
+  study = CONFIGS["cifar10_small"]
+  domain = domain_of(dataclasses.replace(study, dataset="digits", validation_examples=20), tmp_path)
+  with pytest.raises(ValueError, match=r"no weights file resnet56_cifar10\.safetensors: name one"):
+    domain.ready_teacher()
 
 
 def test_overrides_reach_the_study():

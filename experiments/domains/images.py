@@ -68,6 +68,7 @@ class ImageStudy(Study):
       views=min(self.views, 2),
       batch_size=16,
       teacher=small(self.teacher),
+      teacher_weights=None,
       teacher_epochs=1,
       assistant=small(self.assistant),
       student=small(self.student),
@@ -96,6 +97,7 @@ class Images(Domain):
       "limit": study.train_limit,
     }
     self.train, self.validation, self.test = _load(self.source, data_dir)
+    self.notes = data.parts_missing(study.dataset, data_dir)
     self.num_classes = self.train.num_classes
     self.official_examples = study.official_examples
     self.teacher, self.assistant, self.student = study.teacher, study.assistant, study.student
@@ -149,7 +151,7 @@ class Images(Domain):
     if path is None:
       return None
     if not path.is_file():
-      raise ValueError(f"there is no weights file {path}")
+      raise ValueError(f"there is no weights file {path}: name one with --teacher-weights FILE")
     depth = weights.torch_cifar_resnet_depth(path)
     spec = dataclasses.replace(self.teacher, family="resnet", depth=depth)
     variables = weights.load_torch_cifar_resnet(path, depth, self.num_classes)
@@ -195,7 +197,7 @@ class Images(Domain):
     return {"image_shape": list(self.train.images.shape[1:])}
 
   def header(self) -> dict[str, Any]:
-    return {"dataset": {"num_classes": self.num_classes}}
+    return {"dataset": {"num_classes": self.num_classes, "notes": list(self.notes)}}
 
 
 def _load(source: dict[str, Any], data_dir: Path | None) -> data.Splits:
