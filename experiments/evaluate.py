@@ -27,7 +27,7 @@ from kd_jax.checkpoints import write_text
 from kd_jax.training.state import as_one_of, init_variables, one_seed
 
 NOT_OF_THE_SETTING = (
-  *("name", "task", "methods", "seeds", "seeds_together", "cache_dtype", "cache_outputs"),
+  *("name", "task", "methods", "vary", "seeds", "seeds_together", "cache_dtype", "cache_outputs"),
   *("live_teacher", "paper", "papers", "official_examples"),
 )
 """Of a study: what its published numbers do not depend on, or are chosen by."""
@@ -77,7 +77,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
         rows.append(_row(pipeline, method, seed, k, result, test, last))
         curves += _curve(select, method, seed, k, result, epochs_before)
       epochs_before += result.phase.epochs
-  order = {method: index for index, method in enumerate(study.methods)}
+  order = {method: index for index, method in enumerate(study.rows)}
   rows.sort(key=lambda row: (order[row["method"]], row["seed"]))
   results = _header(pipeline, teacher) | {"rows": rows, "curves": curves}
   if parallel.is_main():
@@ -155,7 +155,7 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
   student = domain.build(domain.student)
   # Neither size nor speed depends on the values.
   variables = one_seed(init_variables(student, example, (0,)), 0)
-  assistants = [m for m in study.methods if pipeline.recipes[m].assistant is not None]
+  assistants = [m for m in study.rows if pipeline.recipes[m].assistant is not None]
   return {
     "schema_version": 1,
     "study": study.name,
@@ -190,7 +190,7 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
       **({"source": domain.student_source} if domain.student_source else {}),
       **size_and_speed(student, variables, domain.test),
     },
-    "methods": {method: _method_row(pipeline, method) for method in study.methods},
+    "methods": {method: _method_row(pipeline, method) for method in study.rows},
     "paper": published(study, len(train) + len(domain.validation), domain.official_examples),
   }
 
@@ -219,8 +219,10 @@ def _comparable(study: config.Study) -> dict[str, Any]:
 
 def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:
   recipe = pipeline.recipes[method]
-  settings = config.plain(getattr(pipeline.study.settings, method, None)) or {}
+  row = pipeline.study.rows[method]
+  settings = config.plain(row.settings) or {}
   return {
+    "method": row.method,
     "title": recipe.title,
     "equation": recipe.equation,
     "reference": recipe.reference,

@@ -36,7 +36,7 @@ class Setting:
     self.domain = domain_of(study, where.data_dir)
     # Every recipe is made at once, so that a bad setting is refused before anything is trained.
     given = {name: getattr(self.domain, name) for name in ("teacher_width", "label_mean")}
-    self.recipes = {m: study.recipe(m, self.domain.num_classes, **given) for m in study.methods}
+    self.recipes = {r: study.recipe(r, self.domain.num_classes, **given) for r in study.rows}
     self._refuse_what_later_stages_would()
     for note in self.domain.notes:
       console.say(note)
