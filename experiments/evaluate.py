@@ -177,6 +177,7 @@ def _header(pipeline: Pipeline, teacher: Network) -> dict[str, Any]:
       "name": train.name,
       "version": train.version,
       "train": len(train),
+      **({} if domain.teacher_train is None else {"teacher_train": len(domain.teacher_train)}),
       "validation": len(domain.validation),
       "test": len(domain.test),
       "fingerprint": train.fingerprint,

@@ -106,7 +106,8 @@ class Networks(Setting):
     link = None if teacher is None else self.teacher_link(teacher)
     views = self.domain.teacher_views if teacher is None else None
     initial = self.initial(spec, teacher)
-    run = self.make_run(directory / "train", recipe, spec, (0,), link, views, initial)
+    train = self.domain.teacher_train if teacher is None else None
+    run = self.make_run(directory / "train", recipe, spec, (0,), link, views, initial, train)
     self._refuse_another_source(directory, "train")
     if not self.may_train and not runs.is_finished(run):
       raise ValueError(f"the {role} in {directory} is not trained: run the study first")

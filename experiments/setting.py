@@ -96,13 +96,14 @@ class Setting:
     teacher: runs.Parent | None,
     views: int | None = None,
     initial: Initial | None = None,
+    train: Any = None,
   ) -> runs.Run:
-    """What training a network of this study is: task, settings, lineage."""
+    """What training a network of this study is: task, settings, lineage; `train`: by default the students'."""
     domain = self.domain
     views = domain.views if views is None else views
     task = Task(
       model=domain.build(spec, parallel.AXIS),
-      train=domain.train,
+      train=domain.train if train is None else train,
       validation=domain.validation,
       augmentation=domain.augmentation,
       views=views,
@@ -119,7 +120,7 @@ class Setting:
       "batch_size": self.study.batch_size,
       "validation": domain.validation.fingerprint,
     }
-    links = [self.data_link(), teacher, None if initial is None else initial.parent]
+    links = [self.data_link(train), teacher, None if initial is None else initial.parent]
     parents = tuple(link for link in links if link is not None)
     kept = domain.kept_with_checkpoints()
     return runs.Run(directory, self.root, recipe, task, settings, parents, kept)
@@ -128,10 +129,10 @@ class Setting:
     """A link of the lineage to something in the study's folder."""
     return {"kind": kind, "path": str(path.relative_to(self.root)), "digest": digest}
 
-  def data_link(self) -> runs.Parent:
-    """A link of the lineage to the training examples."""
-    train = self.domain.train
-    return {
+  def data_link(self, teachers: Any = None) -> runs.Parent:
+    """A link of the lineage to the training examples, the students' or else those of the teacher alone."""
+    train = self.domain.train if teachers is None else teachers
+    return ({} if teachers is None else {"of": "teacher"}) | {
       "kind": "data",
       "name": f"{train.name} {train.version} {train.split}, {len(train)} examples",
       "digest": train.fingerprint,

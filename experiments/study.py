@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   evaluate(pipeline)
   if parallel.is_main():
     paths = report.write_report(where.workdir)
-    console.show_table(*report.main_table(report.load_results(where.workdir)))
+    results = report.load_results(where.workdir)
+    console.show_table(*report.main_table(results))
+    console.say(f"{report.chance(results)} {report.within_chance(results)}".strip())
     console.say(f"report: {', '.join(str(path) for path in paths)}")
   return 0
 

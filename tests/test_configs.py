@@ -179,6 +179,39 @@ def test_overrides_reach_the_study():
   assert str(where.workdir) == "somewhere"
 
 
+def varied(*words):
+  return config.parse("study", ["digits", "--vary", *words])[0]
+
+
+def test_a_varied_method_has_a_row_for_each_value():
+  study = varied("annealing-kd.max-temperature", "1", "10", "5")
+  # 10 is the study's own setting.
+  rows = ["annealing_kd.max-temperature=1", "annealing_kd", "annealing_kd.max-temperature=5"]
+  assert list(study.rows) == ["scratch", "kd", "takd", *rows, "continuation_kd"]
+  for name, value in zip(rows, (1, 10, 5), strict=True):
+    recipe = study.recipe(name, 10)
+    assert (recipe.name, recipe.title) == (name, f"Annealing-KD (max-temperature {value})")
+    assert recipe.phases[0].objective[0].schedules["temperature"](0) == value
+  assert study.recipe("kd", 10).title == "KD"
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["kd.warmth", "1"], "option of kd, temperature, soft-weight, got 'warmth'"),
+    (["kd.temperature", "1", "warm"], "of the type of temperature, such as 4, got 'warm'"),
+    (["kd.temperature", "2", "2.0"], "distinct values, got '2.0' twice"),
+    (["kd.temperature"], "an option and its values, got 'kd.temperature' alone"),
+    (["scratch.temperature", "1"], "one of the methods compared, kd, takd, annealing_kd, "),
+    (["teacher.hidden", "8"], "got 'teacher.hidden': name the method in --methods too"),
+    (["kd.temperature", "2", "--methods", "scratch"], "got 'kd.temperature': name the method"),
+  ],
+)
+def test_a_bad_variation_is_refused_with_what_is_possible(words, message):
+  with pytest.raises(ValueError, match=message):
+    varied(*words)
+
+
 def test_every_recipe_argument_has_an_option():
   for name in recipes.RECIPES:
     settings = getattr(MethodSettings(), name, None)

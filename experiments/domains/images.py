@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import jax
+import numpy as np
 import tyro
 
 from experiments.config import Registry, Study, method_settings
@@ -13,6 +14,7 @@ from experiments.domains.domain import Domain, ReadyTeacher
 from kd_jax import data, inference, recipes, teacher_cache
 from kd_jax.checkpoints import digest_file
 from kd_jax.data.augmentation import Augmentation
+from kd_jax.data.splits import balanced_rows
 from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name
 from kd_jax.phases import Recipe
@@ -32,6 +34,9 @@ class ImageStudy(Study):
   """TFDS data set: digits, mnist, fashion_mnist, cifar10, cifar100."""
   validation_examples: int = 200
   """Held out of the training split, to choose the best epoch."""
+  student_limit: int | None = None
+  """Students and assistants see at most so many of the training images, balanced over the classes; the teacher
+  sees all."""
   augmentation: Augmentation = Augmentation(name="none")
   """Of the training images."""
   views: int = 1
@@ -65,6 +70,7 @@ class ImageStudy(Study):
       self,
       validation_examples=16,
       train_limit=48,
+      student_limit=None if self.student_limit is None else 32,
       views=min(self.views, 2),
       batch_size=16,
       teacher=small(self.teacher),
@@ -95,9 +101,19 @@ class Images(Domain):
       "name": study.dataset,
       "validation_examples": study.validation_examples,
       "limit": study.train_limit,
+      "student_limit": study.student_limit,
     }
-    self.train, self.validation, self.test = _load(self.source, data_dir)
-    self.notes = data.parts_missing(study.dataset, data_dir)
+    splits = _load(self.source, data_dir)
+    self.train, self.validation, self.test = splits
+    self.notes = list(data.parts_missing(study.dataset, data_dir))
+    if study.student_limit is not None and study.student_limit < len(splits.train):
+      self.train = _students_part(splits.train, study.student_limit)
+      self.teacher_train = splits.train
+      if study.teacher_weights is None:
+        self.notes.append(
+          f"the teacher learns from {len(splits.train):,} training images, students from {len(self.train):,} "
+          "of them"
+        )
     self.num_classes = self.train.num_classes
     self.official_examples = study.official_examples
     self.teacher, self.assistant, self.student = study.teacher, study.assistant, study.student
@@ -197,12 +213,29 @@ class Images(Domain):
     return {"image_shape": list(self.train.images.shape[1:])}
 
   def header(self) -> dict[str, Any]:
-    return {"dataset": {"num_classes": self.num_classes, "notes": list(self.notes)}}
+    labels = self.test.labels
+    return {
+      "dataset": {"num_classes": self.num_classes, "notes": list(self.notes)},
+      "metric": {
+        "key": "accuracy",
+        "label": "accuracy",
+        "examples": "images",
+        # The commonest class as the answer to every image.
+        "chance": float(np.bincount(labels).max() / len(labels)),
+      },
+    }
 
 
 def _load(source: dict[str, Any], data_dir: Path | None) -> data.Splits:
   options = {name: source[name] for name in ("validation_examples", "limit")}
   return data.load(source["name"], data_dir=data_dir, **options)
+
+
+def _students_part(train: data.Dataset, limit: int) -> data.Dataset:
+  """The training images that students see: of each class those with the lowest hashes of their ids."""
+  if limit < 1:
+    raise ValueError(f"`student_limit` must be at least 1, got {limit}")
+  return train.take(balanced_rows(train.labels, train.ids, limit))
 
 
 def image_shape(source: dict[str, Any], data_dir: Path | None) -> list[int]:
@@ -215,6 +248,7 @@ def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
   if data.prepared_dir(source["name"], data_dir) is None:
     return None  # nothing is prepared here, the embedded data neither: this only reads
   try:
-    return _load(source, data_dir).train.fingerprint
+    train, limit = _load(source, data_dir).train, source.get("student_limit")
+    return (train if limit is None else _students_part(train, limit)).fingerprint
   except data.DatasetNotPrepared:
     return None
