@@ -168,7 +168,9 @@ def test_values_of_an_option_are_rows_of_one_study(finished, data_dir, tmp_path,
   assert [row for row in untimed(found["rows"]) if row["method"] == "annealing_kd"] == old
   assert found["teacher"]["digest"] == results(finished)["teacher"]["digest"]
   assert sorted(path.name for path in (folder / "students").iterdir())[:2] == ["annealing_kd", name]
-  assert lineage.main([str(folder / "students" / name), f"--data-dir={data_dir}"]) == 0
+  assert (
+    lineage.main([str(folder / "students" / name / "seeds-0-1"), f"--data-dir={data_dir}"]) == 0
+  )
   assert "every link matches" in capsys.readouterr().out
   table = tmp_path / "table.md"
   assert compare.main([str(finished), str(folder), "--output", str(table)]) == 0
