@@ -1,6 +1,7 @@
 """What a study is, as one frozen dataclass, and the command line that its types make."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -11,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
+from experiments.variants import Variant, variants
 from kd_jax.data.labelled import check_share
 from kd_jax.optimizers import Optimizer
 from kd_jax.phases import Budget, Recipe
@@ -67,6 +69,8 @@ class Study:
   """Of each phase of each student."""
   methods: tuple[str, ...] = ()
   """Methods to compare, in the order of the tables."""
+  vary: tuple[str, ...] = ()
+  """A method's option and its values, such as annealing-kd.max-temperature 1 5 10: a row for each value."""
   seeds: int = 5
   """How many seeds, from 0."""
   seeds_together: int | None = None
@@ -90,16 +94,25 @@ class Study:
       raise ValueError(
         f"methods must be distinct names of {', '.join(self.registry)}; got {list(self.methods)}"
       )
+    _ = self.rows  # a bad `vary` is refused now
 
-  def recipe(self, method: str, num_classes: int, **data: Any) -> Recipe:
-    """The recipe of a method under this study's budget and settings; data: further fields of `Budget`."""
+  @functools.cached_property
+  def rows(self) -> dict[str, Variant]:
+    """What is compared, by name: the methods, a varied one once for each value."""
+    return variants(self.methods, getattr(self, "settings", None), self.vary)
+
+  def recipe(self, row: str, num_classes: int, **data: Any) -> Recipe:
+    """The recipe of a row under this study's budget; data: further fields of `Budget`."""
     budget = Budget(
       self.epochs, self.optimizer, num_classes, equal_epochs=self.equal_epochs, **data
     )
-    own = getattr(self.settings, method, None)
+    own_settings = getattr(self.settings, row, None)
+    method, own, label = self.rows.get(row, Variant(row, own_settings))
     # Not asdict: a setting may be a dataclass itself.
-    given = vars(own) if own else {}
-    return make_recipe(method, budget, given, self.registry)
+    recipe = make_recipe(method, budget, vars(own) if own else {}, self.registry)
+    return (
+      dataclasses.replace(recipe, name=row, title=f"{recipe.title} ({label})") if label else recipe
+    )
 
   def shrunk(self) -> "Study":
     """The same study in a form that runs in seconds: small networks, few epochs, one seed."""

@@ -29,7 +29,7 @@ from kd_jax.optimizers import UNCHANGED
 from kd_jax.training.state import as_one_of, init_variables, one_seed
 
 NOT_OF_THE_SETTING = (
-  *("name", "task", "methods", "seeds", "seeds_together", "cache_dtype", "cache_outputs"),
+  *("name", "task", "methods", "vary", "seeds", "seeds_together", "cache_dtype", "cache_outputs"),
   *("live_teacher", "paper", "papers", "official_examples"),
 )
 """Of a study: what its published numbers do not depend on, or are chosen by."""
@@ -81,7 +81,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
         curves += _curve(select, method, seed, k, result, epochs_before)
       epochs_before += result.phase.epochs
       made_with += result.made_with
-  order = {method: index for index, method in enumerate(study.methods)}
+  order = {method: index for index, method in enumerate(study.rows)}
   rows.sort(key=lambda row: (order[row["method"]], row["seed"]))
   results = _header(pipeline, teacher, made_with) | {"rows": rows, "curves": curves}
   if parallel.is_main():
@@ -159,7 +159,7 @@ def _header(pipeline: Pipeline, teacher: Network, made_with: list[Environment]) 
   student = domain.build(domain.student)
   # Neither size nor speed depends on the values.
   variables = one_seed(init_variables(student, example, (0,)), 0)
-  assistants = [m for m in study.methods if pipeline.recipes[m].assistant is not None]
+  assistants = [m for m in study.rows if pipeline.recipes[m].assistant is not None]
   made_with = [*made_with, *(e for m in assistants for e in pipeline.assistant(m).made_with)]
   return {
     "schema_version": 1,
@@ -185,6 +185,7 @@ def _header(pipeline: Pipeline, teacher: Network, made_with: list[Environment]) 
       "version": train.version,
       "train": len(train),
       **_label_counts(train),
+      **({} if domain.teacher_train is None else {"teacher_train": len(domain.teacher_train)}),
       "validation": len(domain.validation),
       "test": len(domain.test),
       "fingerprint": train.fingerprint,
@@ -198,7 +199,7 @@ def _header(pipeline: Pipeline, teacher: Network, made_with: list[Environment]) 
       **({"source": domain.student_source} if domain.student_source else {}),
       **size_and_speed(student, variables, domain.test),
     },
-    "methods": {method: _method_row(pipeline, method) for method in study.methods},
+    "methods": {method: _method_row(pipeline, method) for method in study.rows},
     "paper": published(
       study, num_labelled(train) + len(domain.validation), domain.official_examples
     ),
@@ -236,10 +237,11 @@ def _comparable(study: config.Study) -> dict[str, Any]:
 
 def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:
   recipe = pipeline.recipes[method]
-  own = getattr(pipeline.study.settings, method, None)
-  given = {} if own is None else vars(own)
+  row = pipeline.study.rows[method]
+  given = {} if row.settings is None else vars(row.settings)
   settings = {n: config.plain(value) for n, value in given.items() if value != UNCHANGED}
   return {
+    "method": row.method,
     "title": recipe.title,
     "equation": recipe.equation,
     "reference": recipe.reference,

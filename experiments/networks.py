@@ -110,7 +110,8 @@ class Networks(Setting):
     link = None if teacher is None else self.teacher_link(teacher)
     views = self.domain.teacher_views if teacher is None else None
     initial = self.initial(spec, teacher)
-    run = self.make_run(directory / "train", recipe, spec, (0,), link, views, initial)
+    train = self.domain.teacher_train if teacher is None else None
+    run = self.make_run(directory / "train", recipe, spec, (0,), link, views, initial, train)
     if teacher is None:  # what has no label is new to the teacher when students learn from it
       task = dataclasses.replace(run.task, train=labelled_part(run.task.train))
       run = dataclasses.replace(run, task=task)

@@ -77,7 +77,7 @@ class Pipeline(Networks):
     """
     found = [
       (method, group, self.student_run(method, group, teacher))
-      for method in self.study.methods
+      for method in self.study.rows
       for group in self.seed_groups(method)
     ]
     for _, _, run in found:

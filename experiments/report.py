@@ -25,7 +25,7 @@ from experiments.reporting.documents import (
   to_html,
   to_markdown,
 )
-from experiments.reporting.findings import case, reading, summary
+from experiments.reporting.findings import case, chance, reading, summary, within_chance
 from experiments.reporting.formats import and_, flatten, sentence
 from experiments.reporting.metric import metric_of
 from experiments.reporting.results import Results, check_results, load_results
@@ -40,7 +40,15 @@ from experiments.reporting.tables import (
   speed_table,
 )
 
-__all__ = ["check_results", "load_results", "main", "main_table", "write_report"]
+__all__ = [
+  "chance",
+  "check_results",
+  "load_results",
+  "main",
+  "main_table",
+  "within_chance",
+  "write_report",
+]
 
 
 def blocks(results: Results) -> list[Block]:
@@ -59,6 +67,7 @@ def blocks(results: Results) -> list[Block]:
   if results.get("command"):
     found.append(Code(str(results["command"])))
   found += [Heading(2, "Results"), main_table(results), Paragraph(MAIN_NOTE.format(label))]
+  found.append(Paragraph(f"{chance(results)} {within_chance(results)}".strip()))
   if results["paper"]:
     said = [results["paper"].get(key) for key in ("source", "setting")]
     found.append(Paragraph(f"Paper's numbers: {'. '.join(str(text) for text in said if text)}."))

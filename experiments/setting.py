@@ -38,7 +38,7 @@ class Setting:
     self.domain = domain_of(study, where.data_dir)
     # Every recipe is made at once, so that a bad setting is refused before anything is trained.
     given = {name: getattr(self.domain, name) for name in ("teacher_width", "label_mean")}
-    self.recipes = {m: study.recipe(m, self.domain.num_classes, **given) for m in study.methods}
+    self.recipes = {r: study.recipe(r, self.domain.num_classes, **given) for r in study.rows}
     self._refuse_what_later_stages_would()
     for note in self.domain.notes:
       console.say(note)
@@ -101,13 +101,14 @@ class Setting:
     teacher: runs.Parent | None,
     views: int | None = None,
     initial: Initial | None = None,
+    train: Any = None,
   ) -> runs.Run:
-    """What training a network of this study is: task, settings, lineage."""
+    """What training a network of this study is: task, settings, lineage; `train`: by default the students'."""
     domain = self.domain
     views = domain.views if views is None else views
     task = Task(
       model=domain.build(spec, parallel.AXIS),
-      train=domain.train,
+      train=domain.train if train is None else train,
       validation=domain.validation,
       augmentation=domain.augmentation,
       views=views,
@@ -124,7 +125,7 @@ class Setting:
       "batch_size": self.study.batch_size,
       "validation": domain.validation.fingerprint,
     }
-    links = [self.data_link(), teacher, None if initial is None else initial.parent]
+    links = [self.data_link(train), teacher, None if initial is None else initial.parent]
     parents = tuple(link for link in links if link is not None)
     kept = domain.kept_with_checkpoints()
     defaults = {"model": field_defaults(spec)}
@@ -134,13 +135,13 @@ class Setting:
     """A link of the lineage to something in the study's folder."""
     return {"kind": kind, "path": str(path.relative_to(self.root)), "digest": digest}
 
-  def data_link(self) -> runs.Parent:
-    """A link of the lineage to the training examples."""
-    train = self.domain.train
+  def data_link(self, teachers: Any = None) -> runs.Parent:
+    """A link of the lineage to the training examples, the students' or else those of the teacher alone."""
+    train = self.domain.train if teachers is None else teachers
     count = f"{len(train)} examples"
     if train.labelled is not None:
       count += f", {num_labelled(train)} with labels"
-    return {
+    return ({} if teachers is None else {"of": "teacher"}) | {
       "kind": "data",
       "name": f"{train.name} {train.version} {train.split}, {count}",
       "digest": train.fingerprint,

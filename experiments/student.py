@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   console.start(where)
   pipeline = Pipeline(study, where)
   seeds = None if options.seed is None else (options.seed,)
-  pipeline.train_students(pipeline.teacher(), study.methods, seeds)
+  pipeline.train_students(pipeline.teacher(), tuple(study.rows), seeds)
   console.say(f"students in {pipeline.root / 'students' / options.method}")
   return 0
 

@@ -2,6 +2,7 @@
 
     python -m experiments.study CONFIG [--methods scratch kd ...] [--seeds 5] [--workdir DIR] [overrides]
 
+`--vary annealing-kd.max-temperature 1 5 10` compares values of a method's option: a row for each.
 Stopped at any moment, the same command goes on from the last finished epoch and skips what is done.
 """
 
@@ -22,14 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   console.say(
     f"{study.name}: {domain.train.name} {domain.train.version}, {len(domain.train)} training, "
     f"{len(domain.validation)} validation and {len(domain.test)} test examples; "
-    f"{len(study.methods)} methods × {study.seeds} seeds in {where.workdir}"
+    f"{len(study.rows)} methods × {study.seeds} seeds in {where.workdir}"
   )
   teacher = pipeline.teacher()
-  pipeline.train_students(teacher, study.methods)
+  pipeline.train_students(teacher, tuple(study.rows))
   evaluate(pipeline)
   if parallel.is_main():
     paths = report.write_report(where.workdir)
-    console.show_table(*report.main_table(report.load_results(where.workdir)))
+    results = report.load_results(where.workdir)
+    console.show_table(*report.main_table(results))
+    console.say(f"{report.chance(results)} {report.within_chance(results)}".strip())
     console.say(f"report: {', '.join(str(path) for path in paths)}")
   return 0
 

@@ -16,6 +16,7 @@ TINY = (
   *("--annealing-kd.max-temperature", "3", "--kd.temperature", "4", "--batch-size", "64"),
   *("--augmentation.name", "pad_crop_flip", "--augmentation.pad", "1", "--views", "18"),
   *("--teacher.hidden", "32", "--teacher-epochs", "8", "--teacher-optimizer.learning-rate", "0.1"),
+  *("--student-limit", "None", "--student.no-batch-norm"),
   *("--student.hidden", "8", "--epochs", "16", "--optimizer.learning-rate", "0.05"),
 )
 """A study of digits that takes seconds and has every stage; it does not lean on the config's defaults."""

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import config, runs
 from experiments.domains.images import ImageStudy, MethodSettings
+from experiments.domains.registry import domain_of
 from experiments.domains.sequences import fitting
 from experiments.domains.text_study import TextStudy
 from experiments.evaluate import evaluate, published
@@ -180,6 +181,13 @@ def test_paper_settings_of_the_vision_study():
   assert [int(temperature(epoch)) for epoch in (0, 15, 16, 159)] == [10, 10, 9, 1]
 
 
+def test_an_imported_teacher_is_asked_for(tmp_path):
+  study = CONFIGS["cifar10_small"]
+  domain = domain_of(dataclasses.replace(study, dataset="digits", validation_examples=20), tmp_path)
+  with pytest.raises(ValueError, match=r"no weights file resnet56_cifar10\.safetensors: name one"):
+    domain.ready_teacher()
+
+
 def test_overrides_reach_the_study():
   study, where, _ = config.parse(
     "study",
@@ -217,6 +225,39 @@ def test_ablations_of_universal_kd_on_the_command_line():
   recipe = study.recipe("universal_kd", 2)
   assert recipe.title == "Universal-KD, attention on losses, without phase II"
   assert [phase.epochs for phase in recipe.phases] == [study.epochs]
+
+
+def varied(*words):
+  return config.parse("study", ["digits", "--vary", *words])[0]
+
+
+def test_a_varied_method_has_a_row_for_each_value():
+  study = varied("annealing-kd.max-temperature", "1", "10", "5")
+  # 10 is the study's own setting.
+  rows = ["annealing_kd.max-temperature=1", "annealing_kd", "annealing_kd.max-temperature=5"]
+  assert list(study.rows) == ["scratch", "kd", "takd", *rows, "continuation_kd"]
+  for name, value in zip(rows, (1, 10, 5), strict=True):
+    recipe = study.recipe(name, 10)
+    assert (recipe.name, recipe.title) == (name, f"Annealing-KD (max-temperature {value})")
+    assert recipe.phases[0].objective[0].schedules["temperature"](0) == value
+  assert study.recipe("kd", 10).title == "KD"
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["kd.warmth", "1"], "option of kd, temperature, soft-weight, got 'warmth'"),
+    (["kd.temperature", "1", "warm"], "of the type of temperature, such as 4, got 'warm'"),
+    (["kd.temperature", "2", "2.0"], "distinct values, got '2.0' twice"),
+    (["kd.temperature"], "an option and its values, got 'kd.temperature' alone"),
+    (["scratch.temperature", "1"], "one of the methods compared, kd, takd, annealing_kd, "),
+    (["teacher.hidden", "8"], "got 'teacher.hidden': name the method in --methods too"),
+    (["kd.temperature", "2", "--methods", "scratch"], "got 'kd.temperature': name the method"),
+  ],
+)
+def test_a_bad_variation_is_refused_with_what_is_possible(words, message):
+  with pytest.raises(ValueError, match=message):
+    varied(*words)
 
 
 def test_every_recipe_argument_has_an_option():

@@ -57,6 +57,15 @@ def test_loads_what_was_written_under_the_data_sets_own_ids(fakes):
   assert len(set(loaded.train.keys)) == 44
 
 
+def test_a_data_set_that_is_only_a_part_is_noted(fakes, tmp_path):
+  notes = data.parts_missing("cifar10", fakes)
+  assert [note.split(": ")[1] for note in notes] == [
+    "64 of 50,000 train images",
+    "32 of 10,000 test images",
+  ]
+  assert data.parts_missing("cifar10", tmp_path) == ()
+
+
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])
 def test_order_of_the_prepared_files_does_not_matter(fakes, tmp_path, name):
   write_fake(name, tmp_path, reverse=True)

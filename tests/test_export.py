@@ -280,7 +280,7 @@ def test_another_kind_of_network_keeps_the_tokenizer_without_its_files(tmp_path)
 def test_a_study_is_exported_by_method_and_as_its_teacher(tmp_path, capsys):
   folder = tmp_path / "run"
   small = ["digits", "--epochs=1", "--teacher-epochs=1", "--seeds=2", "--methods", "scratch"]
-  small += ["--teacher.hidden", "8", "--student.hidden", "4"]
+  small += ["--teacher.hidden", "8", "--student.hidden", "4", "--student.no-batch-norm"]
   assert study.main([*small, f"--workdir={folder}", f"--data-dir={tmp_path / 'data'}"]) == 0
   runs = folder / "students" / "scratch" / "seeds-0-1"
   for index, path in enumerate((runs, runs / "train", folder / "teacher")):

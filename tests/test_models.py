@@ -48,6 +48,7 @@ def pixels(seed, *shape):
   ("model", "image", "layers"),
   [
     (MLP(5, hidden=(7, 6)), (8, 8), [(2, 7), (2, 6)]),
+    (MLP(5, hidden=(7, 6), batch_norm=True), (8, 8), [(2, 7), (2, 6)]),
     (MLP(5, hidden=()), (64,), []),
     (MLP(5, hidden=(7,)), IMAGE, [(2, 7)]),
     (CifarResNet(5, depth=14), IMAGE, [(2, 32, 32, 16), (2, 16, 16, 32), (2, 8, 8, 64)]),
@@ -66,7 +67,7 @@ def test_shapes(model, image, layers):
   assert outputs.logits.shape == (2, model.num_classes)
   assert outputs.logits.dtype == jnp.float32
   assert [layer.shape for layer in outputs.layers] == layers
-  assert ("batch_stats" in variables) == (not isinstance(model, MLP))
+  assert ("batch_stats" in variables) == getattr(model, "batch_norm", True)
 
 
 @pytest.mark.parametrize(("depth", "published"), [(20, 269_722), (56, 853_018), (110, 1_727_962)])

@@ -10,6 +10,7 @@ from scipy import stats
 
 from experiments import console, report
 from experiments.reporting import curves, documents, drawing, findings, plots, tables
+from experiments.reporting.comparison import comparison
 from experiments.reporting.statistics import estimate, excludes_zero, paired_difference, pick
 
 # Test accuracies by seed: `strong` beats scratch at every seed, `weak` only wavers around it.
@@ -228,11 +229,48 @@ def test_reading_says_when_a_method_is_worse():
   said = findings.reading(results)
   assert (
     said[0]
-    == "Beyond the 95 % interval, Strong-KD beats training from scratch; KD and Weak-KD do not."
+    == "Beyond the 95 % interval, Strong-KD beats training from scratch; Weak-KD does not; KD is worse than it."
   )
   assert any(
     line.startswith("KD: is worse than training from scratch (-4.98 points") for line in said
   )
+
+
+def test_the_least_gain_that_would_be_seen_is_half_of_the_paired_interval():
+  # Gains over scratch, in points, of Strong-KD and Weak-KD; those of KD lie between in spread.
+  halves = [
+    stats.t.ppf(0.975, 4) * np.std(gains, ddof=1) / 5**0.5
+    for gains in ([1.0, 0.9, 1.0, 1.1, 1.0], [-0.4, 0.5, -0.2, 0.2, -0.2])
+  ]
+  assert findings.within_chance(make_results()) == (
+    f"With 5 seeds and this spread, gains over scratch under {halves[0]:.2f} (Strong-KD) to {halves[1]:.2f} "
+    "(Weak-KD) points are within chance."
+  )
+  assert "fewer than 3 seeds no gain" in findings.within_chance(make_results(seeds=2))
+
+
+def test_chance_has_a_row_where_it_is_known():
+  metric = {"key": "accuracy", "label": "accuracy", "examples": "images", "chance": 0.125}
+  row = row_of(tables.main_table(make_results(metric=metric)), "Chance")
+  assert row == ["Chance", "–", "12.50", "–", "–", "–", "–", "–"]
+  assert findings.chance(make_results(metric=metric)).endswith("one answer to all test images.")
+  assert findings.chance(make_results()) == "No chance level is known for accuracy here."
+
+
+def test_studies_side_by_side_name_what_differs():
+  config = {"seeds": 5, "teacher": {"depth": 56}}
+  small = make_results(config=config | {"teacher": {"depth": 20}}, seeds=3)
+  table = comparison({"large": make_results(config=config), "small": small})
+  assert [row[:5] for row in table.rows if row[3] == "KD"] == [
+    ["large", "teacher.depth 56", "93.00", "KD", "5"],
+    ["small", "teacher.depth 20", "93.00", "KD", "3"],
+  ]
+  assert all(len(row) == len(table.header) for row in table.rows)
+  with pytest.raises(ValueError, match="two or more studies, got 1"):
+    comparison({"large": small})
+  other = make_results(metric={"key": "f1", "label": "F1"})
+  with pytest.raises(ValueError, match="one metric, got large: accuracy, other: F1"):
+    comparison({"large": small, "other": other})
 
 
 def test_unequal_training_lengths_are_said():

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from experiments import (
+  compare,
   evaluate,
   lineage,
   precompute,
@@ -148,6 +149,56 @@ def test_a_top_k_cache_serves_soft_targets(data_dir, tmp_path):
   assert manifest["spec"]["top_k"] == 3
   with pytest.raises(ValueError, match="needs all logits"):
     study.main([*arguments, "--methods", "annealing_kd", "--cache-top-k", "3"])
+
+
+def test_values_of_an_option_are_rows_of_one_study(finished, data_dir, tmp_path, capsys):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  vary = [
+    "--methods",
+    "scratch",
+    "annealing_kd",
+    "--vary",
+    "annealing-kd.max-temperature",
+    "3",
+    "2",
+  ]
+  assert study.main([*SMALL, *vary, f"--workdir={folder}", f"--data-dir={data_dir}"]) == 0
+  assert "Annealing-KD (max-temperature 3)" in " ".join(capsys.readouterr().out.split())
+  found = results(folder)
+  name = "annealing_kd.max-temperature=3"
+  assert list(found["methods"]) == ["scratch", name, "annealing_kd"]
+  assert found["methods"][name]["method"] == "annealing_kd"
+  assert found["methods"][name]["settings"]["max_temperature"] == 3
+  temperatures = [
+    point["schedules"]["temperature"]
+    for point in found["curves"]
+    if (point["method"], point["phase"], point["seed"]) == (name, "anneal", 0)
+  ]
+  assert temperatures == [3, 2, 1]
+  # The study's own value, 2, is the run that was there; teacher and cache are shared.
+  old = [row for row in untimed(results(finished)["rows"]) if row["method"] == "annealing_kd"]
+  assert [row for row in untimed(found["rows"]) if row["method"] == "annealing_kd"] == old
+  assert found["teacher"]["digest"] == results(finished)["teacher"]["digest"]
+  assert sorted(path.name for path in (folder / "students").iterdir())[:2] == ["annealing_kd", name]
+  assert (
+    lineage.main([str(folder / "students" / name / "seeds-0-1"), f"--data-dir={data_dir}"]) == 0
+  )
+  assert "every link matches" in capsys.readouterr().out
+  table = tmp_path / "table.md"
+  assert compare.main([str(finished), str(folder), "--output", str(table)]) == 0
+  assert "Annealing-KD (max-temperature 3)" in table.read_text()
+
+
+def test_the_teacher_may_see_more_than_the_students(finished):
+  found = results(finished)
+  assert (found["dataset"]["train"], found["dataset"]["teacher_train"]) == (300, 1150)
+  assert (
+    "The teacher was trained on 1,150 examples, the students on 300 of them."
+    in (finished / "report.md").read_text()
+  )
+  # 36 of the 360 test images are of each class.
+  assert found["metric"]["chance"] == pytest.approx(0.1)
 
 
 def test_lineage_finds_every_link(finished, data_dir, capsys):

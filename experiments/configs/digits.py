@@ -1,8 +1,21 @@
-"""8×8 handwritten digits (scikit-learn's 1,797), a wide teacher, students with 16 hidden units.
+"""8×8 handwritten digits (scikit-learn's 1,797): a wide teacher, students with 16 normalised hidden units.
 
-The embedded data set: needs no download and no GPU, and takes about a minute on two processor cores.
+Embedded: needs no download and no GPU. Takes about a minute and a half on two processor cores.
 
     python -m experiments.study digits
+
+A small picture of the papers' situation: a teacher that has learnt more than the students' labels tell, and
+students with batch normalisation, as ResNets have. The teacher is trained on all 1,150 training images. Students
+and TAKD's assistant see 300 of them, always the same, 30 a class. Without normalisation, the small targets with
+which Annealing-KD begins turn hidden units off for good.
+
+Found with 16 seeds (test accuracy; gain over training from scratch, 95 % interval): scratch 93.44 %, KD +0.64
+[+0.08, +1.20], TAKD +0.78 [+0.29, +1.27], Annealing-KD +0.95 [+0.37, +1.54], Continuation-KD +0.68 [+0.27,
++1.08]. No method beats KD beyond its interval.
+
+The gains belong to the 300 images. If students see all (`--student-limit None`), none is left: scratch 97.24 %,
+KD -0.43 [-0.76, -0.11], TAKD -0.59 [-1.03, -0.15], Annealing-KD -0.17 [-0.72, +0.37], Continuation-KD -1.06
+[-1.57, -0.55].
 """
 
 from experiments.domains.images import ImageStudy
@@ -16,14 +29,15 @@ CONFIG = ImageStudy(
   name="digits",
   dataset="digits",
   validation_examples=287,
-  batch_size=64,
+  student_limit=300,
+  batch_size=32,
   teacher=ModelSpec(family="mlp", hidden=(256, 256), **_PIXELS),
   teacher_epochs=40,
   teacher_optimizer=Optimizer(learning_rate=0.1, decay="cosine", weight_decay=1e-4),
-  assistant=ModelSpec(family="mlp", hidden=(64,), **_PIXELS),
-  student=ModelSpec(family="mlp", hidden=(16,), **_PIXELS),
+  assistant=ModelSpec(family="mlp", hidden=(64,), batch_norm=True, **_PIXELS),
+  student=ModelSpec(family="mlp", hidden=(16,), batch_norm=True, **_PIXELS),
   epochs=80,
   optimizer=Optimizer(learning_rate=0.05, decay="step", weight_decay=1e-4),
   methods=("scratch", "kd", "takd", "annealing_kd", "continuation_kd"),
-  seeds=5,
+  seeds=16,
 )

@@ -53,6 +53,7 @@ class Domain(abc.ABC):
 
   Attributes:
     train, validation, test: the splits.
+    teacher_train: what a teacher that is trained here learns from; None: from `train`, as the students.
     num_classes: classes or tags, for recipes' budgets.
     evaluation: how networks are judged.
     teacher, assistant, student: their specifications.
@@ -71,6 +72,7 @@ class Domain(abc.ABC):
   train: Dataset | SequenceDataset
   validation: Dataset | SequenceDataset
   test: Dataset | SequenceDataset
+  teacher_train: Dataset | SequenceDataset | None = None
   num_classes: int
   evaluation: Evaluation
   teacher: Spec

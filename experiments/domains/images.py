@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import jax
+import numpy as np
 import tyro
 
 from experiments.config import Registry, Study, method_settings
@@ -14,6 +15,7 @@ from kd_jax import data, inference, recipes, teacher_cache
 from kd_jax.checkpoints import digest_file
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.labelled import hide_labels
+from kd_jax.data.splits import balanced_rows
 from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name
 from kd_jax.phases import Recipe
@@ -33,6 +35,9 @@ class ImageStudy(Study):
   """TFDS data set: digits, mnist, fashion_mnist, cifar10, cifar100."""
   validation_examples: int = 200
   """Held out of the training split, to choose the best epoch."""
+  student_limit: int | None = None
+  """Students and assistants see at most so many of the training images, balanced over the classes; the teacher
+  sees all."""
   augmentation: Augmentation = Augmentation(name="none")
   """Of the training images."""
   views: int = 1
@@ -66,9 +71,11 @@ class ImageStudy(Study):
       self,
       validation_examples=16,
       train_limit=48,
+      student_limit=None if self.student_limit is None else 32,
       views=min(self.views, 2),
       batch_size=16,
       teacher=small(self.teacher),
+      teacher_weights=None,
       teacher_epochs=1,
       assistant=small(self.assistant),
       student=small(self.student),
@@ -96,11 +103,21 @@ class Images(Domain):
       "validation_examples": study.validation_examples,
       "limit": study.train_limit,
       "unlabelled_share": study.unlabelled_share,
+      "student_limit": study.student_limit,
     }
-    self.notes = []
+    splits = _load(self.source, data_dir)
+    self.train, self.validation, self.test = splits
+    self.notes = list(data.parts_missing(study.dataset, data_dir))
     if study.unlabelled_share and study.teacher_weights is not None:
       self.notes.append("the imported teacher may have learnt from labels that are hidden here")
-    self.train, self.validation, self.test = _load(self.source, data_dir)
+    if study.student_limit is not None and study.student_limit < len(splits.train):
+      self.train = _students_part(splits.train, study.student_limit)
+      self.teacher_train = splits.train
+      if study.teacher_weights is None:
+        self.notes.append(
+          f"the teacher learns from {len(splits.train):,} training images, students from {len(self.train):,} "
+          "of them"
+        )
     self.num_classes = self.train.num_classes
     self.official_examples = study.official_examples
     self.teacher, self.assistant, self.student = study.teacher, study.assistant, study.student
@@ -154,7 +171,7 @@ class Images(Domain):
     if path is None:
       return None
     if not path.is_file():
-      raise ValueError(f"there is no weights file {path}")
+      raise ValueError(f"there is no weights file {path}: name one with --teacher-weights FILE")
     depth = weights.torch_cifar_resnet_depth(path)
     spec = dataclasses.replace(self.teacher, family="resnet", depth=depth)
     variables = weights.load_torch_cifar_resnet(path, depth, self.num_classes)
@@ -200,7 +217,17 @@ class Images(Domain):
     return {"image_shape": list(self.train.images.shape[1:])}
 
   def header(self) -> dict[str, Any]:
-    return {"dataset": {"num_classes": self.num_classes}}
+    labels = self.test.labels
+    return {
+      "dataset": {"num_classes": self.num_classes, "notes": list(self.notes)},
+      "metric": {
+        "key": "accuracy",
+        "label": "accuracy",
+        "examples": "images",
+        # The commonest class as the answer to every image.
+        "chance": float(np.bincount(labels).max() / len(labels)),
+      },
+    }
 
 
 def _load(source: dict[str, Any], data_dir: Path | None) -> data.Splits:
@@ -208,6 +235,13 @@ def _load(source: dict[str, Any], data_dir: Path | None) -> data.Splits:
   splits = data.load(source["name"], data_dir=data_dir, **options)
   share = source.get("unlabelled_share", 0.0)
   return splits._replace(train=hide_labels(splits.train, share)) if share else splits
+
+
+def _students_part(train: data.Dataset, limit: int) -> data.Dataset:
+  """The training images that students see: of each class those with the lowest hashes of their ids."""
+  if limit < 1:
+    raise ValueError(f"`student_limit` must be at least 1, got {limit}")
+  return train.take(balanced_rows(train.labels, train.ids, limit))
 
 
 def image_shape(source: dict[str, Any], data_dir: Path | None) -> list[int]:
@@ -220,6 +254,7 @@ def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
   if data.prepared_dir(source["name"], data_dir) is None:
     return None  # nothing is prepared here, the embedded data neither: this only reads
   try:
-    return _load(source, data_dir).train.fingerprint
+    train, limit = _load(source, data_dir).train, source.get("student_limit")
+    return (train if limit is None else _students_part(train, limit)).fingerprint
   except data.DatasetNotPrepared:
     return None

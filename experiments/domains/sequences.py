@@ -25,7 +25,7 @@ from kd_jax.models.sequence_spec import (
 from kd_jax.phases import Recipe
 from kd_jax.structured import layout
 from kd_jax.training.step import cached_structures
-from kd_jax.types import Batch
+from kd_jax.types import Batch, Tree
 
 NO_AUGMENTATION = Augmentation(name="none")
 HEAD_TITLES = {
@@ -178,6 +178,13 @@ class Sequences(Domain):
   def kept_with_checkpoints(self) -> dict[str, Any]:
     return {"vocabulary": self.vocabulary.to_json()}
 
+  def _chance(self) -> dict[str, float]:
+    """LAS of one answer to every word; for F1 of spans there is no such answer: without spans it is 0."""
+    if not isinstance(self.test.labels, Tree):
+      return {}
+    tree = self.test.labels
+    return {"chance": commonest_attachment(tree.heads, tree.relations, self.test.lengths)}
+
   def header(self) -> dict[str, Any]:
     words, longest = self.vocabulary, int(self.train.lengths.max())
     return {
@@ -189,7 +196,7 @@ class Sequences(Domain):
         "tags": self.num_classes,
         "notes": self.notes,
       },
-      "metric": self.study.metric,
+      "metric": self.study.metric | self._chance(),
       "case": {
         "name": self.study.case,
         "teacher": HEAD_TITLES[self.case.teacher],
@@ -197,6 +204,27 @@ class Sequences(Domain):
         "marginals": self.case.marginals,
       },
     }
+
+
+def commonest_attachment(heads: np.ndarray, relations: np.ndarray, lengths: np.ndarray) -> float:
+  """LAS of one answer to every word: the commonest relation with the commonest way to its head.
+
+  Args:
+    heads: [N, n], 0 for the root.
+    relations: [N, n]; negative ones are never right.
+    lengths: [N].
+
+  >>> commonest_attachment(np.array([[2, 3, 0, 9]]), np.array([[5, 5, 1, 9]]), np.array([3]))
+  0.6666666666666666
+  """
+  positions = np.arange(heads.shape[1]) + 1
+  words = positions <= lengths[:, None]
+  # No word is its own head, so that 0 is free for the root.
+  answers = np.stack([np.where(heads == 0, 0, heads - positions), relations], -1)[words]
+  answers = answers[answers[:, 1] >= 0]
+  if not len(answers):
+    return 0.0
+  return float(np.unique(answers, axis=0, return_counts=True)[1].max() / words.sum())
 
 
 def num_tags(vocabulary: Vocabulary) -> int:

@@ -25,6 +25,8 @@ Line = tuple[str, str, list[float], list[float]]
 SHARES = "share of_max weight"
 MAX_BANDS = 3
 """Bands of more methods than these cover one another."""
+MAX_CHARACTERS = 60
+"""Of the names above a change of phase."""
 
 
 def learning_curves(results: Results, theme: Theme = LIGHT) -> Figure | None:
@@ -194,4 +196,10 @@ def _boundaries(results: Results, titles: Mapping[str, str], points: Mapping[str
       at = _offset(results, method, after.get("name"))
       if at and points.get(method):
         found[at, f"{before.get('name')} → {after.get('name')}"].append(title)
-  return [(at, f"{and_(names)}: {change}") for (at, change), names in sorted(found.items())]
+  return [(at, f"{_few(names)}: {change}") for (at, change), names in sorted(found.items())]
+
+
+def _few(names: list[str]) -> str:
+  """Names as long as they fit above a panel, else how many."""
+  listed = and_(names)
+  return listed if len(listed) <= MAX_CHARACTERS else f"{len(names)} methods"

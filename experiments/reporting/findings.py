@@ -55,10 +55,14 @@ def reading(results: Results) -> list[str]:
     counts += [value.count for value in found.values()]
     if judged:
       winners = [titles[name] for name, value in judged.items() if value.low > 0]
-      others = [titles[name] for name, value in judged.items() if value.low <= 0]
+      losers = [titles[name] for name, value in judged.items() if value.high < 0]
+      others = [titles[name] for name, value in judged.items() if value.low <= 0 <= value.high]
       verb, rest = ("beat" if len(winners) > 1 else "beats"), ("do" if len(others) > 1 else "does")
       line = f"Beyond the 95 % interval, {and_(winners) or 'no method'} {verb} {titles[base]}"
-      lines.append(line + (f"; {and_(others)} {rest} not." if winners and others else "."))
+      line += f"; {and_(others)} {rest} not" if winners and others else ""
+      if losers:
+        line += f"; {and_(losers)} {'are' if len(losers) > 1 else 'is'} worse than it"
+      lines.append(f"{line}.")
   for name, both in gains.items():
     said = [verdict(titles[base], value) for base, value in both.items() if value is not None]
     if said:
@@ -73,6 +77,38 @@ def reading(results: Results) -> list[str]:
     lines.append(f"Without a test result so far: {and_(missing)}.")
   lines += _beside_chance(results, titles)
   return lines + _limits(results, comparisons) + _against_paper(results, titles, gains)
+
+
+def chance(results: Results) -> str:
+  """What an answer that has learnt nothing scores."""
+  metric = metric_of(results)
+  if metric.chance is None:
+    return f"No chance level is known for {metric.label} here."
+  return f"Chance is the best {metric.label} of one answer to all test {metric.examples}."
+
+
+def within_chance(results: Results) -> str:
+  """How large a gain the seeds and their spread alone leave undecided, in one sentence; "" without gains.
+
+  That is half the width of the paired interval: the least gain that would exclude 0.
+  """
+  for base, short in baselines(results).items():
+    found = {name: gain(results, name, base) for name in method_titles(results)}
+    found = {name: value for name, value in found.items() if value is not None}
+    if not found:
+      continue
+    counts = sorted({value.count for value in found.values()})
+    if counts[0] < MIN_SEEDS:
+      return f"With fewer than {MIN_SEEDS} seeds no gain can be told from chance."
+    titles = method_titles(results)
+    halves = {titles[name]: (value.high - value.low) / 2 for name, value in found.items()}
+    order = sorted(halves, key=halves.get)
+    ends = " to ".join(
+      f"{percent(halves[title])} ({title})" for title in dict.fromkeys((order[0], order[-1]))
+    )
+    seeds = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+    return f"With {seeds} seeds and this spread, gains over {short} under {ends} points are within chance."
+  return ""
 
 
 def _beside_chance(results: Results, titles: dict[str, str]) -> list[str]:
@@ -207,6 +243,12 @@ def summary(results: Results) -> str:
     unlabelled = pick(data, "unlabelled")
     hidden = f"; {unlabelled:,.0f} train without labels" if unlabelled else ""
     parts.append(f"Data: {name}" + (f" ({counts} {examples}{hidden})." if counts else "."))
+    all_of_teacher = pick(data, "teacher_train")
+    if all_of_teacher and teacher.get("source") == "trained":
+      parts.append(
+        f"The teacher was trained on {all_of_teacher:,.0f} {examples}, the students on "
+        f"{splits['train']:,.0f} of them."
+      )
   source = f" ({teacher['source']})" if teacher.get("source") else ""
   models = [f"{teacher.get('model') or 'teacher'}{source}"]
   if results["assistant"]:

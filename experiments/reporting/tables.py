@@ -38,6 +38,10 @@ from experiments.reporting.statistics import (
 Results = Mapping[str, Any]
 
 
+CHANCE = "Chance"
+"""The row of one answer to all test examples."""
+
+
 def _gain_cell(difference: Estimate | None, seeds: int) -> str:
   if difference is None:
     return DASH
@@ -67,6 +71,8 @@ def main_table(results: Results) -> Table:
       percent(network_score(results, role, split)) for split in ("test", "validation")
     )
     rows.append((role, [label, DASH, test, DASH, validation, *[DASH] * len(bases)]))
+  if metric.chance is not None:
+    rows.append((CHANCE, [CHANCE, DASH, percent(metric.chance), *[DASH] * (2 + len(bases))]))
   for method, title in method_titles(results).items():
     finals = final_rows(results, method)
     values = test_scores(results, method).values()

@@ -19,6 +19,7 @@ from kd_jax.data.sources import (
   Splits,
   default_data_dir,
   load,
+  parts_missing,
   prepared_dir,
 )
 from kd_jax.data.text_files import load_text_files, read_sample, read_text_files
@@ -57,6 +58,7 @@ __all__ = [
   "load_text_files",
   "num_distinct_views",
   "num_labelled",
+  "parts_missing",
   "prepared_dir",
   "read_glue",
   "read_sample",

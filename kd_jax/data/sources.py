@@ -16,6 +16,13 @@ from kd_jax.data.quiet import quiet_tfds
 from kd_jax.data.splits import balanced_rows, content_ids, hash_ids
 
 KNOWN = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist")
+OFFICIAL = {
+  "cifar10": {"train": 50_000, "test": 10_000},
+  "cifar100": {"train": 50_000, "test": 10_000},
+  "mnist": {"train": 60_000, "test": 10_000},
+  "fashion_mnist": {"train": 60_000, "test": 10_000},
+}
+"""Images of the official splits."""
 FILE_FORMAT = "array_record"  # the one format that TFDS reads without TensorFlow
 _CHUNK = 1024
 
@@ -170,6 +177,27 @@ def prepare_command(name: str, data_dir: str | Path | None) -> str:
   """
   option = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
   return f"python -m experiments.prepare {name}{option}"
+
+
+def parts_missing(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
+  """A note for each split that is prepared with fewer images than the official one; reads no image.
+
+  Args:
+    name: one of `KNOWN`.
+    data_dir: TFDS's data directory; None means `default_data_dir()`.
+  """
+  folder = prepared_dir(name, data_dir)
+  if folder is None:
+    return ()
+  info = json.loads((folder / "dataset_info.json").read_text())
+  counts = {
+    split["name"]: sum(map(int, split.get("shardLengths", ()))) for split in info.get("splits", ())
+  }
+  return tuple(
+    f"only a part of {name} is prepared in {folder}: {counts[split]:,} of {official:,} {split} images"
+    for split, official in OFFICIAL.get(name, {}).items()
+    if counts.get(split, official) < official
+  )
 
 
 def _read(name: str, folder: Path, split: str) -> Dataset:

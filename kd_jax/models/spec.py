@@ -22,6 +22,8 @@ class ModelSpec:
   """Kind of network."""
   hidden: tuple[int, ...] = (64,)
   """Widths of the hidden layers (mlp only)."""
+  batch_norm: bool = False
+  """Normalise hidden layers over the batch (mlp only; the others always do)."""
   depth: int = 8
   """Layers: resnet 8, 14, 20, ..., 6n + 2; plain_cnn 2, 4, 6, 8 or 10."""
   pixel_mean: tuple[float, ...] = (0.0,)
@@ -47,9 +49,13 @@ class Family(NamedTuple):
 
 FAMILIES: dict[str, Family] = {
   "mlp": Family(
-    lambda spec, axis_name, **shared: MLP(hidden=tuple(spec.hidden), **shared),
+    lambda spec, axis_name, **shared: MLP(
+      hidden=tuple(spec.hidden), batch_norm=spec.batch_norm, axis_name=axis_name, **shared
+    ),
     convolutional=False,
-    label=lambda spec: "MLP " + "-".join(str(width) for width in spec.hidden),
+    label=lambda spec: (
+      "MLP " + "-".join(str(width) for width in spec.hidden) + " BN" * spec.batch_norm
+    ),
   ),
   "resnet": Family(
     lambda spec, axis_name, **shared: CifarResNet(depth=spec.depth, axis_name=axis_name, **shared),
