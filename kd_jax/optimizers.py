@@ -1,7 +1,7 @@
 """Optimisers as data: the settings of a phase's optimiser, and the optax transformation made from them."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import optax
@@ -103,16 +103,6 @@ class Optimizer:
     if self.name == "adam":
       return optax.chain(*clip, decay, optax.adam(rate))
     return optax.chain(*clip, decay, optax.sgd(rate, momentum=self.momentum or None))
-
-  def describe(self) -> dict[str, Any]:
-    """JSON values that tell optimisers apart; later options appear only if they are not at their defaults.
-
-    So a run from before such an option is still known as the same.
-    """
-    later = ("warmup", "decay_mask", "head_rate")
-    values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    defaults = {field.name: field.default for field in dataclasses.fields(self)}
-    return {k: v for k, v in values.items() if k not in later or v != defaults[k]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -233,7 +233,7 @@ def _describe_phase(phase: Phase) -> dict[str, Any]:
     "epochs": phase.epochs,
     "start": phase.start,
     **({} if phase.best_from == 1 else {"best_from": phase.best_from}),
-    "optimizer": phase.optimizer.describe(),
+    "optimizer": dataclasses.asdict(phase.optimizer),
     "terms": [
       {
         "name": term.name,

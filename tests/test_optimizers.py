@@ -280,23 +280,7 @@ def test_a_network_without_heads_trains_as_without_their_rate():
     assert jax.tree.all(jax.tree.map(np.array_equal, plain, apart))
 
 
-# Descriptions, and phases that differ.
-
-
-def test_descriptions_of_earlier_runs_stay_what_they_were():
-  """Their optimisers had six settings."""
-  earlier = {
-    "name": "sgd",
-    "learning_rate": 0.1,
-    "decay": "step",
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "clip_norm": None,
-  }
-  assert Optimizer().describe() == earlier
-  changes = {"warmup": 0.1, "decay_mask": "matrices", "head_rate": 1.0}
-  for name, value in changes.items():
-    assert Optimizer(**{name: value}).describe() == {**earlier, name: value}
+# Phases that differ.
 
 
 def test_a_phase_changes_only_what_is_given():

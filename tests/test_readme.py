@@ -101,4 +101,7 @@ SMALLER = "annealing_kd(budget, max_temperature=4)"
 
 def test_the_commands_exist():
   for name in set(re.findall(r"python -m (experiments[.\w]*)", README)):
-    assert callable(importlib.import_module(name).main)
+    module = importlib.import_module(name)
+    if hasattr(module, "__path__"):  # a package is run by its __main__
+      module = importlib.import_module(f"{name}.__main__")
+    assert callable(module.main)
