@@ -5,9 +5,9 @@ Embedded: needs no download and no GPU. Takes about a minute and a half on two p
     python -m experiments.study digits
 
 A small picture of the papers' situation: a teacher that has learnt more than the students' labels tell, and
-students with batch normalisation, as ResNets have. The teacher is trained on all 1,150 training images. Students
-and TAKD's assistant see 300 of them, always the same, 30 a class. Without normalisation, the small targets with
-which Annealing-KD begins turn hidden units off for good.
+students with batch normalisation, as ResNets have. The teacher is trained on all 1,150 training images.
+Students and TAKD's assistant see 300 of them, always the same, 30 a class. Without normalisation, the small
+targets with which Annealing-KD begins turn hidden units off for good.
 
 Found with 16 seeds (test accuracy; gain over training from scratch, 95 % interval): scratch 93.44 %, KD +0.64
 [+0.08, +1.20], TAKD +0.78 [+0.29, +1.27], Annealing-KD +0.95 [+0.37, +1.54], Continuation-KD +0.68 [+0.27,
