@@ -42,6 +42,10 @@ CHANCE = "Chance"
 """The row of one answer to all test examples."""
 
 
+NARROW = 24
+"""Characters of a title on one line."""
+
+
 def _gain_cell(difference: Estimate | None, seeds: int) -> str:
   if difference is None:
     return DASH
@@ -76,7 +80,8 @@ def main_table(results: Results) -> Table:
   for method, title in method_titles(results).items():
     finals = final_rows(results, method)
     values = test_scores(results, method).values()
-    row = [title, str(len(finals))]
+    # A varied option has a line of its own, so that the table fits a terminal.
+    row = [title if len(title) <= NARROW else title.replace(" (", "\n(", 1), str(len(finals))]
     row += [spread(values)]
     if len(values) > 1:
       row[-1] += f"\n{interval(clipped(estimate(values), metric.floor))}"
