@@ -19,10 +19,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 
 from experiments import console
 from experiments.differences import differences, with_optimizer_defaults
+from experiments.run_log import RunLog, is_logged
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
 from kd_jax.environment import Environment, changes, distinct, environment
@@ -197,8 +197,8 @@ def _train_phase(
       state, history, digest = _train_epochs(
         run, phase, store, state, history, meta, make_teacher, progress, epochs_before
       )
-  elif not _is_logged(folder, history):
-    with _Log(folder, history):  # stopped between the last checkpoint and its line
+  elif not is_logged(folder, history):
+    with RunLog(folder, history):  # stopped between the last checkpoint and its line
       pass
   path = (folder / "checkpoints" / "steps" / str(phase.epochs)).relative_to(run.root)
   examples = run.task.examples_per_epoch
@@ -252,7 +252,7 @@ def _train_epochs(
     run.task, phase, state, teacher, label=run.recipe.name, epochs_before=epochs_before
   )
   try:
-    with _Log(run.directory / phase.name, history) as log:
+    with RunLog(run.directory / phase.name, history) as log:
       for report in reports:
         last = report.epoch == phase.epochs
         state = finished_state(report.state) if last else report.state
@@ -308,57 +308,6 @@ def _refuse_other_settings(restored: Restored, meta, run: Run, store: Checkpoint
       f"{store.directory} was trained with other settings: {'; '.join(found)}. Use another "
       "--workdir, or delete that folder"
     )
-
-
-class _Log:
-  """metrics.jsonl and TensorBoard's events, made anew from the history on resumption."""
-
-  def __init__(self, folder: Path, history: list[dict[str, Any]]):
-    self._folder, self._history = folder, history
-
-  def __enter__(self) -> "_Log":
-    self._file = self._events = None
-    if parallel.is_main():
-      self._folder.mkdir(parents=True, exist_ok=True)
-      for old in self._folder.glob("events.out.tfevents.*"):
-        old.unlink()
-      self._file = open(self._folder / "metrics.jsonl", "w", encoding="utf-8")
-      self._events = tensorboardX.SummaryWriter(str(self._folder), flush_secs=10)
-      for record in self._history:
-        self.write(record)
-    return self
-
-  def write(self, record: dict[str, Any]) -> None:
-    if self._file is None:
-      return
-    self._file.write(json.dumps(record) + "\n")
-    self._file.flush()
-    epoch = record["epoch"]
-    for name, value in _scalars(record):
-      self._events.add_scalar(name, value, epoch)
-
-  def __exit__(self, *_) -> None:
-    if self._file is not None:
-      self._file.close()
-      self._events.close()
-
-
-def _is_logged(folder: Path, history: list[dict[str, Any]]) -> bool:
-  """Whether metrics.jsonl holds every epoch."""
-  try:
-    return len((folder / "metrics.jsonl").read_bytes().splitlines()) == len(history)
-  except OSError:
-    return False
-
-
-def _scalars(record: dict[str, Any], prefix: str = ""):
-  for name, value in record.items():
-    if isinstance(value, dict):
-      yield from _scalars(value, f"{prefix}{name}/")
-    elif isinstance(value, list):
-      yield from ((f"{prefix}{name}/{index}", item) for index, item in enumerate(value))
-    elif name != "epoch":
-      yield f"{prefix}{name}", value
 
 
 def seeds_of(folder: Path) -> tuple[int, ...] | None:

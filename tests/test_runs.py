@@ -46,8 +46,8 @@ def scripted(task, phase, state, teacher, *, label, epochs_before):
 @pytest.fixture(autouse=True)
 def _scripted(monkeypatch):
   monkeypatch.setattr(runs, "train_phase", scripted)
-  monkeypatch.setattr(runs, "_Log", lambda folder, history: contextlib.nullcontext(mock.Mock()))
-  monkeypatch.setattr(runs, "_is_logged", lambda folder, history: True)
+  monkeypatch.setattr(runs, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock()))
+  monkeypatch.setattr(runs, "is_logged", lambda folder, history: True)
 
 
 def run_in(folder, **more):
@@ -63,7 +63,7 @@ def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp("finished")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(runs, "train_phase", scripted)
-    patch.setattr(runs, "_Log", lambda folder, history: contextlib.nullcontext(mock.Mock()))
+    patch.setattr(runs, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock()))
     train(folder)
   return folder
 

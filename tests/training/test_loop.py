@@ -333,7 +333,7 @@ def test_a_phase_starts_from_fresh_best_or_last_weights(tmp_path, monkeypatch):
       yield EpochReport(epoch, state, {"epoch": epoch, "validation_accuracy": accuracy}, 0.0)
 
   monkeypatch.setattr(runs, "train_phase", scripted)
-  monkeypatch.setattr(runs, "_Log", lambda folder, history: contextlib.nullcontext(mock.Mock()))
+  monkeypatch.setattr(runs, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock()))
   starts = {"one": "fresh", "from_best": "best", "from_last": "last", "anew": "fresh"}
   recipe = recipes.Recipe(
     "scripted", "", "", "",
