@@ -9,7 +9,7 @@ import pytest
 from experiments.benchmarks import first_step, structures, structures_timing, training
 from experiments.benchmarks.peers import __main__ as peers, cases, page, pairs
 
-SMALL = ["digits", "--train-limit", "128", "--seeds", "1", "--repeats", "2"]
+SMALL = ["digits", "--train-limit", "128", "--batch-size", "64", "--seeds", "1", "--repeats", "2"]
 SPEEDS = ("cached teacher", "live teacher", "cached / live")
 
 
