@@ -286,9 +286,9 @@ def test_verify_allows_what_products_in_tf32_and_bfloat16_make(
 def test_reading_a_cache_holds_its_arrays_and_one_chunk(tmp_path):
   """Not all chunks next to the arrays that they fill."""
   rows = 12 * CHUNK
-  spec = dataclasses.replace(SPEC, num_examples=rows, num_classes=4_000, views=1)
+  spec = dataclasses.replace(SPEC, num_examples=rows, num_classes=16_000, views=1)
   for _ in precompute(
-    tmp_path, spec, lambda rows, view, size: {"logits": np.ones((len(rows), 4_000), np.float32)},
+    tmp_path, spec, lambda rows, view, size: {"logits": np.ones((len(rows), 16_000), np.float32)},
     batch_size=8, chunk_rows=CHUNK,
   ):  # fmt: skip
     pass
@@ -298,7 +298,7 @@ def test_reading_a_cache_holds_its_arrays_and_one_chunk(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
   finally:
     tracemalloc.stop()
-  assert found.shape == (rows, 1, 4_000)
+  assert found.shape == (rows, 1, 16_000)
   assert np.all(found == 1)
   assert found.nbytes < peak < 1.75 * found.nbytes
 

@@ -36,8 +36,8 @@ class WordEmbedding(nn.Module):
 
   >>> embedding = WordEmbedding(vocab_size=9, width=2, kept=4, frozen=True)
   >>> variables = embedding.init(jax.random.key(0), jnp.zeros((1, 3), jnp.int32))
-  >>> jax.tree.map(jnp.shape, variables)
-  {'vocabulary': {'rows': (9,)}, 'frozen': {'embedding': (4, 2)}}
+  >>> variables["frozen"]["embedding"].shape, variables["vocabulary"]["rows"].shape
+  ((4, 2), (9,))
   """
 
   vocab_size: int
