@@ -185,7 +185,11 @@ def _header(pipeline: Pipeline, teacher: Network, made_with: list[Environment]) 
       "version": train.version,
       "train": len(train),
       **_label_counts(train),
-      **({} if domain.teacher_train is None else {"teacher_train": len(domain.teacher_train)}),
+      **(
+        {}
+        if domain.teacher_train is None
+        else {"teacher_train": num_labelled(domain.teacher_train)}
+      ),
       "validation": len(domain.validation),
       "test": len(domain.test),
       "fingerprint": train.fingerprint,

@@ -135,7 +135,7 @@ def _leaf_verdict(root: Path, link: dict[str, Any], data_dir: Path | None) -> st
     return _folder_verdict(marker["data"], link)
   source = marker["data"]
   if link.get("of") == "teacher":
-    source = source | {"student_limit": None}
+    source = source | {"of": "teacher"}
   now = _fingerprint(json.dumps(source), data_dir)
   if now is None:
     return "not checked: the data are not prepared here; see --data-dir"

@@ -28,7 +28,7 @@ def test_benchmark_measures_everything(tmp_path, capsys, monkeypatch):
   assert len(rows["precompute"]["values"]) == 1
   assert ratio["values"][0] == pytest.approx(cached["values"][0] / live["values"][0])
   assert found["images"] == 128
-  assert found["study"]["batch_size"] == 32
+  assert found["study"]["batch_size"] == 64
   assert found["device"]["kind"]
   assert "cached / live" in capsys.readouterr().out
 

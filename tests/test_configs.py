@@ -49,7 +49,7 @@ def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
     study = dataclasses.replace(study, methods=("annealing_kd",))
     write_fake(study.dataset, tmp_path / "data", train=200, test=100)
   else:
-    study = dataclasses.replace(study, unlabelled_share=0.5)
+    study = dataclasses.replace(study, unlabelled_share=0.5, student_limit=None)
   pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run", data_dir=tmp_path / "data"))
   with mock.patch.object(runs, "train", wraps=runs.train) as trained:
     teacher = pipeline.teacher()

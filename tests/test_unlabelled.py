@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.config import configs
+from experiments.domains import images
 from kd_jax.data import Dataset, load_parsing, load_tagging, read_sample, tokenize
 from kd_jax.data.columns import read_columns
 from kd_jax.data.conllu import read_conllu
@@ -20,6 +22,7 @@ from tests import training
 from tests.conftest import ROOT
 from tests.training import sentences, texts
 
+CONFIGS = configs()
 SAMPLES = ROOT / "kd_jax" / "data" / "samples"
 IMAGES, TAGS = training.dataset(24), sentences.dataset()
 TREES, TEXTS = sentences.dataset(trees=True), texts.dataset()
@@ -38,6 +41,24 @@ def marked(data, labelled):
 
 
 # Which examples.
+
+
+def test_students_see_a_part_of_the_teachers_images_and_hide_labels_in_it(tmp_path):
+  study = dataclasses.replace(CONFIGS["digits"], student_limit=60, unlabelled_share=0.5)
+  domain = images.Images(study, tmp_path)
+  assert (len(domain.train), num_labelled(domain.train)) == (60, 30)
+  # Chosen by their labels before these are hidden: six of each class, as without a share.
+  plain = images.Images(dataclasses.replace(study, unlabelled_share=0.0), tmp_path)
+  np.testing.assert_array_equal(np.bincount(plain.train.labels), [6] * 10)
+  np.testing.assert_array_equal(domain.train.ids, plain.train.ids)
+  # What students do not know, the teacher does not know either.
+  hidden = domain.train.ids[~domain.train.labelled]
+  taught = labelled_part(domain.teacher_train).ids
+  assert set(taught) == set(plain.teacher_train.ids) - set(hidden)
+  for one in (domain, plain):
+    assert images.fingerprint(one.source, tmp_path) == one.train.fingerprint
+    of_teacher = images.fingerprint(one.source | {"of": "teacher"}, tmp_path)
+    assert of_teacher == one.teacher_train.fingerprint
 
 
 def test_a_smaller_share_keeps_the_labels_of_a_larger_one():

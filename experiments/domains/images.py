@@ -14,7 +14,7 @@ from experiments.domains.domain import Domain, ReadyTeacher
 from kd_jax import data, inference, recipes, teacher_cache
 from kd_jax.checkpoints import digest_file
 from kd_jax.data.augmentation import Augmentation
-from kd_jax.data.labelled import hide_labels
+from kd_jax.data.labelled import hide_labels, num_labelled
 from kd_jax.data.splits import balanced_rows
 from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name
@@ -105,19 +105,15 @@ class Images(Domain):
       "unlabelled_share": study.unlabelled_share,
       "student_limit": study.student_limit,
     }
-    splits = _load(self.source, data_dir)
-    self.train, self.validation, self.test = splits
+    (self.train, self.validation, self.test), self.teacher_train = _load(self.source, data_dir)
     self.notes = list(data.parts_missing(study.dataset, data_dir))
     if study.unlabelled_share and study.teacher_weights is not None:
       self.notes.append("the imported teacher may have learnt from labels that are hidden here")
-    if study.student_limit is not None and study.student_limit < len(splits.train):
-      self.train = _students_part(splits.train, study.student_limit)
-      self.teacher_train = splits.train
-      if study.teacher_weights is None:
-        self.notes.append(
-          f"the teacher learns from {len(splits.train):,} training images, students from {len(self.train):,} "
-          "of them"
-        )
+    if self.teacher_train is not None and study.teacher_weights is None:
+      self.notes.append(
+        f"the teacher learns from {num_labelled(self.teacher_train):,} training images, students from "
+        f"{len(self.train):,} of all {len(self.teacher_train):,}"
+      )
     self.num_classes = self.train.num_classes
     self.official_examples = study.official_examples
     self.teacher, self.assistant, self.student = study.teacher, study.assistant, study.student
@@ -230,23 +226,33 @@ class Images(Domain):
     }
 
 
-def _load(source: dict[str, Any], data_dir: Path | None) -> data.Splits:
+def _load(source: dict[str, Any], data_dir: Path | None) -> tuple[data.Splits, data.Dataset | None]:
+  """The splits as students see them; and the teacher's training images, if it sees more.
+
+  Students' images are chosen first, of each class those with the lowest hashes of their ids; labels that are
+  hidden from students are hidden from the teacher too.
+  """
   options = {name: source[name] for name in ("validation_examples", "limit")}
   splits = data.load(source["name"], data_dir=data_dir, **options)
-  share = source.get("unlabelled_share", 0.0)
-  return splits._replace(train=hide_labels(splits.train, share)) if share else splits
-
-
-def _students_part(train: data.Dataset, limit: int) -> data.Dataset:
-  """The training images that students see: of each class those with the lowest hashes of their ids."""
-  if limit < 1:
+  limit, share = source.get("student_limit"), source.get("unlabelled_share", 0.0)
+  if limit is not None and limit < 1:
     raise ValueError(f"`student_limit` must be at least 1, got {limit}")
-  return train.take(balanced_rows(train.labels, train.ids, limit))
+  whole = train = splits.train
+  if limit is not None and limit < len(whole):
+    train = whole.take(balanced_rows(whole.labels, whole.ids, limit))
+  own = hide_labels(train, share) if share else train
+  splits = splits._replace(train=own)
+  if train is whole:
+    return splits, None
+  if own.labelled is not None:
+    hidden = np.isin(whole.ids, own.ids[~own.labelled])
+    whole = dataclasses.replace(whole, labelled=~hidden)
+  return splits, whole
 
 
 def image_shape(source: dict[str, Any], data_dir: Path | None) -> list[int]:
   """[H, W, D] of the images that a study reads."""
-  return list(_load(source, data_dir).train.images.shape[1:])
+  return list(_load(source, data_dir)[0].train.images.shape[1:])
 
 
 def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
@@ -254,7 +260,8 @@ def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
   if data.prepared_dir(source["name"], data_dir) is None:
     return None  # nothing is prepared here, the embedded data neither: this only reads
   try:
-    train, limit = _load(source, data_dir).train, source.get("student_limit")
-    return (train if limit is None else _students_part(train, limit)).fingerprint
+    splits, of_teacher = _load(source, data_dir)
+    alone = source.get("of") == "teacher" and of_teacher is not None
+    return (of_teacher if alone else splits.train).fingerprint
   except data.DatasetNotPrepared:
     return None

@@ -59,7 +59,9 @@ def epochs(job: Job, step: Step) -> Iterator[Measurement]:
   """An epoch is a measurement, in the order of examples of ours' first one."""
   path = Path(job.folder) / "rows.npy"
   shape = (job.steps, 1, job.sizes["batch"])
-  order = np.load(path) if path.exists() else np.arange(np.prod(shape)).reshape(shape)
+  order = (
+    np.load(path, allow_pickle=False) if path.exists() else np.arange(np.prod(shape)).reshape(shape)
+  )
   for epoch in range(job.epochs):
     began = time.perf_counter()
     total = sum(step(rows, epoch) for rows in order)
@@ -168,7 +170,7 @@ def _structure(job: Job) -> Iterator[Measurement]:
 
   function = structures_torch.contenders()[job.sizes["problem"]][job.side]
   torch.set_default_device(DEVICE)
-  with np.load(Path(job.folder) / "arrays.npz") as file:
+  with np.load(Path(job.folder) / "arrays.npz", allow_pickle=False) as file:
     tensors = [torch.from_numpy(file[name]).to(DEVICE) for name in file]
 
   def run(calls: int) -> tuple[float, tuple[Tensor, ...]]:
