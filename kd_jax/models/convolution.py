@@ -50,15 +50,18 @@ def conv_general_dilated(
 
 
 def _is_plain(inputs, kernel, padding, options: dict[str, Any]) -> bool:
+  if inputs.ndim != 4:
+    return False
   ones = all(set(options.get(name) or (1,)) == {1} for name in ("lhs_dilation", "rhs_dilation"))
   groups = (options.get("feature_group_count", 1), options.get("batch_group_count", 1))
-  layout = lax.conv_dimension_numbers(
-    inputs.shape, kernel.shape, options.get("dimension_numbers")
-  ) == lax.conv_dimension_numbers(inputs.shape, kernel.shape, _NHWC if inputs.ndim == 4 else None)
+  given, ours = (
+    lax.conv_dimension_numbers(inputs.shape, kernel.shape, numbers)
+    for numbers in (options.get("dimension_numbers"), _NHWC)
+  )
   # A negative padding crops.
   cropped = not isinstance(padding, str) and min(n for pair in padding for n in pair) < 0
   typed = options.get("preferred_element_type") not in (None, inputs.dtype)
-  return inputs.ndim == 4 and layout and ones and groups == (1, 1) and not cropped and not typed
+  return given == ours and ones and groups == (1, 1) and not cropped and not typed
 
 
 def _of_xla(inputs, kernel, strides, padding, precision):

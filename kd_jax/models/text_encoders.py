@@ -45,6 +45,19 @@ class SubwordEmbedding(nn.Module):
     return jnp.where(subwords.mask[..., None], x, 0)
 
 
+def _embedding(encoder: "BiLSTMText | GatedCNNText") -> SubwordEmbedding:
+  """The word vectors of an encoder; made within its `__call__`."""
+  return SubwordEmbedding(
+    encoder.vocab_size,
+    encoder.width if encoder.word_width is None else encoder.word_width,
+    encoder.dropout,
+    encoder.dtype,
+    encoder.kept_subwords,
+    encoder.freeze_words,
+    name="embedding",
+  )
+
+
 class BiLSTMText(nn.Module):
   """A bidirectional LSTM over word vectors: states [B, n, 2 · width] of each layer.
 
@@ -79,17 +92,7 @@ class BiLSTMText(nn.Module):
   def __call__(self, subwords: Subwords, train: bool = False) -> TokenStates:
     """Encodes subwords; in training with random numbers named "dropout"."""
     subwords = check_subwords(subwords)
-    word_width = self.width if self.word_width is None else self.word_width
-    embed = SubwordEmbedding(
-      self.vocab_size,
-      word_width,
-      self.dropout,
-      self.dtype,
-      self.kept_subwords,
-      self.freeze_words,
-      name="embedding",
-    )
-    states = [embed(subwords, train)]
+    states = [_embedding(self)(subwords, train)]
     for number in range(1, self.layers + 1):
       layer = BiLSTM(self.width, dropout=self.dropout, dtype=self.dtype, name=f"layer{number}")
       # Cells carry float32 whatever their products are computed in.
@@ -166,18 +169,8 @@ class GatedCNNText(nn.Module):
   def __call__(self, subwords: Subwords, train: bool = False) -> TokenStates:
     """Encodes subwords; in training with random numbers named "dropout"."""
     subwords = check_subwords(subwords)
-    word_width = self.width if self.word_width is None else self.word_width
-    embed = SubwordEmbedding(
-      self.vocab_size,
-      word_width,
-      self.dropout,
-      self.dtype,
-      self.kept_subwords,
-      self.freeze_words,
-      name="embedding",
-    )
-    x = embed(subwords, train)
-    if word_width != self.width:
+    x = _embedding(self)(subwords, train)
+    if x.shape[-1] != self.width:
       x = nn.Dense(self.width, dtype=self.dtype, name="projection")(x)
       x = jnp.where(subwords.mask[..., None], x, 0)
     states = [x]
