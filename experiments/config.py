@@ -15,8 +15,8 @@ import tyro
 from experiments.variants import Variant, variants
 from kd_jax.data.labelled import check_share
 from kd_jax.optimizers import Optimizer
-from kd_jax.phases import Budget, Recipe
 from kd_jax.recipes import make_recipe
+from kd_jax.recipes.parts import Budget, Recipe
 
 Registry = Mapping[str, Callable[..., Recipe]]
 

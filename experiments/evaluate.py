@@ -21,11 +21,12 @@ import numpy as np
 from experiments import config, console, runs
 from experiments.latency import size_and_speed
 from experiments.pipeline import Network, Pipeline
-from kd_jax import inference, parallel, recipes
+from kd_jax import parallel, recipes
 from kd_jax.checkpoints import write_text
 from kd_jax.data.labelled import num_labelled
 from kd_jax.environment import Environment, distinct, environment
 from kd_jax.optimizers import UNCHANGED
+from kd_jax.teachers import predicting
 from kd_jax.training.state import as_one_of, init_variables, one_seed
 
 NOT_OF_THE_SETTING = (
@@ -56,7 +57,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
   teacher = pipeline.teacher()
   finished = pipeline.finished_students(teacher)
   console.say("evaluating on the test split")
-  said = inference.predictions(
+  said = predicting.predictions(
     teacher.model,
     teacher.variables,
     domain.test,

@@ -18,11 +18,11 @@ import numpy as np
 from experiments import console, runs
 from experiments.config import plain
 from experiments.domains.domain import Spec
-from kd_jax import inference
 from kd_jax.data.labelled import labelled_part
 from kd_jax.models.text_classifier import PseudoClassifiers
-from kd_jax.phases import Phase, Recipe, Term
 from kd_jax.recipes import cross_entropy
+from kd_jax.recipes.parts import Phase, Recipe, Term
+from kd_jax.teachers import predicting
 from kd_jax.training.evaluation import Evaluation
 from kd_jax.training.loop import Task
 from kd_jax.training.state import one_seed
@@ -148,6 +148,6 @@ def _run(setting, directory: Path, spec, model, variables, parent) -> runs.Run:
 
 def _states(setting, model: nn.Module, variables: PyTree, split) -> np.ndarray:
   """[N, T - 1, D] of all layers but the last."""
-  predict = inference.fields_predictor(model, variables, split, ("layers",))
+  predict = predicting.fields_predictor(model, variables, split, ("layers",))
   rows = np.arange(len(split))
   return predict(rows, 0, setting.evaluation_batch_size)["layers"][:, :-1]

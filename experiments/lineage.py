@@ -18,8 +18,8 @@ import tyro
 from experiments import console, runs
 from experiments.domains import registry, text_sources
 from experiments.setting import MARKER
-from kd_jax import teacher_cache
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
+from kd_jax.teachers import cache as teacher_cache
 
 
 @dataclasses.dataclass(frozen=True)

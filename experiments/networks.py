@@ -17,12 +17,13 @@ from experiments import console, layer_classifiers, runs
 from experiments.config import Study, Where, plain
 from experiments.domains.domain import Initial, ReadyTeacher, Spec
 from experiments.setting import Setting
-from kd_jax import inference, parallel, teacher_cache
+from kd_jax import parallel
 from kd_jax.checkpoints import CheckpointError, CheckpointStore
 from kd_jax.data.labelled import labelled_part
 from kd_jax.environment import Environment
 from kd_jax.models.spec import parameter_count
-from kd_jax.phases import Budget, Recipe
+from kd_jax.recipes.parts import Budget, Recipe
+from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training.state import as_one_of, network_of, one_seed
 from kd_jax.training.step import Teacher, live_teacher
 from kd_jax.types import PyTree
@@ -234,7 +235,7 @@ class Networks(Setting):
     """The teacher's cache lies at the top of the study, an assistant's beside it."""
     return self.root / "cache" if network.role == "teacher" else network.directory / "cache"
 
-  def predictor(self, network: Network) -> inference.Predict:
+  def predictor(self, network: Network) -> predicting.Predict:
     """What the network says of the training examples, as its cache keeps it."""
     return self.domain.predictor(network.spec, network.model, network.variables)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from experiments import config, console
 from experiments.pipeline import Pipeline
-from kd_jax import teacher_cache
+from kd_jax.teachers import cache as teacher_cache
 
 
 @dataclasses.dataclass(frozen=True)

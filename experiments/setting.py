@@ -14,7 +14,7 @@ from experiments.domains.registry import domain_of
 from kd_jax import parallel
 from kd_jax.checkpoints import write_json
 from kd_jax.data.labelled import num_labelled
-from kd_jax.phases import Recipe
+from kd_jax.recipes.parts import Recipe
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import Task
 from kd_jax.types import PyTree

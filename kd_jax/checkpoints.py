@@ -28,14 +28,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kd_jax import checkpoint_folders as folders, files, parallel
-from kd_jax.files import (
+from kd_jax import _checkpoint_folders as folders, _files as files, parallel
+from kd_jax._files import (
   digest_file as digest_file,
   digest_json as digest_json,
   write_json as write_json,
   write_text as write_text,
 )
-from kd_jax.flat_state import (
+from kd_jax._flat_state import (
   ArrayRecord,
   CheckpointError as CheckpointError,
   FlatState,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import checkpoint_folders, checkpoints, files
+from kd_jax import _checkpoint_folders as checkpoint_folders, _files as files, checkpoints
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_arrays
 
 

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import inference, parallel, teacher_cache
+from kd_jax import parallel
 from kd_jax.checkpoints import digest_json
 from kd_jax.data import Augmentation
-from kd_jax.teacher_cache import CacheError, make_spec, open_cache, precompute
+from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.teachers.cache import CacheError, make_spec, open_cache, precompute
 from kd_jax.training.step import cached_teacher
 from tests.training import texts
 
@@ -32,7 +33,7 @@ def fill(directory, wanted, predict, chunk_rows=6):
 
 @pytest.fixture(scope="module")
 def predict():
-  return inference.fields_predictor(MODEL, VARIABLES, DATA, FIELDS)
+  return predicting.fields_predictor(MODEL, VARIABLES, DATA, FIELDS)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_chunks_cost_neither_uploads_nor_programs(chunk_rows, tmp_path, monkeypa
     return apply(model, held, inputs, **options)
 
   monkeypatch.setattr(texts.Network, "apply", traced)
-  predict = inference.fields_predictor(MODEL, VARIABLES, DATA, FIELDS)
+  predict = predicting.fields_predictor(MODEL, VARIABLES, DATA, FIELDS)
   fill(tmp_path, spec(), predict, chunk_rows)
   # On each of eight devices: of 10 and 5 texts at most 8 at once, of the 2 as many as there are devices.
   assert sorted(shapes) == [(1, 4), (1, 8), (1, 12)]
@@ -187,7 +188,7 @@ def test_a_cache_with_other_outputs_is_refused_naming_both(finished, outputs):
 def test_a_manifest_from_before_there_were_outputs_holds_logits(predict, tmp_path):
   only = ("logits",)
   wanted = spec(only)
-  fill(tmp_path, wanted, inference.fields_predictor(MODEL, VARIABLES, DATA, only))
+  fill(tmp_path, wanted, predicting.fields_predictor(MODEL, VARIABLES, DATA, only))
   path = tmp_path / "manifest.json"
   manifest = json.loads(path.read_text())
   assert manifest["spec"].pop("outputs") == ["logits"]
@@ -231,7 +232,7 @@ def test_outputs_that_cannot_be_kept_are_refused(options, message):
 )
 def test_fields_that_a_network_lacks_are_refused(changes, fields, message):
   model = texts.Network(**{"pseudo_classifiers": False} | changes)
-  predict = inference.fields_predictor(model, texts.variables(model, DATA), DATA, fields)
+  predict = predicting.fields_predictor(model, texts.variables(model, DATA), DATA, fields)
   with pytest.raises(ValueError, match=message) as refused:
     predict(np.arange(3), 0, 8)
   assert "\n" not in str(refused.value)

@@ -9,10 +9,10 @@ import pytest
 
 from experiments import config, layer_classifiers, lineage
 from experiments.pipeline import Pipeline
-from kd_jax import inference
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.models.text_spec import TextSpec
 from kd_jax.optimizers import Optimizer
+from kd_jax.teachers import predicting
 from kd_jax.training.evaluation import texts
 from tests import commands
 
@@ -136,7 +136,7 @@ def refuse(*arguments, **options):
 
 
 def test_a_finished_study_reads_them_back_without_the_states(copied, files, monkeypatch):
-  monkeypatch.setattr(inference, "fields_predictor", refuse)
+  monkeypatch.setattr(predicting, "fields_predictor", refuse)
   pipeline = Pipeline(study(files), config.Where(workdir=copied))
   pipeline.may_train = False
   before = store(copied, FINAL).restore().digest

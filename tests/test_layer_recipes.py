@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import layer_recipes, layer_terms, recipes
+from kd_jax import recipes
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.optimizers import Optimizer, PhaseOptimizer
-from kd_jax.phases import Budget
+from kd_jax.recipes import layer_terms, layers as layer_recipes
+from kd_jax.recipes.parts import Budget
 from kd_jax.types import Batch, Outputs, TokenStates
 from tests import oracles
 

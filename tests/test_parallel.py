@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kd_jax import parallel, programs, recipes, structured_recipes
+from kd_jax import _programs as programs, parallel, recipes
 from kd_jax.data import Augmentation, Dataset
 from kd_jax.models.spec import ModelSpec, build_model
-from kd_jax.recipes import Budget
+from kd_jax.recipes import Budget, structures as structured_recipes
 from kd_jax.training.loop import Task
 from kd_jax.training.step import cached_teacher
 from kd_jax.types import Outputs

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from kd_jax import programs
+from kd_jax import _programs as programs
 
 
 @pytest.fixture(autouse=True)

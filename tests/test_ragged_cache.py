@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import inference, teacher_cache
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.data import Augmentation
 from kd_jax.structured import layout
 from kd_jax.structured.spans import SpanScores
-from kd_jax.teacher_cache import BrokenCacheError, CacheError, make_spec, precompute
+from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.teachers.cache import BrokenCacheError, CacheError, make_spec, precompute
 from tests.training import sentences
 
 CHUNK = 5  # three chunks of the thirteen sentences
@@ -44,7 +44,7 @@ def spec_of(head, data=None, **options):
 
 def predictor(head, data=None, seed=7):
   data = data_of(head) if data is None else data
-  return inference.structure_predictor(*sentences.network(head, data, seed), data)
+  return predicting.structure_predictor(*sentences.network(head, data, seed), data)
 
 
 def made_up(rows, view, batch_size):
@@ -254,7 +254,7 @@ def test_scores_that_are_not_finite_are_refused_by_their_row(tmp_path, value, ro
 def test_what_all_sentences_share_must_be_finite_too(tmp_path):
   model, variables = sentences.network("LinearChain", DATA)
   variables["params"]["transition"] = np.full((TAGS, TAGS), np.nan, np.float32)
-  predict = inference.structure_predictor(model, variables, DATA)
+  predict = predicting.structure_predictor(model, variables, DATA)
   with pytest.raises(CacheError, match="transition"):
     fill(tmp_path, spec_of("LinearChain"), predict)
 

@@ -11,9 +11,10 @@ import pytest
 from sklearn.datasets import load_digits
 
 import kd_jax
-from kd_jax import phases, recipes
+from kd_jax import recipes
 from kd_jax.data import Tokenizer
 from kd_jax.models import BertConfig, bert_spec, build_text_model, save_bert, text_sizes
+from kd_jax.recipes import parts
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 LOSS, METHOD, LAYERS, WEIGHTS, STRUCTURES, ARRAYS = re.findall(
@@ -30,11 +31,15 @@ def test_one_loss_in_a_plain_jit():
 
 
 def test_a_new_method(monkeypatch):
-  monkeypatch.setattr(recipes, "RECIPES", dict(recipes.RECIPES))
-  names = {name: getattr(phases, name) for name in ("Budget", "Phase", "Recipe", "Term")}
-  names |= {"functools": functools, "RECIPES": recipes.RECIPES, "reverse_kl": kd_jax.reverse_kl}
+  monkeypatch.setattr(recipes.logits, "RECIPES", dict(recipes.RECIPES))
+  names = {name: getattr(parts, name) for name in ("Budget", "Phase", "Recipe", "Term")}
+  names |= {
+    "functools": functools,
+    "RECIPES": recipes.logits.RECIPES,
+    "reverse_kl": kd_jax.reverse_kl,
+  }
   exec(METHOD, names)
-  budget = phases.Budget(3, phases.Optimizer(), 10)
+  budget = parts.Budget(3, parts.Optimizer(), 10)
   made = recipes.make_recipe("reverse_kd", budget, {"temperature": 4.0})
   outputs = [kd_jax.Outputs(logits=np.eye(3, dtype=np.float32)[i : i + 1]) for i in (0, 1)]
   found = made.phases[0].objective[0].loss_at(*outputs, None, 0)

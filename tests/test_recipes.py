@@ -406,7 +406,7 @@ def test_describe_reads_schedules_of_optax_and_nested_partials():
   inner = functools.partial(recipes.soft_targets, temperature=2.0)
   outer = functools.partial(inner, temperature=3.0)
   assert described(1.0, outer)["options"] == {"temperature": 3.0}
-  assert described(1.0, outer)["function"] == "kd_jax.recipes.soft_targets"
+  assert described(1.0, outer)["function"] == "kd_jax.recipes.logits.soft_targets"
 
 
 def test_describe_names_heads_by_class_and_changed_fields_and_tells_tiny_weights_apart():

@@ -8,9 +8,9 @@ import pytest
 from experiments import config, lineage, precompute, study
 from experiments.domains.registry import domain_of
 from experiments.pipeline import Pipeline
-from kd_jax import structured_recipes
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.data import corpora
+from kd_jax.recipes import structures as structured_recipes
 from tests import commands
 from tests.commands import lines
 from tests.conftest import ROOT

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from kd_jax import recipes, structured_recipes
+from kd_jax import recipes
 from kd_jax.losses import sequences, structural
 from kd_jax.optimizers import Optimizer
-from kd_jax.phases import Budget
+from kd_jax.recipes import structures as structured_recipes
+from kd_jax.recipes.parts import Budget
 from kd_jax.structured.linear_chain import LinearChain
 from kd_jax.structured.structure import log_prob
 from kd_jax.types import Batch, Outputs

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import inference, teacher_cache
 from kd_jax.checkpoints import CheckpointStore, digest_json
 from kd_jax.data import Augmentation, Dataset, augment
 from kd_jax.models.mlp import MLP
-from kd_jax.teacher_cache import BrokenCacheError, CacheError, make_spec, precompute
+from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.teachers.cache import BrokenCacheError, CacheError, make_spec, precompute
 
 ROWS, CLASSES, VIEWS, CHUNK = 20, 5, 3, 8  # three chunks, the last of them not full
 AUGMENTATION = Augmentation("pad_crop_flip", pad=1)
@@ -39,7 +39,7 @@ def variables(seed=0):
 
 
 def predictor(seed=0, spec=SPEC):
-  return inference.predictor(
+  return predicting.predictor(
     MODEL, variables(seed), DATA, AUGMENTATION, top_k=spec.top_k, temperature=spec.temperature
   )
 

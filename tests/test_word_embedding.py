@@ -14,7 +14,7 @@ from kd_jax.models.word_embedding import (
   vocabulary_table,
 )
 from kd_jax.optimizers import Optimizer
-from kd_jax.phases import Budget
+from kd_jax.recipes.parts import Budget
 from kd_jax.training.evaluation import texts
 from kd_jax.training.loop import Task, fresh_variables, train_recipe
 from tests.text_inputs import SIZES, VOCAB, built, spec, subwords

@@ -20,9 +20,9 @@ import orbax.checkpoint
 from experiments import config, console
 from experiments.benchmarks import bench, first_step
 from experiments.domains.images import ImageStudy
-from kd_jax import inference, teacher_cache
 from kd_jax.checkpoints import CheckpointStore, unflatten, write_json
 from kd_jax.models.spec import build_model
+from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training.loop import EpochReport, Task, train_phase
 from kd_jax.training.step import Teacher, cached_teacher, live_teacher
 
@@ -86,7 +86,7 @@ def _teachers(
   spec = teacher_cache.make_spec(
     "untrained", plain, task.train, augmentation, study.views, dtype=study.cache_dtype
   )
-  predict = inference.predictor(model, variables, task.train, augmentation)
+  predict = predicting.predictor(model, variables, task.train, augmentation)
   batch_size = study.batch_size * max(1, 512 // study.batch_size)
   predict(np.arange(1), 0, batch_size)  # compiles
   rates: list[float] = []

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from kd_jax import inference, teacher_cache
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.sequences import SequenceDataset
-from kd_jax.phases import Recipe
+from kd_jax.recipes.parts import Recipe
+from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training.evaluation import Evaluation
 from kd_jax.training.step import Teacher
 from kd_jax.types import PyTree
@@ -118,7 +118,7 @@ class Domain(abc.ABC):
     """What a cache of a network's outputs on the training examples is."""
 
   @abc.abstractmethod
-  def predictor(self, spec: Spec, model: nn.Module, variables: PyTree) -> inference.Predict:
+  def predictor(self, spec: Spec, model: nn.Module, variables: PyTree) -> predicting.Predict:
     """What the network says of the training examples, as its cache keeps it."""
 
   @abc.abstractmethod

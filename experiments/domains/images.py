@@ -11,14 +11,15 @@ import tyro
 
 from experiments.config import Registry, Study, method_settings
 from experiments.domains.domain import Domain, ReadyTeacher
-from kd_jax import data, inference, recipes, teacher_cache
+from kd_jax import data, recipes
 from kd_jax.checkpoints import digest_file
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.labelled import hide_labels, num_labelled
 from kd_jax.data.splits import balanced_rows
 from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name
-from kd_jax.phases import Recipe
+from kd_jax.recipes.parts import Recipe
+from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training.evaluation import CLASSIFICATION
 from kd_jax.training.step import cached_teacher
 
@@ -197,7 +198,7 @@ class Images(Domain):
 
   def predictor(self, spec, model, variables):
     kept = self.cache_spec("", {}, spec)
-    return inference.predictor(
+    return predicting.predictor(
       model,
       variables,
       self.train,

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from experiments.config import Registry, Study, method_settings
-from kd_jax import structured_recipes
 from kd_jax.data import corpora
 from kd_jax.models.sequence_spec import Head, SequenceSpec
+from kd_jax.recipes import structures as structured_recipes
 from kd_jax.training.evaluation import PARSING, TAGGING, Evaluation
 
 MethodSettings = method_settings("SequenceMethodSettings", structured_recipes.RECIPES)

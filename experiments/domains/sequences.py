@@ -11,7 +11,6 @@ import numpy as np
 
 from experiments.domains.domain import Domain
 from experiments.domains.sequence_study import CASES, SequenceStudy
-from kd_jax import inference, teacher_cache
 from kd_jax.data import corpora
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.sequences import SequenceDataset
@@ -22,8 +21,9 @@ from kd_jax.models.sequence_spec import (
   build_sequence_model,
   sequence_model_name,
 )
-from kd_jax.phases import Recipe
+from kd_jax.recipes.parts import Recipe
 from kd_jax.structured import layout
+from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training.step import cached_structures
 from kd_jax.types import Batch, Tree
 
@@ -165,7 +165,7 @@ class Sequences(Domain):
     return type(self._abstract_outputs(self.teacher, example).scores).__name__
 
   def predictor(self, spec, model, variables):
-    return inference.structure_predictor(model, variables, self.train)
+    return predicting.structure_predictor(model, variables, self.train)
 
   def cached_teacher(self, cache):
     return cached_structures(

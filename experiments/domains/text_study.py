@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from experiments.config import Registry, Study, method_settings
-from kd_jax import layer_recipes
-from kd_jax.cache_manifest import KEPT
 from kd_jax.data import glue
 from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import TextSpec
 from kd_jax.optimizers import Optimizer
+from kd_jax.recipes import layers as layer_recipes
+from kd_jax.teachers.manifest import KEPT
 
 MethodSettings = method_settings("TextMethodSettings", layer_recipes.RECIPES)
 METHODS = (

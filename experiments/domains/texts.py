@@ -22,14 +22,14 @@ from experiments.domains.text_sources import (
   place,
 )
 from experiments.domains.text_study import TextStudy
-from kd_jax import inference, teacher_cache
 from kd_jax.data import glue
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.labelled import labelled_part
 from kd_jax.data.texts import TextDataset
 from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import build_text_model, text_model_name
-from kd_jax.phases import Recipe
+from kd_jax.recipes.parts import Recipe
+from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training.evaluation import texts
 from kd_jax.training.step import cached_teacher
 from kd_jax.types import Batch
@@ -219,7 +219,7 @@ class Texts(Domain):
     )
 
   def predictor(self, spec, model, variables):
-    return inference.fields_predictor(model, variables, self.train, self._kept(spec))
+    return predicting.fields_predictor(model, variables, self.train, self._kept(spec))
 
   def cached_teacher(self, cache):
     return cached_teacher(cache.outputs, self.train.buckets)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import numpy as np
 
-from kd_jax import metrics, parallel, programs
+from kd_jax import _programs as programs, metrics, parallel
 from kd_jax.data.dataset import Bucket, Dataset
 from kd_jax.data.sequences import SequenceDataset
-from kd_jax.inference import examples_at_once
+from kd_jax.teachers.predicting import examples_at_once
 from kd_jax.training import step as steps
 from kd_jax.training.evaluation import CLASSIFICATION, Evaluation
 from kd_jax.types import PyTree

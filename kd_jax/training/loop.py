@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from kd_jax import metrics, parallel, programs
+from kd_jax import _programs as programs, metrics, parallel
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.sequences import SequenceDataset
-from kd_jax.phases import Phase, Recipe
+from kd_jax.recipes.parts import Phase, Recipe
 from kd_jax.structured import layout
 from kd_jax.training import batches, step as steps
 from kd_jax.training.evaluation import CLASSIFICATION, Evaluation

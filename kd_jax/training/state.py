@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import optax
 
-from kd_jax import programs
-from kd_jax.phases import Phase
+from kd_jax import _programs as programs
+from kd_jax.recipes.parts import Phase
 from kd_jax.types import AUXILIARY as AUXILIARY, ArrayLike, PyTree
 
 

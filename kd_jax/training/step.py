@@ -15,7 +15,7 @@ from kd_jax import parallel
 from kd_jax.data.augmentation import Augmentation, augment_batch
 from kd_jax.data.dataset import Bucket
 from kd_jax.losses.reductions import masked_sum_and_count
-from kd_jax.phases import Term
+from kd_jax.recipes.parts import Term
 from kd_jax.structured import layout
 from kd_jax.training.batches import view_of
 from kd_jax.training.evaluation import CLASSIFICATION, Evaluation

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import inference
 from kd_jax.data.sequences import SequenceDataset
 from kd_jax.models.parsers import BiaffineParser
 from kd_jax.models.taggers import CRFTagger, MaxEntTagger, ParsingTagger, SpanTagger
 from kd_jax.structured import layout
+from kd_jax.teachers import predicting
 from kd_jax.training.evaluation import PARSING, TAGGING
 from kd_jax.training.loop import Task
 from kd_jax.training.step import cached_structures, live_teacher
@@ -122,7 +122,7 @@ def live(head, data, seed=7):
 
 def cached(head, data, seed=7):
   """The teacher of `live`, from its scores at the sentences' true lengths."""
-  predict = inference.structure_predictor(*network(head, data, seed), data)
+  predict = predicting.structure_predictor(*network(head, data, seed), data)
   ragged = predict(np.arange(len(data)), 0, 8)
   return cached_structures(
     [layout.unpack(ragged.take(bucket.rows), bucket.length) for bucket in data.buckets]

@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import layer_recipes, layer_terms, recipes
+from kd_jax import recipes
 from kd_jax.data import Augmentation
 from kd_jax.models.heads import LayerClassifiers, LayerProjections
 from kd_jax.optimizers import Optimizer
-from kd_jax.phases import Budget, Phase, Recipe, Term
+from kd_jax.recipes import layer_terms, layers as layer_recipes
+from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
 from kd_jax.training.loop import begin_phase, fresh_variables, train_phase, train_recipe
 from kd_jax.training.state import (
   AUXILIARY,

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from kd_jax import parallel, structured_recipes
+from kd_jax import parallel
 from kd_jax.data import Augmentation
 from kd_jax.losses import sequences, structural
 from kd_jax.optimizers import Optimizer
-from kd_jax.phases import Budget, Phase, Term
+from kd_jax.recipes import structures as structured_recipes
+from kd_jax.recipes.parts import Budget, Phase, Term
 from kd_jax.structured import layout
 from kd_jax.structured.structure import decode, log_prob
 from kd_jax.training import batches, loop, step as steps

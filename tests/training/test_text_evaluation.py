@@ -8,8 +8,8 @@ import scipy.stats
 
 from kd_jax import parallel
 from kd_jax.optimizers import Optimizer
-from kd_jax.phases import Phase
 from kd_jax.recipes import label_term
+from kd_jax.recipes.parts import Phase
 from kd_jax.training.evaluation import Evaluation, texts
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import Task, train_phase

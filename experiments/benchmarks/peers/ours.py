@@ -15,7 +15,7 @@ from experiments.benchmarks.peers import cases
 from experiments.benchmarks.peers.cases import Job, Measurement
 from experiments.benchmarks.structures_problems import PROBLEMS
 from experiments.config import Where
-from kd_jax import inference, layer_recipes, parallel, recipes
+from kd_jax import parallel, recipes
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.texts import TextDataset
@@ -25,7 +25,9 @@ from kd_jax.models.spec import ModelSpec, build_model, is_convolutional
 from kd_jax.models.text_spec import TextSpec, build_text_model
 from kd_jax.models.weights import save_torch_cifar_resnet
 from kd_jax.optimizers import Optimizer
-from kd_jax.phases import Budget, Phase
+from kd_jax.recipes import layers as layer_recipes
+from kd_jax.recipes.parts import Budget, Phase
+from kd_jax.teachers import predicting
 from kd_jax.training.batches import plan_epoch
 from kd_jax.training.loop import Task, begin_phase, fresh_variables, train_phase
 from kd_jax.training.state import init_variables, one_seed
@@ -179,7 +181,7 @@ def _image_outputs(job: Job) -> Iterator[Measurement]:
   dataset = Dataset.from_arrays(images, labels, num_classes=cases.CLASSES)
   model, variables = _resnet(job.sizes["depth"], dataset)
   save_torch_cifar_resnet(variables, Path(job.folder) / "student.safetensors")
-  return _predict(job, inference.predictor(model, variables, dataset, Augmentation(name="none")))
+  return _predict(job, predicting.predictor(model, variables, dataset, Augmentation(name="none")))
 
 
 def _text_outputs(job: Job) -> Iterator[Measurement]:
@@ -189,10 +191,10 @@ def _text_outputs(job: Job) -> Iterator[Measurement]:
   variables = init_variables(model, example, (0,))
   _save_text(job, model, variables)
   variables = one_seed(variables, 0)
-  return _predict(job, inference.fields_predictor(model, variables, dataset, ("logits",)))
+  return _predict(job, predicting.fields_predictor(model, variables, dataset, ("logits",)))
 
 
-def _predict(job: Job, predict: inference.Predict) -> Iterator[Measurement]:
+def _predict(job: Job, predict: predicting.Predict) -> Iterator[Measurement]:
   while True:
     began = time.perf_counter()
     logits = predict(np.arange(job.steps * job.sizes["batch"]), 0, job.sizes["batch"])["logits"]

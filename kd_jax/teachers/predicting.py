@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import parallel, programs
+from kd_jax import _programs as programs, parallel
 from kd_jax.data.augmentation import Augmentation, augment_batch
 from kd_jax.data.dataset import Bucket, Dataset
 from kd_jax.data.sequences import SequenceDataset

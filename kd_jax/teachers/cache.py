@@ -20,7 +20,10 @@ import jax
 import numpy as np
 
 from kd_jax import parallel
-from kd_jax.cache_manifest import (
+from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_json, write_json
+from kd_jax.environment import environment
+from kd_jax.structured import layout
+from kd_jax.teachers.manifest import (
   FORMAT as FORMAT,
   MANIFEST as MANIFEST,
   BrokenCacheError as BrokenCacheError,
@@ -30,10 +33,7 @@ from kd_jax.cache_manifest import (
   open_manifest as open_manifest,
   read_manifest as read_manifest,
 )
-from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_json, write_json
-from kd_jax.environment import environment
-from kd_jax.inference import Predict
-from kd_jax.structured import layout
+from kd_jax.teachers.predicting import Predict
 from kd_jax.types import Outputs, TopK
 
 
@@ -72,7 +72,7 @@ def precompute(
   Args:
     directory: of the cache.
     spec: what it is to hold.
-    predict: from `kd_jax.inference.predictor`.
+    predict: from `kd_jax.teachers.predicting.predictor`.
     batch_size: of all devices together.
     chunk_rows: examples in a chunk, with all their views; part of what is resumed, not of the result.
     lineage: JSON about the teacher, kept in the manifest.

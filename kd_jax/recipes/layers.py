@@ -12,12 +12,19 @@ from typing import Literal
 
 import numpy as np
 
-from kd_jax import layer_terms, recipes
+from kd_jax import recipes
 from kd_jax.losses.inputs import check_temperature
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
-from kd_jax.phases import Budget, Phase, Recipe, Term, TermLoss
-from kd_jax.recipes import label_equation, label_term, soft_equation, soft_targets, without_opinion
+from kd_jax.recipes import (
+  label_equation,
+  label_term,
+  layer_terms,
+  soft_equation,
+  soft_targets,
+  without_opinion,
+)
+from kd_jax.recipes.parts import Budget, Phase, Recipe, Term, TermLoss
 
 
 def scratch(budget: Budget) -> Recipe:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from kd_jax import schedules
 from kd_jax.losses import sequences, structural
 from kd_jax.losses.inputs import check_temperature
-from kd_jax.phases import Budget, Phase, Recipe, Term
+from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
 from kd_jax.types import Array, Batch, Outputs, Schedule
 
 # Losses over Outputs, from losses over scores.

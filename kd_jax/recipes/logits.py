@@ -1,7 +1,7 @@
 """Distillation methods, each a function that returns a `Recipe`.
 
 A method is one function here: entered in `RECIPES` it has a command line, a row in every study, resumption
-and lineage, and the training loop is not touched. What recipes are made of stands in `kd_jax.phases`.
+and lineage, and the training loop is not touched. What recipes are made of stands in `kd_jax.recipes.parts`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from kd_jax import schedules
 from kd_jax.losses import annealing, logits, top_k
 from kd_jax.losses.inputs import check_temperature
 from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
-from kd_jax.phases import (
+from kd_jax.recipes.parts import (
   Budget as Budget,
   Phase as Phase,
   Recipe as Recipe,
@@ -333,7 +333,7 @@ def make_recipe(
     name: one of the registry.
     budget: epochs, optimiser, number of classes.
     settings: keyword arguments of the method.
-    registry: the methods for a kind of data: by default `RECIPES`; or those of `kd_jax.structured_recipes`.
+    registry: the methods for a kind of data: by default `RECIPES`; or those of `kd_jax.recipes.structures`.
 
   Raises:
     ValueError: for an unknown method or setting, naming those that exist.

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kd_jax import files
-from kd_jax.flat_state import CheckpointError, FlatState
+from kd_jax import _files as files
+from kd_jax._flat_state import CheckpointError, FlatState
 
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 """What Orbax calls a folder until it is whole."""

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kd_jax.files import digest_json
+from kd_jax._files import digest_json
 from kd_jax.types import PyTree
 
 FlatState = dict[str, np.ndarray]
