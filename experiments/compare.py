@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import console
+from experiments.command_line import console
 from experiments.reporting.comparison import comparison
 from experiments.reporting.documents import to_markdown
 from experiments.reporting.results import load_results

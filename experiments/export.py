@@ -23,10 +23,11 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import console, lineage, runs
-from experiments.domains.interfaces import Interface, deployed, interface
-from experiments.export_formats import WRITERS, Finished, Format
-from experiments.setting import MARKER
+from experiments.command_line import console
+from experiments.deployment.formats import WRITERS, Finished, Format
+from experiments.deployment.interfaces import Interface, deployed, interface
+from experiments.pipeline import lineage, runs
+from experiments.pipeline.folder import MARKER
 from kd_jax import export
 from kd_jax.checkpoints import CheckpointStore, flatten, unflatten, write_json
 from kd_jax.models.safetensors_files import nest

@@ -6,20 +6,14 @@ PATH is a study's folder (all its students), a run, a phase, a checkpoint or a c
 """
 
 import dataclasses
-import functools
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tyro
 
-from experiments import console, runs
-from experiments.domains import registry, text_sources
-from experiments.setting import MARKER
-from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
-from kd_jax.teachers import cache as teacher_cache
+from experiments.command_line import console
+from experiments.pipeline import lineage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,25 +26,6 @@ class Options:
   """Prepared TFDS data, to compare the data too; by default as in the study's own commands."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Node:
-  """Something on disk with a digest and parents.
-
-  Attributes:
-    kind: what it is.
-    path: where, relative to the study.
-    digest: as it is now; None where it is broken.
-    parents: links as recorded: {"kind", "digest"} and "path" or "name".
-    problem: what is wrong with it, or "".
-  """
-
-  kind: str
-  path: str
-  digest: str | None
-  parents: list[dict[str, Any]]
-  problem: str = ""
-
-
 _UNCHECKED: set[str] = set()
 """Why links could not be compared."""
 
@@ -58,157 +33,47 @@ _UNCHECKED: set[str] = set()
 def main(argv: Sequence[str] | None = None) -> int:
   _UNCHECKED.clear()
   options = tyro.cli(Options, args=argv, prog="python -m experiments.lineage")
-  root = study_root(options.path)
-  found = list(starts(options.path.absolute()))
+  root = lineage.study_root(options.path)
+  found = list(lineage.starts(options.path.absolute()))
   if not found:
     raise ValueError(f"there is no checkpoint or cache in {options.path}")
   good = True
   for start in found:
-    node = _node(root, start)
-    console.say(f"{node.kind}  {_short(node.digest)}  {node.path}  {node.problem or 'intact'}")
+    node = lineage.read_node(root, start)
+    console.say(
+      f"{node.kind}  {lineage.short(node.digest)}  {node.path}  {node.problem or 'intact'}"
+    )
     good &= _print_parents(root, node, "", options.data_dir) and not node.problem
   unchecked = " that could be checked" if _UNCHECKED else ""
   console.say(f"every link{unchecked} matches" if good else "NOT every link matches")
   return 0 if good else 1
 
 
-def _print_parents(root: Path, node: Node, indent: str, data_dir: Path | None) -> bool:
+def _print_parents(root: Path, node: lineage.Node, indent: str, data_dir: Path | None) -> bool:
   good = True
   for index, link in enumerate(node.parents):
     last = index == len(node.parents) - 1
     note = f" ({link['start']})" if "start" in link else ""
     if "path" in link:
-      parent = _node(root, root / link["path"])
+      parent = lineage.read_node(root, root / link["path"])
       verdict = parent.problem
       if not verdict:
         matches = parent.digest == link["digest"]
-        verdict = "matches" if matches else f"DIFFERS: it is now {_short(parent.digest)}"
+        verdict = "matches" if matches else f"DIFFERS: it is now {lineage.short(parent.digest)}"
     else:
-      parent, verdict = None, _leaf_verdict(root, link, data_dir)
+      parent, verdict = None, lineage.leaf_verdict(root, link, data_dir)
     if verdict.startswith("not checked"):
       _UNCHECKED.add(verdict)
     else:
       good &= verdict == "matches"
     where = link.get("path", link.get("name", ""))
     console.say(
-      f"{indent}{'└─ ' if last else '├─ '}{link['kind']}{note}  {_short(link['digest'])}  {where}  "
+      f"{indent}{'└─ ' if last else '├─ '}{link['kind']}{note}  {lineage.short(link['digest'])}  {where}  "
       f"{verdict}"
     )
     if parent is not None:
       good &= _print_parents(root, parent, indent + ("   " if last else "│  "), data_dir)
   return good
-
-
-def _node(root: Path, path: Path) -> Node:
-  shown = str(path.relative_to(root))
-  try:
-    if (path / teacher_cache.MANIFEST).exists():
-      manifest = teacher_cache.check_cache(path)
-      parents = manifest["teacher_lineage"].get("parents", [])
-      stated = manifest["spec"]["teacher"] in [link["digest"] for link in parents]
-      problem = (
-        ""
-        if stated or not parents
-        else f"BROKEN: {path} names another teacher than its rows are of"
-      )
-      return Node("cache", shown, manifest["digest"], parents, problem)
-    if path.parent.name == "steps":
-      restored = CheckpointStore(path.parent.parent).restore(int(path.name))
-    else:
-      restored = CheckpointStore(path).restore()
-      shown = f"{shown}/steps/{restored.step}"
-  except (CheckpointError, teacher_cache.CacheError) as error:
-    return Node("?", shown, None, [], problem=f"BROKEN: {error}")
-  problem = f"BROKEN newer steps: {'; '.join(restored.problems)}" if restored.problems else ""
-  return Node(restored.meta["kind"], shown, restored.digest, restored.meta["parents"], problem)
-
-
-def _leaf_verdict(root: Path, link: dict[str, Any], data_dir: Path | None) -> str:
-  """Data and imported files lie outside the study; they are compared where they can be found."""
-  marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
-  if link["kind"] == "weights file":
-    path = Path(marker["study"]["teacher_weights"] or "")
-    if not path.is_file():
-      return "not checked: the file is not here"
-    return "matches" if digest_file(path) == link["digest"] else "DIFFERS: the file has changed"
-  if link["kind"] == "weights folder":
-    return _folder_verdict(marker["data"], link)
-  source = marker["data"]
-  if link.get("of") == "teacher":
-    source = source | {"of": "teacher"}
-  now = _fingerprint(json.dumps(source), data_dir)
-  if now is None:
-    return "not checked: the data are not prepared here; see --data-dir"
-  return "matches" if now == link["digest"] else f"DIFFERS: the data are now {_short(now)}"
-
-
-def _folder_verdict(source: dict[str, Any], link: dict[str, Any]) -> str:
-  """Pretrained weights: the teacher's folder, or the student's own."""
-  changed = False
-  for name in (source["weights"], source["student_weights"]):
-    try:
-      folder = text_sources.weights_folder(name)
-    except ValueError:
-      continue
-    if folder is None:
-      continue
-    if text_sources.folder_digest(folder) == link["digest"]:
-      return "matches"
-    # Folders of one name may both be there: only after looking at both has one changed.
-    changed |= folder.name == link["name"]
-  return "DIFFERS: the weights have changed" if changed else "not checked: the folder is not here"
-
-
-@functools.cache
-def _fingerprint(source: str, data_dir: Path | None) -> str | None:
-  """Of the training examples as they are on disk now, or None where they are not."""
-  return registry.fingerprint(json.loads(source), data_dir)
-
-
-def starts(path: Path) -> Iterator[Path]:
-  """The checkpoints or caches that a path stands for: the last phase of each run below it."""
-  if (
-    (path / teacher_cache.MANIFEST).exists()
-    or path.parent.name == "steps"
-    or (path / "seals").is_dir()
-  ):
-    yield path
-  elif (path / "checkpoints").is_dir():
-    yield path / "checkpoints"
-  elif (path / MARKER).exists():
-    for run in sorted((path / "students").glob("*/*")):
-      if runs.seeds_of(run) is not None:
-        yield from starts(run)
-  elif path.is_dir():
-    nodes = {
-      phase: _node(study_root(phase), phase / "checkpoints")
-      for phase in sorted(path.iterdir())
-      if (phase / "checkpoints" / "seals").is_dir()
-    }
-    # A user's copy has another name than the phase that it is of; a broken one is not known to be a copy.
-    phases = [
-      p for p, node in nodes.items() if node.problem or node.kind.endswith(f" phase {p.name}")
-    ]
-    # The last phase is the one that no other phase of the run came from.
-    parents = {
-      Path(link["path"]).parts[-4]
-      for phase in phases
-      for link in nodes[phase].parents
-      if link["kind"].startswith("phase ")
-    }
-    yield from (phase / "checkpoints" for phase in phases if phase.name not in parents)
-
-
-def study_root(path: Path) -> Path:
-  """The study that a path belongs to."""
-  for folder in (path.absolute(), *path.absolute().parents):
-    if (folder / MARKER).exists():
-      return folder
-  raise ValueError(f"{path} is not within a study: no folder above it has a {MARKER}")
-
-
-def _short(digest: str | None) -> str:
-  return "?" * 12 if digest is None else digest[:12]
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from experiments import config, console
-from experiments.pipeline import Pipeline
+from experiments.command_line import console, options
+from experiments.pipeline.students import Pipeline
 from kd_jax.teachers import cache as teacher_cache
 
 
@@ -23,12 +23,12 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  study, where, options = config.parse("precompute", argv, Options)
+  study, where, own = options.parse("precompute", argv, Options)
   console.start(where)
   pipeline = Pipeline(study, where)
-  pipeline.may_train = not options.verify
+  pipeline.may_train = not own.verify
   teacher = pipeline.teacher()
-  if not options.verify:
+  if not own.verify:
     cache = pipeline.precompute(teacher)
     console.say(
       f"cache {cache.digest[:12]}: {pipeline.domain.views} views of {len(pipeline.domain.train)} examples in "
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   found = teacher_cache.verify(
     cache,
     pipeline.predictor(teacher),
-    sample=options.sample,
+    sample=own.sample,
     batch_size=pipeline.evaluation_batch_size,
   )
   verdict = "agrees with" if found.agrees else "DIFFERS from"

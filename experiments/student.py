@@ -7,8 +7,8 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from experiments import config, console
-from experiments.pipeline import Pipeline
+from experiments.command_line import console, options
+from experiments.pipeline.students import Pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  study, where, options = config.parse("student", argv, Options)
-  if study.methods != config.configs()[study.name].methods:
+  study, where, own = options.parse("student", argv, Options)
+  if study.methods != options.configs()[study.name].methods:
     raise ValueError("students of one method are trained at a time: name it with --method")
-  study = dataclasses.replace(study, methods=(options.method,))
-  if options.seed is not None and not 0 <= options.seed < study.seeds:
-    raise ValueError(f"--seed {options.seed} is not one of the study's {study.seeds} seeds")
+  study = dataclasses.replace(study, methods=(own.method,))
+  if own.seed is not None and not 0 <= own.seed < study.seeds:
+    raise ValueError(f"--seed {own.seed} is not one of the study's {study.seeds} seeds")
   console.start(where)
   pipeline = Pipeline(study, where)
-  seeds = None if options.seed is None else (options.seed,)
+  seeds = None if own.seed is None else (own.seed,)
   pipeline.train_students(pipeline.teacher(), tuple(study.rows), seeds)
-  console.say(f"students in {pipeline.root / 'students' / options.method}")
+  console.say(f"students in {pipeline.root / 'students' / own.method}")
   return 0
 
 

@@ -9,14 +9,16 @@ Stopped at any moment, the same command goes on from the last finished epoch and
 import sys
 from collections.abc import Sequence
 
-from experiments import config, console, report
-from experiments.evaluate import evaluate
-from experiments.pipeline import Pipeline
+from experiments.command_line import console, options
+from experiments.pipeline.evaluation import evaluate
+from experiments.pipeline.students import Pipeline
+from experiments.reporting import findings, report, tables
+from experiments.reporting.results import load_results
 from kd_jax import parallel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  study, where, _ = config.parse("study", argv)
+  study, where, _ = options.parse("study", argv)
   console.start(where)
   pipeline = Pipeline(study, where)
   domain = pipeline.domain
@@ -30,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   evaluate(pipeline)
   if parallel.is_main():
     paths = report.write_report(where.workdir)
-    results = report.load_results(where.workdir)
-    console.show_table(*report.main_table(results))
-    console.say(f"{report.chance(results)} {report.within_chance(results)}".strip())
+    results = load_results(where.workdir)
+    console.show_table(*tables.main_table(results))
+    console.say(f"{findings.chance(results)} {findings.within_chance(results)}".strip())
     console.say(f"report: {', '.join(str(path) for path in paths)}")
   return 0
 

@@ -6,12 +6,12 @@ python -m experiments.teacher CONFIG [--teacher-weights FILE] [--workdir DIR] [o
 import sys
 from collections.abc import Sequence
 
-from experiments import config, console
-from experiments.pipeline import Pipeline
+from experiments.command_line import console, options
+from experiments.pipeline.students import Pipeline
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  study, where, _ = config.parse("teacher", argv)
+  study, where, _ = options.parse("teacher", argv)
   console.start(where)
   pipeline = Pipeline(study, where)
   teacher, metric = pipeline.teacher(), pipeline.domain.evaluation.select

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import console
+from experiments.command_line import console
 from tests.conftest import CACHE, ROOT
 
 TINY = (

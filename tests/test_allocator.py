@@ -5,7 +5,7 @@ import platform
 import jax
 import pytest
 
-from experiments import allocator
+from experiments.command_line import allocator
 
 
 @pytest.fixture

@@ -7,18 +7,19 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from experiments import config, runs
+from experiments.command_line import options
 from experiments.domains.images import ImageStudy, MethodSettings
 from experiments.domains.registry import domain_of
 from experiments.domains.sequences import fitting
 from experiments.domains.text_study import TextStudy
-from experiments.evaluate import evaluate, published
-from experiments.pipeline import Pipeline
+from experiments.pipeline import runs
+from experiments.pipeline.evaluation import evaluate, published
+from experiments.pipeline.students import Pipeline
 from kd_jax import recipes
 from kd_jax.data import glue
 from tests.fake_tfds import write_fake
 
-CONFIGS = config.configs()
+CONFIGS = options.configs()
 IMAGES = [name for name, study in CONFIGS.items() if isinstance(study, ImageStudy)]
 TEXTS = [name for name, study in CONFIGS.items() if isinstance(study, TextStudy)]
 CASES = {"conll_ner": ("1a", "2a", "3", "4"), "ud_parsing": ("1b", "2b")}
@@ -50,7 +51,7 @@ def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
     write_fake(study.dataset, tmp_path / "data", train=200, test=100)
   else:
     study = dataclasses.replace(study, unlabelled_share=0.5, student_limit=None)
-  pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run", data_dir=tmp_path / "data"))
+  pipeline = Pipeline(study, options.Where(workdir=tmp_path / "run", data_dir=tmp_path / "data"))
   with mock.patch.object(runs, "train", wraps=runs.train) as trained:
     teacher = pipeline.teacher()
   pipeline.train_students(teacher, study.methods)
@@ -78,7 +79,7 @@ def test_a_shrunk_form_of_every_case_runs_from_teacher_to_results(name, case, tm
   if case in ("1b", "2a"):
     study = dataclasses.replace(study, unlabelled_share=0.25)
   assert study.dataset == "sample"
-  pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run"))
+  pipeline = Pipeline(study, options.Where(workdir=tmp_path / "run"))
   domain = pipeline.domain
   domain.validation, domain.test = (fitting(part, 8) for part in (domain.validation, domain.test))
   pipeline.train_students(pipeline.teacher(), study.methods)
@@ -117,7 +118,7 @@ def test_a_shrunk_form_of_texts_runs_from_teacher_to_results(name, tmp_path):
   study = dataclasses.replace(CONFIGS[name].shrunk(), methods=("universal_kd",))
   if name == TEXTS[0]:
     study = dataclasses.replace(study, unlabelled_share=0.5)
-  pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run"))
+  pipeline = Pipeline(study, options.Where(workdir=tmp_path / "run"))
   pipeline.train_students(pipeline.teacher(), study.methods)
   results = evaluate(pipeline)
   assert [(row["phase"], row["epochs"]) for row in results["rows"]] == [
@@ -134,7 +135,7 @@ def test_a_shrunk_form_of_texts_runs_from_teacher_to_results(name, tmp_path):
 def test_every_method_of_a_text_config_suits_its_shrunk_networks(name, tmp_path):
   """Losses are traced, nothing is trained; the teacher's outputs that they read are cached."""
   study = CONFIGS[name].shrunk()
-  pipeline = Pipeline(study, config.Where(workdir=tmp_path / "run"))
+  pipeline = Pipeline(study, options.Where(workdir=tmp_path / "run"))
   assert list(pipeline.recipes) == list(CONFIGS[name].methods)
   assert {"layers", "layer_logits"} <= set(study.cache_outputs)
 
@@ -189,7 +190,7 @@ def test_an_imported_teacher_is_asked_for(tmp_path):
 
 
 def test_overrides_reach_the_study():
-  study, where, _ = config.parse(
+  study, where, _ = options.parse(
     "study",
     [
       "digits",
@@ -207,7 +208,7 @@ def test_overrides_reach_the_study():
 def test_each_phase_may_have_a_schedule_of_its_own_on_the_command_line():
   arguments = ["digits", "--equal-epochs", "labels", "--optimizer.warmup", "0.1"]
   arguments += ["--annealing-kd.phase1.decay", "constant", "--annealing-kd.phase2.rate", "0.1"]
-  study, _, _ = config.parse("study", arguments)
+  study, _, _ = options.parse("study", arguments)
   first, second = study.recipe("annealing_kd", 10).phases
   assert (first.epochs, second.epochs) == (40, 80)
   assert first.optimizer == dataclasses.replace(study.optimizer, decay="constant")
@@ -221,14 +222,14 @@ def test_each_phase_may_have_a_schedule_of_its_own_on_the_command_line():
 
 def test_ablations_of_universal_kd_on_the_command_line():
   arguments = ["texts", "--universal-kd.attend", "losses", "--universal-kd.no-label-phase"]
-  study, _, _ = config.parse("study", arguments)
+  study, _, _ = options.parse("study", arguments)
   recipe = study.recipe("universal_kd", 2)
   assert recipe.title == "Universal-KD, attention on losses, without phase II"
   assert [phase.epochs for phase in recipe.phases] == [study.epochs]
 
 
 def varied(*words):
-  return config.parse("study", ["digits", "--vary", *words])[0]
+  return options.parse("study", ["digits", "--vary", *words])[0]
 
 
 def test_a_varied_method_has_a_row_for_each_value():
@@ -288,4 +289,4 @@ def study_recipe_alike(study, name, made):
 )
 def test_bad_command_lines_name_what_is_wrong(argv, message):
   with pytest.raises(ValueError, match=message):
-    config.parse("study", argv)
+    options.parse("study", argv)

@@ -13,10 +13,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from experiments import export, export_formats, study
-from experiments.config import plain
-from experiments.domains import interfaces
+from experiments import export, study
+from experiments.deployment import formats, interfaces
 from experiments.domains.sequences import SequenceNetwork, build_network
+from experiments.domains.study import plain
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_arrays, flatten, write_json
 from kd_jax.data import Tokenizer, corpora
 from kd_jax.export import Input, _max_pool, from_stablehlo, to_onnx, to_stablehlo
@@ -333,11 +333,11 @@ def test_a_program_that_gives_something_else_is_refused(tmp_path):
   meta = {"settings": {"model": plain(IMAGES["mlp"])}, "image_shape": SHAPE}
   face = interfaces.interface(meta, IMAGE_SOURCE, variables)
   right, wrong = face.function(variables), face.function(scaled(variables, 1.01))
-  assert export_formats.compare(face, right, right) == 0
+  assert formats.compare(face, right, right) == 0
   with pytest.raises(ValueError, match="differ from the network's"):
-    export_formats.compare(face, right, wrong)
+    formats.compare(face, right, wrong)
   with pytest.raises(ValueError, match="of shape"):
-    export_formats.compare(face, right, lambda x: {"logits": right(x)["logits"][:1]})
+    formats.compare(face, right, lambda x: {"logits": right(x)["logits"][:1]})
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 6, 3), (2, 7, 5, 3)])

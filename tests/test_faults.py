@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import lineage, study
+from experiments.pipeline.lineage import starts
 from kd_jax.checkpoints import CheckpointStore
 from tests import commands
 from tests.commands import TINY, lines
@@ -171,7 +172,7 @@ def test_a_copy_of_a_run_that_a_user_made_is_no_run(copied, capsys):
   flip(largest_file(run.with_name("seeds-0-1.bak")))
   assert commands.run_here(lineage, copied) == 0
   assert ".bak" not in capsys.readouterr().out
-  assert [path.name for path in lineage.starts(run)] == ["checkpoints"]
+  assert [path.name for path in starts(run)] == ["checkpoints"]
 
 
 # Other settings in the same folder.

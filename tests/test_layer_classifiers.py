@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config, layer_classifiers, lineage
-from experiments.pipeline import Pipeline
+from experiments import lineage
+from experiments.command_line import options
+from experiments.pipeline import layer_classifiers
+from experiments.pipeline.students import Pipeline
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.models.text_spec import TextSpec
 from kd_jax.optimizers import Optimizer
@@ -37,7 +39,7 @@ def write_files(folder):
 def study(files, **changes):
   spec = TextSpec("gated_cnn", layers=3, width=8, dropout=0.0, start="random")
   return dataclasses.replace(
-    config.configs()["texts"],
+    options.configs()["texts"],
     files=files,
     teacher_weights=None,
     teacher=spec,
@@ -64,7 +66,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(files, tmp_path_factory):
   """The pipeline with its teacher and cache made."""
-  pipeline = Pipeline(study(files), config.Where(workdir=tmp_path_factory.mktemp("study") / "run"))
+  pipeline = Pipeline(study(files), options.Where(workdir=tmp_path_factory.mktemp("study") / "run"))
   pipeline.precompute(pipeline.teacher())
   return pipeline
 
@@ -137,7 +139,7 @@ def refuse(*arguments, **options):
 
 def test_a_finished_study_reads_them_back_without_the_states(copied, files, monkeypatch):
   monkeypatch.setattr(predicting, "fields_predictor", refuse)
-  pipeline = Pipeline(study(files), config.Where(workdir=copied))
+  pipeline = Pipeline(study(files), options.Where(workdir=copied))
   pipeline.may_train = False
   before = store(copied, FINAL).restore().digest
   network = pipeline.teacher()
@@ -145,7 +147,7 @@ def test_a_finished_study_reads_them_back_without_the_states(copied, files, monk
   assert set(network.variables["params"]["pseudo"]) == {"layer1", "layer2"}
   # But a study that has them not must compute them, or say that it must not.
   shutil.rmtree(copied / "teacher" / "layers")
-  pipeline = Pipeline(study(files), config.Where(workdir=copied))
+  pipeline = Pipeline(study(files), options.Where(workdir=copied))
   with pytest.raises(AssertionError, match="computed once"):
     pipeline.teacher()
   pipeline.may_train = False
@@ -168,17 +170,17 @@ def test_interrupted_they_end_with_the_same_bits(copied, files, monkeypatch):
 
   monkeypatch.setattr(CheckpointStore, "save", interrupted)
   with pytest.raises(KeyboardInterrupt):
-    Pipeline(study(files), config.Where(workdir=copied)).teacher()
+    Pipeline(study(files), options.Where(workdir=copied)).teacher()
   assert saved == [1, 2, 3]
   monkeypatch.undo()
-  Pipeline(study(files), config.Where(workdir=copied)).teacher()
+  Pipeline(study(files), options.Where(workdir=copied)).teacher()
   assert store(copied, LAYERS).restore().digest == expected.digest
   assert store(copied, FINAL).restore().digest == final
 
 
 def test_other_settings_of_theirs_are_refused_in_the_same_folder(copied, files):
   pipeline = Pipeline(
-    dataclasses.replace(study(files), layer_classifier_epochs=13), config.Where(workdir=copied)
+    dataclasses.replace(study(files), layer_classifier_epochs=13), options.Where(workdir=copied)
   )
   with pytest.raises(ValueError, match=r"epochs was 12, now 13.*Use another --workdir") as refused:
     pipeline.teacher()

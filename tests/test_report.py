@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import console, report
-from experiments.reporting import curves, documents, drawing, findings, plots, tables
+from experiments import report as report_command
+from experiments.command_line import console
+from experiments.reporting import curves, documents, drawing, findings, plots, report, tables
 from experiments.reporting.comparison import comparison
+from experiments.reporting.results import check_results
 from experiments.reporting.statistics import estimate, excludes_zero, paired_difference, pick
 
 # Test accuracies by seed: `strong` beats scratch at every seed, `weak` only wavers around it.
@@ -66,7 +68,7 @@ def make_results(seeds=5, **changes):
     "rows": rows,
     "curves": points,
   }
-  return report.check_results(results | changes)
+  return check_results(results | changes)
 
 
 def test_several_versions_that_took_part_are_shown_side_by_side():
@@ -309,7 +311,7 @@ def test_missing_test_results_are_dashes_and_said():
 
 
 def test_an_empty_study_still_gives_a_report():
-  results = report.check_results({"schema_version": 1})
+  results = check_results({"schema_version": 1})
   document = report.blocks(results)
   assert "Incomplete" in documents.to_markdown(document)
   assert "Nothing to draw yet" in documents.to_html(document, "t")
@@ -350,7 +352,7 @@ def test_report_on_disk(tmp_path, capsys):
   results["methods"]["weak"]["title"] = r"_\frac{$"
   results["paper"]["source"] = 'see <img src="https://x.invalid/a.png">'
   (tmp_path / "results.json").write_text(json.dumps(results))
-  assert report.main([str(tmp_path)]) == 0
+  assert report_command.main([str(tmp_path)]) == 0
   written = capsys.readouterr().out.split()
   names = ["learning_curves", "accuracy", "size"]
   expected = ["report.md", "report.html", *(f"figures/{name}.png" for name in names)]
@@ -441,7 +443,7 @@ def test_spread_apart_keeps_order_gap_and_centre():
 def test_bad_results_give_one_readable_line(tmp_path, capsys, content, expected):
   if content is not None:
     (tmp_path / "results.json").write_text(content)
-  assert report.main([str(tmp_path)]) == 1
+  assert report_command.main([str(tmp_path)]) == 1
   captured = capsys.readouterr()
   assert captured.out == ""
   assert captured.err.count("\n") == 1

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import report
-from experiments.reporting import curves, documents, drawing, findings, plots, tables
+from experiments import report as report_command
+from experiments.reporting import curves, documents, drawing, findings, plots, report, tables
 from experiments.reporting.formats import heading
+from experiments.reporting.results import check_results, load_results
 from tests.test_report import Page, column, make_results, row_of
 
-RESULTS = Path(report.__file__).parent / "results"
+RESULTS = Path(report_command.__file__).parent / "results"
 # Test F1 by seed.
 SCORES = {
   "scratch": [0.80, 0.81, 0.82],
@@ -62,7 +63,7 @@ def make_tagging_results(**changes):
     "curves": points,
   }
   results["teacher"]["test"] = {"f1": 0.90, "precision": 0.89, "recall": 0.92}
-  return report.check_results(results | changes)
+  return check_results(results | changes)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def text(monkeypatch):
 @pytest.mark.parametrize("study", ["digits", "cifar10_subset"])
 def test_results_without_a_metric_give_the_report_they_always_gave(study, text):
   expected = (RESULTS / study / "report.md").read_text("utf-8")
-  assert text(report.load_results(RESULTS / study)) == expected
+  assert text(load_results(RESULTS / study)) == expected
 
 
 def test_accuracy_of_images_may_be_stated(text):
@@ -232,7 +233,7 @@ def test_equal_schedules_share_a_line_and_say_so():
 def test_report_on_disk_speaks_of_f1_alone(tmp_path, capsys):
   results = make_tagging_results()
   (tmp_path / "results.json").write_text(json.dumps(results))
-  assert report.main([str(tmp_path)]) == 0
+  assert report_command.main([str(tmp_path)]) == 0
   figures = [Path(name).name for name in capsys.readouterr().out.split()][2:]
   assert figures == ["learning_curves.png", "f1.png", "size.png"]
   page = (tmp_path / "report.html").read_text("utf-8")
@@ -277,11 +278,11 @@ def test_percentages_in_rows_and_curves_are_refused():
   results = make_tagging_results()
   results["rows"][1]["test"]["last"]["precision"] = 70.0
   with pytest.raises(ValueError, match=r"rows\[1\]\.test\.last\.precision is 70\.0"):
-    report.check_results(results)
+    check_results(results)
   results = make_tagging_results()
   results["curves"][0]["validation_f1"] = -0.5
   with pytest.raises(ValueError, match=r"curves\[0\]\.validation_f1 is -0\.5"):
-    report.check_results(results)
+    check_results(results)
 
 
 @pytest.mark.parametrize(("above", "said"), [(-0.05, True), (0.019, True), (0.021, False)])
@@ -324,7 +325,7 @@ def make_correlated_results(**changes):
   for point in results["curves"]:
     point["validation_matthews"] = point.pop("validation_f1") / 2 - 0.5
   results["teacher"] = {"model": "BERT", "test_matthews": -0.05, "parameters": 800}
-  return report.check_results(results | {"metric": CORRELATION} | changes)
+  return check_results(results | {"metric": CORRELATION} | changes)
 
 
 def test_correlations_may_be_negative(text):
@@ -408,7 +409,7 @@ def test_an_accuracy_below_0_is_refused():
   results = make_results()
   results["rows"][0]["validation"] = {"best": -0.3}
   with pytest.raises(ValueError, match=r"rows\[0\]\.validation\.best is -0\.3"):
-    report.check_results(results)
+    check_results(results)
 
 
 def test_size_and_speed(text):

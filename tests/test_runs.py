@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import runs
-from experiments.differences import differences
+from experiments.pipeline import runs
+from experiments.pipeline.differences import differences
 from kd_jax import checkpoints, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, flatten
 from kd_jax.models.heads import LayerClassifiers

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from experiments import config, lineage, precompute, study
+from experiments import lineage, precompute, study
+from experiments.command_line.options import parse
 from experiments.domains.registry import domain_of
-from experiments.pipeline import Pipeline
+from experiments.pipeline.students import Pipeline
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.data import corpora
 from kd_jax.recipes import structures as structured_recipes
@@ -265,7 +266,7 @@ def test_malformed_files_are_refused_by_line_and_skipped_on_request(
   assert not (tmp_path / "run").exists()
 
   arguments = [name, "--files", *changed, *TINY, *where, "--skip-malformed"]
-  asked, place, _ = config.parse("study", [str(argument) for argument in arguments])
+  asked, place, _ = parse("study", [str(argument) for argument in arguments])
   pipeline = Pipeline(asked, place)
   assert f"left out 1 malformed sentence, first {changed[0]}:{line}: " in capsys.readouterr().out
   whole = corpora.load_tagging if name == "conll_ner" else corpora.load_parsing
@@ -323,11 +324,11 @@ def test_a_case_of_the_other_task_is_no_option(bad, tmp_path, capsys):
 
 def test_without_a_prepared_corpus_the_sample_is_read_and_said(tmp_path, capsys):
   arguments = ["conll_ner", *TINY, "--workdir", tmp_path / "run", "--data-dir", tmp_path / "none"]
-  asked, place, _ = config.parse("study", [str(argument) for argument in arguments])
+  asked, place, _ = parse("study", [str(argument) for argument in arguments])
   domain = domain_of(asked, place.data_dir)
   assert domain.train.name == "sample-tagging"
   assert any("conll2003 is not prepared here" in note for note in domain.notes)
-  shorter = config.parse("study", [*map(str, arguments), "--max-length", "8"])[0]
+  shorter = parse("study", [*map(str, arguments), "--max-length", "8"])[0]
   left_out = domain_of(shorter, None)
   assert any("training sentences of over 8 tokens" in note for note in left_out.notes)
   assert left_out.train.lengths.max() == 8

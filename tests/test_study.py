@@ -12,11 +12,11 @@ from experiments import (
   lineage,
   precompute,
   report as report_module,
-  runs,
   student,
   study,
   teacher,
 )
+from experiments.pipeline import runs
 
 SMALL = [
   "digits",

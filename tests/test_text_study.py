@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config, export, lineage, precompute, study
-from experiments.pipeline import Pipeline
+from experiments import export, lineage, precompute, study
+from experiments.command_line.options import parse
+from experiments.pipeline.students import Pipeline
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.export import from_stablehlo
 from kd_jax.models import TextSpec, build_text_model, parameter_count, save_bert
@@ -44,7 +45,7 @@ def options(folder, *more, teacher=BERT, student=CNN, weights="none"):
 
 
 def parsed(*arguments):
-  asked, place, _ = config.parse("study", [str(argument) for argument in arguments])
+  asked, place, _ = parse("study", [str(argument) for argument in arguments])
   return Pipeline(asked, place)
 
 

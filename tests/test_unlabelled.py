@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.config import configs
+from experiments.command_line.options import configs
 from experiments.domains import images
 from kd_jax.data import Dataset, load_parsing, load_tagging, read_sample, tokenize
 from kd_jax.data.columns import read_columns

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.config import Where, parse
+from experiments.command_line.options import Where, parse
 from experiments.domains.images import ImageStudy
 from kd_jax import data, parallel, recipes
 from kd_jax.models.spec import build_model, is_convolutional
@@ -43,7 +43,7 @@ def read(argv: Sequence[str] | None) -> tuple[ImageStudy, Where, Options]:
   """The command line of both benchmarks.
 
   Raises:
-    ValueError: as `experiments.config.parse`; a study of anything but images.
+    ValueError: as `experiments.command_line.options.parse`; a study of anything but images.
   """
   study, where, options = parse("benchmarks.training", argv, Options)
   if not isinstance(study, ImageStudy):

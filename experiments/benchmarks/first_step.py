@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import console
 from experiments.benchmarks import bench
+from experiments.command_line import console
 from kd_jax import parallel
 from kd_jax.training.step import StepBatch, cached_teacher, device_data, make_train_step
 from kd_jax.types import Outputs

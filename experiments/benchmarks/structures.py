@@ -24,9 +24,9 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import console
 from experiments.benchmarks import structures_timing as timing
 from experiments.benchmarks.structures_problems import PROBLEMS, Problem
+from experiments.command_line import console
 from kd_jax.checkpoints import write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import console
 from experiments.benchmarks.structures_problems import Problem
+from experiments.command_line import console
 
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "torch-struct", "pytorch-crf")
 TOLERANCE = 1e-3

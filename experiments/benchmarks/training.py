@@ -17,9 +17,10 @@ import jax
 import numpy as np
 import orbax.checkpoint
 
-from experiments import config, console
 from experiments.benchmarks import bench, first_step
+from experiments.command_line import console
 from experiments.domains.images import ImageStudy
+from experiments.domains.study import plain
 from kd_jax.checkpoints import CheckpointStore, unflatten, write_json
 from kd_jax.models.spec import build_model
 from kd_jax.teachers import cache as teacher_cache, predicting
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "seeds_together": len(task.seeds),
     "checkpoint_bytes": sum(np.asarray(x).nbytes for x in jax.tree.leaves(report.state)),
     "synthetic": options.synthetic,
-    "study": {key: value for key, value in config.plain(study).items() if key != "paper"},
+    "study": {key: value for key, value in plain(study).items() if key != "paper"},
   }
   write_json(out, header | {"measurements": rows})
   keys = ("median", "min", "max")
@@ -82,9 +83,9 @@ def _teachers(
   """The teacher from its cache and alive; and how fast the cache was filled, a view of a chunk at a time."""
   model = build_model(study.teacher, task.train.num_classes)
   variables = bench.teacher_variables(model, task.train.images)
-  plain, augmentation = config.plain(study.teacher), study.augmentation
+  settings, augmentation = plain(study.teacher), study.augmentation
   spec = teacher_cache.make_spec(
-    "untrained", plain, task.train, augmentation, study.views, dtype=study.cache_dtype
+    "untrained", settings, task.train, augmentation, study.views, dtype=study.cache_dtype
   )
   predict = predicting.predictor(model, variables, task.train, augmentation)
   batch_size = study.batch_size * max(1, 512 // study.batch_size)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.config import Registry, Study, method_settings
 from experiments.domains.domain import Domain, ReadyTeacher
+from experiments.domains.study import Registry, Study, method_settings
 from kd_jax import data, recipes
 from kd_jax.checkpoints import digest_file
 from kd_jax.data.augmentation import Augmentation

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.config import Study
 from experiments.domains import images, sequences, text_sources
 from experiments.domains.domain import Domain
 from experiments.domains.sequence_study import SequenceStudy
+from experiments.domains.study import Study
 from experiments.domains.text_study import TextStudy
 from experiments.domains.texts import Texts
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from experiments.config import Registry, Study, method_settings
+from experiments.domains.study import Registry, Study, method_settings
 from kd_jax.data import corpora
 from kd_jax.models.sequence_spec import Head, SequenceSpec
 from kd_jax.recipes import structures as structured_recipes

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from experiments.config import Registry, Study, method_settings
+from experiments.domains.study import Registry, Study, method_settings
 from kd_jax.data import glue
 from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import TextSpec

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import runs
+from experiments.pipeline import runs
 from kd_jax import parallel, recipes
 from kd_jax.data import Dataset, augment_batch
 from kd_jax.models.mlp import MLP

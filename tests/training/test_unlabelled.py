@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from experiments import layer_classifiers
+from experiments.pipeline import layer_classifiers
 from kd_jax import parallel, recipes
 from kd_jax.data.dataset import Bucket
 from kd_jax.recipes import layers as layer_recipes, structures as structured_recipes

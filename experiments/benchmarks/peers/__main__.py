@@ -20,9 +20,9 @@ from typing import Any
 
 import tyro
 
-from experiments import console
 from experiments.benchmarks.peers import page, pairs
 from experiments.benchmarks.peers.cases import CASES
+from experiments.command_line import console
 from kd_jax.checkpoints import write_json
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"

@@ -9,12 +9,12 @@ import flax
 import jax
 import numpy as np
 
-from experiments import console
 from experiments.benchmarks import bench, structures_timing
 from experiments.benchmarks.peers import cases
 from experiments.benchmarks.peers.cases import Job, Measurement
 from experiments.benchmarks.structures_problems import PROBLEMS
-from experiments.config import Where
+from experiments.command_line import console
+from experiments.command_line.options import Where
 from kd_jax import parallel, recipes
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.dataset import Dataset

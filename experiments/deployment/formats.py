@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from experiments.domains.interfaces import Interface
+from experiments.deployment.interfaces import Interface
 from experiments.domains.text_sources import weights_folder
 from kd_jax import export
 from kd_jax.checkpoints import flatten

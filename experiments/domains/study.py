@@ -1,18 +1,15 @@
-"""What a study is, as one frozen dataclass, and the command line that its types make."""
+"""What a study is, whatever its data: one frozen dataclass."""
 
 import dataclasses
 import functools
-import importlib
 import inspect
-import pkgutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from experiments.variants import Variant, variants
+from experiments.domains.variants import Variant, variants
 from kd_jax.data.labelled import check_share
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import make_recipe
@@ -117,78 +114,6 @@ class Study:
   def shrunk(self) -> "Study":
     """The same study in a form that runs in seconds: small networks, few epochs, one seed."""
     raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class Where:
-  """Where a command runs; nothing here changes a result."""
-
-  workdir: Path | None = None
-  """Folder of the study, by default runs/CONFIG; a study that was stopped goes on from there."""
-  data_dir: Path | None = None
-  """Prepared TFDS data, by default $TFDS_DATA_DIR or TFDS's own folder."""
-  coordinator: str | None = None
-  """HOST:PORT of process 0, where several processes train together."""
-  num_processes: int = 1
-  """How many processes there are."""
-  process_id: int = 0
-  """The number of this one, from 0."""
-  compile_cache: Path | None = Path("~/.cache/kd_jax")
-  """Folder of compiled programs, kept between runs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class NoOptions:
-  """For commands that have no options of their own."""
-
-
-def configs() -> dict[str, Study]:
-  """Every study in `experiments.configs`, by name."""
-  package = importlib.import_module("experiments.configs")
-  names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-  return {name: importlib.import_module(f"experiments.configs.{name}").CONFIG for name in names}
-
-
-Options = TypeVar("Options")
-
-
-def parse(
-  prog: str, argv: Sequence[str] | None, options: type[Options] = NoOptions
-) -> tuple[Study, Where, Options]:
-  """Reads `CONFIG [options]` from the command line.
-
-  Raises:
-    SystemExit: for --help and for malformed options, after saying what is wrong.
-    ValueError: for an unknown CONFIG or values that the study refuses.
-  """
-  arguments = list(sys.argv[1:] if argv is None else argv)
-  known = configs()
-  name = "digits"
-  if arguments and not arguments[0].startswith("-"):
-    name = arguments.pop(0)
-  if name not in known:
-    raise ValueError(f"unknown config {name!r}: known are {', '.join(known)}")
-  description = inspect.getdoc(importlib.import_module(f"experiments.configs.{name}"))
-  command = dataclasses.make_dataclass(
-    "command",
-    [
-      ("study", Annotated[type(known[name]), tyro.conf.arg(name="")], known[name]),
-      ("where", Annotated[Where, tyro.conf.arg(name="")], Where()),
-      ("options", Annotated[options, tyro.conf.arg(name="")], options()),
-    ],
-  )
-  parsed = tyro.cli(
-    command,
-    prog=f"python -m experiments.{prog} {{{','.join(known)}}}",
-    args=arguments,
-    default=command(),
-    description=f"{name}: {description}\n\nThe options' defaults are those of {name}.",
-    config=(tyro.conf.AvoidSubcommands,),
-  )
-  where = parsed.where
-  if where.workdir is None:
-    where = dataclasses.replace(where, workdir=Path("runs") / name)
-  return parsed.study, where, parsed.options
 
 
 def plain(value: Any) -> Any:

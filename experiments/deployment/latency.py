@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from experiments.domains.interfaces import deployed
+from experiments.deployment.interfaces import deployed
 from kd_jax.models.spec import parameter_count
 from kd_jax.types import Outputs, PyTree
 

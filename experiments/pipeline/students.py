@@ -5,8 +5,9 @@ WORKDIR/students/METHOD/seeds-0-1-2/   runs, a folder for each group of seeds tr
 
 from collections.abc import Iterator
 
-from experiments import console, runs
-from experiments.networks import Network, Networks
+from experiments.command_line import console
+from experiments.pipeline import runs
+from experiments.pipeline.teachers import Network, Networks
 
 
 class Pipeline(Networks):

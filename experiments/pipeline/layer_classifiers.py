@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import console, runs
-from experiments.config import plain
+from experiments.command_line import console
 from experiments.domains.domain import Spec
+from experiments.domains.study import plain
+from experiments.pipeline import runs
 from kd_jax.data.labelled import labelled_part
 from kd_jax.models.text_classifier import PseudoClassifiers
 from kd_jax.recipes import cross_entropy
@@ -30,7 +31,7 @@ from kd_jax.training.step import NO_TEACHER
 from kd_jax.types import Array, Batch, Outputs, PyTree
 
 if TYPE_CHECKING:
-  from experiments.setting import Setting
+  from experiments.pipeline.folder import Setting
 
 
 class StateClassifiers(nn.Module):

@@ -12,8 +12,8 @@ import rich.progress
 import rich.table
 import rich.text
 
-from experiments import allocator
-from experiments.config import Where
+from experiments.command_line import allocator
+from experiments.command_line.options import Where
 from kd_jax import parallel
 
 _LINE_SECONDS = 10.0

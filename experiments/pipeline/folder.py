@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments import console, runs
-from experiments.config import Study, Where, plain
-from experiments.differences import field_defaults
+from experiments.command_line import console
+from experiments.command_line.options import Where
 from experiments.domains.domain import Initial, Spec
 from experiments.domains.registry import domain_of
+from experiments.domains.study import Study, plain
+from experiments.pipeline import runs
+from experiments.pipeline.differences import field_defaults
 from kd_jax import parallel
 from kd_jax.checkpoints import write_json
 from kd_jax.data.labelled import num_labelled

@@ -13,10 +13,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from experiments import console, layer_classifiers, runs
-from experiments.config import Study, Where, plain
+from experiments.command_line import console
+from experiments.command_line.options import Where
 from experiments.domains.domain import Initial, ReadyTeacher, Spec
-from experiments.setting import Setting
+from experiments.domains.study import Study, plain
+from experiments.pipeline import layer_classifiers, runs
+from experiments.pipeline.folder import Setting
 from kd_jax import parallel
 from kd_jax.checkpoints import CheckpointError, CheckpointStore
 from kd_jax.data.labelled import labelled_part

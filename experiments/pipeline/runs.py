@@ -20,9 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import console
-from experiments.differences import differences, with_optimizer_defaults
-from experiments.run_log import RunLog, is_logged
+from experiments.command_line import console
+from experiments.pipeline.differences import differences, with_optimizer_defaults
+from experiments.pipeline.run_log import RunLog, is_logged
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
 from kd_jax.environment import Environment, changes, distinct, environment

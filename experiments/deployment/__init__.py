@@ -1,0 +1,1 @@
+"""Finished networks as other programs see them."""
