@@ -10,15 +10,16 @@ from collections.abc import Sequence
 
 from experiments.command_line import console, options
 from experiments.pipeline.evaluation import evaluate
-from experiments.pipeline.students import Pipeline
+from experiments.pipeline.folder import open_folder
+from experiments.pipeline.students import Students
+from experiments.pipeline.teachers import Teachers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   study, where, _ = options.parse("evaluate", argv)
   console.start(where)
-  pipeline = Pipeline(study, where)
-  pipeline.may_train = False
-  results = evaluate(pipeline)
+  folder = open_folder(study, where)
+  results = evaluate(Students(folder, Teachers(folder, may_train=False)))
   console.say(f"{len(results['rows'])} rows in {where.workdir / 'results.json'}")
   return 0
 

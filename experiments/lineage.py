@@ -53,12 +53,12 @@ def _print_parents(root: Path, node: lineage.Node, indent: str, data_dir: Path |
   good = True
   for index, link in enumerate(node.parents):
     last = index == len(node.parents) - 1
-    note = f" ({link['start']})" if "start" in link else ""
-    if "path" in link:
-      parent = lineage.read_node(root, root / link["path"])
+    note = f" ({link.start})" if link.start else ""
+    if link.path is not None:
+      parent = lineage.read_node(root, root / link.path)
       verdict = parent.problem
       if not verdict:
-        matches = parent.digest == link["digest"]
+        matches = parent.digest == link.digest
         verdict = "matches" if matches else f"DIFFERS: it is now {lineage.short(parent.digest)}"
     else:
       parent, verdict = None, lineage.leaf_verdict(root, link, data_dir)
@@ -66,9 +66,9 @@ def _print_parents(root: Path, node: lineage.Node, indent: str, data_dir: Path |
       _UNCHECKED.add(verdict)
     else:
       good &= verdict == "matches"
-    where = link.get("path", link.get("name", ""))
+    where = link.path or link.name or ""
     console.say(
-      f"{indent}{'└─ ' if last else '├─ '}{link['kind']}{note}  {lineage.short(link['digest'])}  {where}  "
+      f"{indent}{'└─ ' if last else '├─ '}{link.title}{note}  {lineage.short(link.digest)}  {where}  "
       f"{verdict}"
     )
     if parent is not None:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from experiments.command_line import console, options
-from experiments.pipeline.students import Pipeline
+from experiments.pipeline.folder import open_folder
+from experiments.pipeline.teachers import Teachers
 from kd_jax.teachers import cache as teacher_cache
 
 
@@ -25,22 +26,22 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> int:
   study, where, own = options.parse("precompute", argv, Options)
   console.start(where)
-  pipeline = Pipeline(study, where)
-  pipeline.may_train = not own.verify
-  teacher = pipeline.teacher()
+  folder = open_folder(study, where)
+  teachers = Teachers(folder, may_train=not own.verify)
+  teacher, caches = teachers.teacher(), teachers.caches
   if not own.verify:
-    cache = pipeline.precompute(teacher)
+    cache, data = caches.fill(teacher), folder.domain.data
     console.say(
-      f"cache {cache.digest[:12]}: {pipeline.domain.views} views of {len(pipeline.domain.train)} examples in "
-      f"{pipeline.cache_dir(teacher)}"
+      f"cache {cache.digest[:12]}: {data.views} views of {len(data.train)} examples in "
+      f"{caches.directory(teacher)}"
     )
     return 0
-  cache = pipeline.open_cache(teacher)
+  cache = caches.open(teacher)
   found = teacher_cache.verify(
     cache,
-    pipeline.predictor(teacher),
+    caches.predictor(teacher),
     sample=own.sample,
-    batch_size=pipeline.evaluation_batch_size,
+    batch_size=folder.evaluation_batch_size,
   )
   verdict = "agrees with" if found.agrees else "DIFFERS from"
   console.say(

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from experiments.command_line import console, options
-from experiments.pipeline.students import Pipeline
+from experiments.pipeline.folder import open_folder
+from experiments.pipeline.students import Students
+from experiments.pipeline.teachers import Teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   if own.seed is not None and not 0 <= own.seed < study.seeds:
     raise ValueError(f"--seed {own.seed} is not one of the study's {study.seeds} seeds")
   console.start(where)
-  pipeline = Pipeline(study, where)
+  folder = open_folder(study, where)
   seeds = None if own.seed is None else (own.seed,)
-  pipeline.train_students(pipeline.teacher(), tuple(study.rows), seeds)
-  console.say(f"students in {pipeline.root / 'students' / own.method}")
+  Students(folder, Teachers(folder)).train(tuple(study.rows), seeds)
+  console.say(f"students in {folder.root / 'students' / own.method}")
   return 0
 
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from experiments.command_line import console, options
 from experiments.pipeline.evaluation import evaluate
-from experiments.pipeline.students import Pipeline
+from experiments.pipeline.folder import open_folder
+from experiments.pipeline.students import Students
+from experiments.pipeline.teachers import Teachers
 from experiments.reporting import findings, report, tables
 from experiments.reporting.results import load_results
 from kd_jax import parallel
@@ -20,16 +22,18 @@ from kd_jax import parallel
 def main(argv: Sequence[str] | None = None) -> int:
   study, where, _ = options.parse("study", argv)
   console.start(where)
-  pipeline = Pipeline(study, where)
-  domain = pipeline.domain
+  folder = open_folder(study, where)
+  data = folder.domain.data
   console.say(
-    f"{study.name}: {domain.train.name} {domain.train.version}, {len(domain.train)} training, "
-    f"{len(domain.validation)} validation and {len(domain.test)} test examples; "
+    f"{study.name}: {data.train.name} {data.train.version}, {len(data.train)} training, "
+    f"{len(data.validation)} validation and {len(data.test)} test examples; "
     f"{len(study.rows)} methods × {study.seeds} seeds in {where.workdir}"
   )
-  teacher = pipeline.teacher()
-  pipeline.train_students(teacher, tuple(study.rows))
-  evaluate(pipeline)
+  teachers = Teachers(folder)
+  teachers.teacher()
+  students = Students(folder, teachers)
+  students.train(tuple(study.rows))
+  evaluate(students)
   if parallel.is_main():
     paths = report.write_report(where.workdir)
     results = load_results(where.workdir)

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 
 from experiments.command_line import console, options
-from experiments.pipeline.students import Pipeline
+from experiments.pipeline.folder import open_folder
+from experiments.pipeline.teachers import Teachers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   study, where, _ = options.parse("teacher", argv)
   console.start(where)
-  pipeline = Pipeline(study, where)
-  teacher, metric = pipeline.teacher(), pipeline.domain.evaluation.select
+  folder = open_folder(study, where)
+  teacher, metric = Teachers(folder).teacher(), folder.domain.evaluation.select
   score = teacher.validation
   known = "" if score is None else f", validation {metric} {score:.2%}"
   console.say(

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line import console
+from experiments.command_line.options import Where, parse
+from experiments.domains.study import Study
+from experiments.pipeline.folder import open_folder
+from experiments.pipeline.students import Students
+from experiments.pipeline.teachers import Teachers
 from tests.conftest import CACHE, ROOT
 
 TINY = (
@@ -57,6 +62,18 @@ def run(command: str, *arguments: Any, output: Path, devices: int = 1) -> tuple[
   """The exit status of a command, and all that it says."""
   status = finish(start(command, *arguments, output=output, devices=devices))
   return status, output.read_text(encoding="utf-8")
+
+
+def open_study(*arguments: Any, may_train: bool = True) -> Students:
+  """The study of a command line, in this process: its folder, its teachers, its students."""
+  asked, where, _ = parse("study", [str(argument) for argument in arguments])
+  return students_of(asked, where, may_train=may_train)
+
+
+def students_of(study: Study, where: Where, *, may_train: bool = True) -> Students:
+  """The students of a study, with their teachers; nothing is trained yet."""
+  folder = open_folder(study, where)
+  return Students(folder, Teachers(folder, may_train))
 
 
 def run_here(module: Any, *arguments: Any) -> int:

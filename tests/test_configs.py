@@ -2,21 +2,25 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from experiments.command_line import options
-from experiments.domains.images import ImageStudy, MethodSettings
+from experiments.domains.image_study import ImageStudy, MethodSettings
 from experiments.domains.registry import domain_of
 from experiments.domains.sequences import fitting
 from experiments.domains.text_study import TextStudy
 from experiments.pipeline import runs
 from experiments.pipeline.evaluation import evaluate, published
-from experiments.pipeline.students import Pipeline
+from experiments.pipeline.folder import open_folder
+from experiments.pipeline.students import Students
+from experiments.pipeline.teachers import Teachers
 from kd_jax import recipes
 from kd_jax.data import glue
+from tests import commands
 from tests.fake_tfds import write_fake
 
 CONFIGS = options.configs()
@@ -27,8 +31,20 @@ CASES = {"conll_ner": ("1a", "2a", "3", "4"), "ud_parsing": ("1b", "2b")}
 
 def test_every_config_is_of_images_or_of_texts_or_has_cases():
   assert sorted([*IMAGES, *TEXTS, *CASES]) == sorted(CONFIGS)
-  assert "texts" in TEXTS
-  assert {CONFIGS[name].task for name in TEXTS} == {"sample", *glue.TASKS}
+  assert sorted(TEXTS) == ["glue", "glue_bert4", "glue_distilroberta", "texts"]
+
+
+@pytest.mark.parametrize("task", glue.TASKS)
+def test_a_config_serves_all_tasks_of_glue_each_in_a_folder_of_its_own(task):
+  study, where, _ = options.parse("study", ["glue", "--task", task])
+  assert study == TextStudy(name="glue", task=task)
+  assert where.workdir == Path("runs") / f"glue_{task}"
+  # By the names of before, which were configs of their own.
+  if f"glue_{task}" not in CONFIGS:
+    with pytest.raises(
+      ValueError, match=f"unknown config 'glue_{task}': it is `glue --task {task}`"
+    ):
+      options.parse("study", [f"glue_{task}"])
 
 
 def assert_half_is_unlabelled(found, folder, taught):
@@ -51,12 +67,13 @@ def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
     write_fake(study.dataset, tmp_path / "data", train=200, test=100)
   else:
     study = dataclasses.replace(study, unlabelled_share=0.5, student_limit=None)
-  pipeline = Pipeline(study, options.Where(workdir=tmp_path / "run", data_dir=tmp_path / "data"))
+  where = options.Where(workdir=tmp_path / "run", data_dir=tmp_path / "data")
+  students = commands.students_of(study, where)
   with mock.patch.object(runs, "train", wraps=runs.train) as trained:
-    teacher = pipeline.teacher()
-  pipeline.train_students(teacher, study.methods)
-  results = evaluate(pipeline)
-  phases = sum(len(pipeline.recipes[method].phases) for method in study.methods)
+    students.teachers.teacher()
+  students.train(study.methods)
+  results = evaluate(students)
+  phases = sum(len(students.folder.recipes[method].phases) for method in study.methods)
   assert len(results["rows"]) == phases
   for row in results["rows"]:
     assert 0 <= row["test"]["best"]["accuracy"] <= 1
@@ -79,11 +96,14 @@ def test_a_shrunk_form_of_every_case_runs_from_teacher_to_results(name, case, tm
   if case in ("1b", "2a"):
     study = dataclasses.replace(study, unlabelled_share=0.25)
   assert study.dataset == "sample"
-  pipeline = Pipeline(study, options.Where(workdir=tmp_path / "run"))
-  domain = pipeline.domain
-  domain.validation, domain.test = (fitting(part, 8) for part in (domain.validation, domain.test))
-  pipeline.train_students(pipeline.teacher(), study.methods)
-  results = evaluate(pipeline)
+  folder = open_folder(study, options.Where(workdir=tmp_path / "run"))
+  data = folder.domain.data
+  short = {"validation": fitting(data.validation, 8), "test": fitting(data.test, 8)}
+  domain = dataclasses.replace(folder.domain, data=dataclasses.replace(data, **short))
+  folder = dataclasses.replace(folder, domain=domain)
+  students = Students(folder, Teachers(folder))
+  students.train(study.methods)
+  results = evaluate(students)
   (row,) = results["rows"]
   assert (results["dataset"].get("unlabelled", 0) > 0) == (case in ("1b", "2a"))
   metric = {"conll_ner": "f1", "ud_parsing": "las"}[name]
@@ -118,9 +138,9 @@ def test_a_shrunk_form_of_texts_runs_from_teacher_to_results(name, tmp_path):
   study = dataclasses.replace(CONFIGS[name].shrunk(), methods=("universal_kd",))
   if name == TEXTS[0]:
     study = dataclasses.replace(study, unlabelled_share=0.5)
-  pipeline = Pipeline(study, options.Where(workdir=tmp_path / "run"))
-  pipeline.train_students(pipeline.teacher(), study.methods)
-  results = evaluate(pipeline)
+  students = commands.students_of(study, options.Where(workdir=tmp_path / "run"))
+  students.train(study.methods)
+  results = evaluate(students)
   assert [(row["phase"], row["epochs"]) for row in results["rows"]] == [
     ("distil", 2),
     ("finetune", 2),
@@ -135,8 +155,8 @@ def test_a_shrunk_form_of_texts_runs_from_teacher_to_results(name, tmp_path):
 def test_every_method_of_a_text_config_suits_its_shrunk_networks(name, tmp_path):
   """Losses are traced, nothing is trained; the teacher's outputs that they read are cached."""
   study = CONFIGS[name].shrunk()
-  pipeline = Pipeline(study, options.Where(workdir=tmp_path / "run"))
-  assert list(pipeline.recipes) == list(CONFIGS[name].methods)
+  folder = open_folder(study, options.Where(workdir=tmp_path / "run"))
+  assert list(folder.recipes) == list(CONFIGS[name].methods)
   assert {"layers", "layer_logits"} <= set(study.cache_outputs)
 
 
@@ -186,7 +206,7 @@ def test_an_imported_teacher_is_asked_for(tmp_path):
   study = CONFIGS["cifar10_small"]
   domain = domain_of(dataclasses.replace(study, dataset="digits", validation_examples=20), tmp_path)
   with pytest.raises(ValueError, match=r"no weights file resnet56_cifar10\.safetensors: name one"):
-    domain.ready_teacher()
+    domain.networks.ready_teacher()
 
 
 def test_overrides_reach_the_study():
@@ -282,7 +302,8 @@ def study_recipe_alike(study, name, made):
 @pytest.mark.parametrize(
   ("argv", "message"),
   [
-    (["nonsense"], "unknown config 'nonsense'"),
+    (["nonsense"], "unknown config 'nonsense': known are "),
+    (["digit"], "unknown config 'digit': did you mean digits"),
     (["digits", "--methods", "kd", "magic"], "magic"),
     (["digits", "--seeds", "0"], "seeds"),
   ],

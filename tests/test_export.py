@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from experiments import export, study
 from experiments.deployment import formats, interfaces
-from experiments.domains.sequences import SequenceNetwork, build_network
+from experiments.domains.sequences import SequenceNetworkSpec, build_network
 from experiments.domains.study import plain
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_arrays, flatten, write_json
 from kd_jax.data import Tokenizer, corpora
@@ -88,7 +88,7 @@ def make_texts(root, family, source=TEXT_SOURCE):
 
 
 def make_sentences(root, spec, head, vocabulary):
-  model = build_network(SequenceNetwork(spec, head), vocabulary)
+  model = build_network(SequenceNetworkSpec(spec, head), vocabulary)
   variables = random_variables(model, sentences(vocabulary, 1, 3), 2)
   source = {"kind": "sequences", "task": "tagging"}
   settings = {"spec": plain(spec), "head": head}

@@ -10,7 +10,6 @@ import pytest
 from experiments import lineage
 from experiments.command_line import options
 from experiments.pipeline import layer_classifiers
-from experiments.pipeline.students import Pipeline
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.models.text_spec import TextSpec
 from kd_jax.optimizers import Optimizer
@@ -58,6 +57,11 @@ def study(files, **changes):
   )
 
 
+def teachers(asked, folder, *, may_train=True):
+  where = options.Where(workdir=folder)
+  return commands.students_of(asked, where, may_train=may_train).teachers
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
   return write_files(tmp_path_factory.mktemp("files"))
@@ -65,15 +69,15 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(files, tmp_path_factory):
-  """The pipeline with its teacher and cache made."""
-  pipeline = Pipeline(study(files), options.Where(workdir=tmp_path_factory.mktemp("study") / "run"))
-  pipeline.precompute(pipeline.teacher())
-  return pipeline
+  """The teachers, with the teacher and its cache made."""
+  made = teachers(study(files), tmp_path_factory.mktemp("study") / "run")
+  made.caches.fill(made.teacher())
+  return made
 
 
 @pytest.fixture
 def copied(finished, tmp_path):
-  return shutil.copytree(finished.root, tmp_path / "run")
+  return shutil.copytree(finished.folder.root, tmp_path / "run")
 
 
 def store(root, name):
@@ -87,12 +91,12 @@ def test_the_teacher_is_frozen(finished):
   """What is used is the best epoch of its own training, bit for bit, and the classifiers beside it."""
   best = {
     path.removeprefix("best.params."): array[0]
-    for path, array in store(finished.root, TRAINED).restore().state.items()
+    for path, array in store(finished.folder.root, TRAINED).restore().state.items()
     if path.startswith("best.params.")
   }
   final = {
     path.removeprefix("params."): array
-    for path, array in store(finished.root, FINAL).restore().state.items()
+    for path, array in store(finished.folder.root, FINAL).restore().state.items()
   }
   own = {path for path in final if path.startswith("pseudo.")}
   assert own == {f"pseudo.layer{i}.{name}" for i in (1, 2) for name in ("kernel", "bias")}
@@ -100,14 +104,14 @@ def test_the_teacher_is_frozen(finished):
   for path, array in best.items():
     np.testing.assert_array_equal(final[path], array, err_msg=path)
   # The classifiers are those of the best epoch of theirs.
-  theirs = store(finished.root, LAYERS).restore().state
+  theirs = store(finished.folder.root, LAYERS).restore().state
   for path in own:
     np.testing.assert_array_equal(final[path], theirs[f"best.params.{path}"][0])
 
 
 def test_the_classifiers_beat_chance_on_separable_states(finished):
   """On the held-out texts, by hand: the teacher's own states times the classifiers' matrices."""
-  teacher, data = finished.teacher(), finished.domain.validation
+  teacher, data = finished.teacher(), finished.folder.domain.data.validation
   outputs = jax.jit(teacher.model.apply)(teacher.variables, data.inputs)
   maps = teacher.variables["params"]["pseudo"]
   accuracies = []
@@ -117,7 +121,7 @@ def test_the_classifiers_beat_chance_on_separable_states(finished):
     np.testing.assert_allclose(outputs.layer_logits[:, number - 1], logits, rtol=1e-4, atol=1e-4)
     accuracies.append(np.mean(logits.argmax(axis=1) == data.labels))
   assert min(accuracies) > 0.8
-  history = store(finished.root, LAYERS).restore().meta["history"]
+  history = store(finished.folder.root, LAYERS).restore().meta["history"]
   np.testing.assert_allclose(
     max(record["validation_accuracy"][0] for record in history), np.mean(accuracies), atol=1e-6
   )
@@ -125,9 +129,9 @@ def test_the_classifiers_beat_chance_on_separable_states(finished):
 
 
 def test_the_cache_holds_what_the_teacher_says(finished):
-  teacher, data = finished.teacher(), finished.domain.train
+  teacher, data = finished.teacher(), finished.folder.domain.data.train
   outputs = jax.jit(teacher.model.apply)(teacher.variables, data.inputs)
-  cached = finished.precompute(teacher).outputs
+  cached = finished.caches.fill(teacher).outputs
   np.testing.assert_allclose(cached.layer_logits[:, 0], outputs.layer_logits, atol=1e-4)
   np.testing.assert_allclose(cached.logits[:, 0], outputs.logits, atol=1e-4)
   np.testing.assert_allclose(cached.layers[:, 0], np.stack(outputs.layers, axis=1), atol=1e-4)
@@ -139,20 +143,16 @@ def refuse(*arguments, **options):
 
 def test_a_finished_study_reads_them_back_without_the_states(copied, files, monkeypatch):
   monkeypatch.setattr(predicting, "fields_predictor", refuse)
-  pipeline = Pipeline(study(files), options.Where(workdir=copied))
-  pipeline.may_train = False
   before = store(copied, FINAL).restore().digest
-  network = pipeline.teacher()
+  network = teachers(study(files), copied, may_train=False).teacher()
   assert network.digest == before
   assert set(network.variables["params"]["pseudo"]) == {"layer1", "layer2"}
   # But a study that has them not must compute them, or say that it must not.
   shutil.rmtree(copied / "teacher" / "layers")
-  pipeline = Pipeline(study(files), options.Where(workdir=copied))
   with pytest.raises(AssertionError, match="computed once"):
-    pipeline.teacher()
-  pipeline.may_train = False
+    teachers(study(files), copied).teacher()
   with pytest.raises(ValueError, match="are not trained: run the study first"):
-    pipeline.teacher()
+    teachers(study(files), copied, may_train=False).teacher()
 
 
 def test_interrupted_they_end_with_the_same_bits(copied, files, monkeypatch):
@@ -170,20 +170,18 @@ def test_interrupted_they_end_with_the_same_bits(copied, files, monkeypatch):
 
   monkeypatch.setattr(CheckpointStore, "save", interrupted)
   with pytest.raises(KeyboardInterrupt):
-    Pipeline(study(files), options.Where(workdir=copied)).teacher()
+    teachers(study(files), copied).teacher()
   assert saved == [1, 2, 3]
   monkeypatch.undo()
-  Pipeline(study(files), options.Where(workdir=copied)).teacher()
+  teachers(study(files), copied).teacher()
   assert store(copied, LAYERS).restore().digest == expected.digest
   assert store(copied, FINAL).restore().digest == final
 
 
 def test_other_settings_of_theirs_are_refused_in_the_same_folder(copied, files):
-  pipeline = Pipeline(
-    dataclasses.replace(study(files), layer_classifier_epochs=13), options.Where(workdir=copied)
-  )
+  changed = dataclasses.replace(study(files), layer_classifier_epochs=13)
   with pytest.raises(ValueError, match=r"epochs was 12, now 13.*Use another --workdir") as refused:
-    pipeline.teacher()
+    teachers(changed, copied).teacher()
   assert "\n" not in str(refused.value)
 
 
@@ -191,9 +189,11 @@ def test_other_settings_of_theirs_are_refused_in_the_same_folder(copied, files):
 
 
 def test_the_lineage_leads_from_the_teacher_to_them_and_on_to_the_data(finished, capsys):
-  assert commands.run_here(lineage, finished.root / "teacher" / FINAL) == 0
+  assert commands.run_here(lineage, finished.folder.root / "teacher" / FINAL) == 0
   said = capsys.readouterr().out
-  digests = {name: store(finished.root, name).restore().digest[:12] for name in (TRAINED, LAYERS)}
+  digests = {
+    name: store(finished.folder.root, name).restore().digest[:12] for name in (TRAINED, LAYERS)
+  }
   assert f"├─ train  {digests[TRAINED]}" in said
   assert f"└─ layer classifiers  {digests[LAYERS]}" in said
   assert said.count(f"teacher/{LAYERS}/steps/12  matches") == 1

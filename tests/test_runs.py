@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.pipeline import runs
+from experiments.pipeline import phases, runs
 from experiments.pipeline.differences import differences
 from kd_jax import checkpoints, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, flatten
@@ -45,9 +45,9 @@ def scripted(task, phase, state, teacher, *, label, epochs_before):
 
 @pytest.fixture(autouse=True)
 def _scripted(monkeypatch):
-  monkeypatch.setattr(runs, "train_phase", scripted)
-  monkeypatch.setattr(runs, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock()))
-  monkeypatch.setattr(runs, "is_logged", lambda folder, history: True)
+  monkeypatch.setattr(phases, "train_phase", scripted)
+  monkeypatch.setattr(phases, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock()))
+  monkeypatch.setattr(phases, "is_logged", lambda folder, history: True)
 
 
 def run_in(folder, **more):
@@ -62,8 +62,8 @@ def train(folder, **more):
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp("finished")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(runs, "train_phase", scripted)
-    patch.setattr(runs, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock()))
+    patch.setattr(phases, "train_phase", scripted)
+    patch.setattr(phases, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock()))
     train(folder)
   return folder
 
@@ -252,12 +252,12 @@ def test_a_run_gone_on_with_in_another_environment_says_so_and_records_both(
   tmp_path, monkeypatch, capsys
 ):
   first, second = {"jax": "0.10.1", "devices": "1 × cpu"}, {"jax": "0.10.2", "devices": "1 × cpu"}
-  monkeypatch.setattr(runs, "environment", lambda: first)
+  monkeypatch.setattr(phases, "environment", lambda: first)
   stop = mock.Mock(side_effect=[None, None, KeyboardInterrupt])
   with pytest.raises(KeyboardInterrupt):
     runs.train(run_in(tmp_path), lambda: None, lambda epochs, detail: stop())
   assert capsys.readouterr().out == ""
-  monkeypatch.setattr(runs, "environment", lambda: second)
+  monkeypatch.setattr(phases, "environment", lambda: second)
   one, two = train(tmp_path)
   said = capsys.readouterr().out.splitlines()
   assert said[0] == "warning: run was begun with jax 0.10.1, now 0.10.2"

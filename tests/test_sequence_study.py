@@ -8,7 +8,6 @@ import pytest
 from experiments import lineage, precompute, study
 from experiments.command_line.options import parse
 from experiments.domains.registry import domain_of
-from experiments.pipeline.students import Pipeline
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.data import corpora
 from kd_jax.recipes import structures as structured_recipes
@@ -266,11 +265,10 @@ def test_malformed_files_are_refused_by_line_and_skipped_on_request(
   assert not (tmp_path / "run").exists()
 
   arguments = [name, "--files", *changed, *TINY, *where, "--skip-malformed"]
-  asked, place, _ = parse("study", [str(argument) for argument in arguments])
-  pipeline = Pipeline(asked, place)
+  domain = commands.open_study(*arguments).folder.domain
   assert f"left out 1 malformed sentence, first {changed[0]}:{line}: " in capsys.readouterr().out
   whole = corpora.load_tagging if name == "conll_ner" else corpora.load_parsing
-  assert len(pipeline.domain.train) == len(whole([str(path) for path in own]).train) - 1
+  assert len(domain.data.train) == len(whole([str(path) for path in own]).train) - 1
 
 
 BAD = {
@@ -326,9 +324,9 @@ def test_without_a_prepared_corpus_the_sample_is_read_and_said(tmp_path, capsys)
   arguments = ["conll_ner", *TINY, "--workdir", tmp_path / "run", "--data-dir", tmp_path / "none"]
   asked, place, _ = parse("study", [str(argument) for argument in arguments])
   domain = domain_of(asked, place.data_dir)
-  assert domain.train.name == "sample-tagging"
-  assert any("conll2003 is not prepared here" in note for note in domain.notes)
+  assert domain.data.train.name == "sample-tagging"
+  assert any("conll2003 is not prepared here" in note for note in domain.data.notes)
   shorter = parse("study", [*map(str, arguments), "--max-length", "8"])[0]
   left_out = domain_of(shorter, None)
-  assert any("training sentences of over 8 tokens" in note for note in left_out.notes)
-  assert left_out.train.lengths.max() == 8
+  assert any("training sentences of over 8 tokens" in note for note in left_out.data.notes)
+  assert left_out.data.train.lengths.max() == 8

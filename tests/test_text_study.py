@@ -5,16 +5,14 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import export, lineage, precompute, study
-from experiments.command_line.options import parse
-from experiments.pipeline.students import Pipeline
 from kd_jax.checkpoints import CheckpointStore
+from kd_jax.data.tokenization import Tokenizer
 from kd_jax.export import from_stablehlo
 from kd_jax.models import TextSpec, build_text_model, parameter_count, save_bert
 from kd_jax.types import Subwords
@@ -44,17 +42,15 @@ def options(folder, *more, teacher=BERT, student=CNN, weights="none"):
   return ("texts", *TINY, *networks, "--teacher-weights", weights, "--workdir", folder, *more)
 
 
-def parsed(*arguments):
-  asked, place, _ = parse("study", [str(argument) for argument in arguments])
-  return Pipeline(asked, place)
-
-
 def trained(*arguments):
-  """Trains the students without evaluation and report: {method: phases}, and the pipeline."""
-  pipeline = parsed(*arguments)
-  teacher = pipeline.teacher()
-  pipeline.train_students(teacher, pipeline.study.methods)
-  return {m: phases for m, _, phases in pipeline.finished_students(teacher)}, pipeline
+  """Trains the students without evaluation and report: {method: phases}, and the students."""
+  students = commands.open_study(*arguments)
+  students.train(students.folder.study.methods)
+  return {m: phases for m, _, phases in students.finished()}, students
+
+
+def domain_of(*arguments):
+  return commands.open_study(*arguments).folder.domain
 
 
 @pytest.fixture(scope="module")
@@ -184,11 +180,12 @@ def test_frozen_words_of_the_training_texts_are_kept_in_every_file(taught, tmp_p
   asked = options(
     taught, "--methods", "scratch", student={**CNN, "word_width": 8, "vocabulary": "data"}
   )
-  found, pipeline = trained(*asked, "--student.freeze-words")
-  domain, teacher = pipeline.domain, pipeline.teacher()
-  assert domain.student_source == "with the frozen word vectors of the teacher"
-  inputs = domain.train.inputs
-  kept = np.unique(np.append(inputs.ids[inputs.mask], [0, domain.tokenizer.vocabulary["[UNK]"]]))
+  found, students = trained(*asked, "--student.freeze-words")
+  domain, teacher = students.folder.domain, students.teachers.teacher()
+  assert domain.header.student_source == "with the frozen word vectors of the teacher"
+  inputs = domain.data.train.inputs
+  vocabulary = Tokenizer.from_json(domain.data.kept["tokenizer"]).vocabulary
+  kept = np.unique(np.append(inputs.ids[inputs.mask], [0, vocabulary["[UNK]"]]))
   path = ("encoder", "embedding", "word_embedding")
   taught_words = functools.reduce(dict.__getitem__, path, teacher.variables["params"])["embedding"]
   last = found["scratch"][-1].state.train.variables
@@ -199,10 +196,10 @@ def test_frozen_words_of_the_training_texts_are_kept_in_every_file(taught, tmp_p
   target = tmp_path / "program"
   run = (taught / "students/scratch/seeds-0", "--which", "last", "--out", target)
   assert commands.run_here(export, *run, "--to", "stablehlo") == 0
-  texts = jax.tree.map(lambda x: x[:8], domain.test.inputs)
+  texts = jax.tree.map(lambda x: x[:8], domain.data.test.inputs)
   assert not np.isin(texts.ids[texts.mask], kept).all()
   one = jax.tree.map(lambda x: x[0], last)
-  expected = domain.build(domain.student).apply(one, texts).logits
+  expected = domain.networks.build(domain.networks.student, None).apply(one, texts).logits
   given = from_stablehlo(target.read_bytes())(texts._asdict())["logits"]
   np.testing.assert_allclose(given, expected, atol=1e-5)
   said = json.loads(target.with_name("program.json").read_text())
@@ -235,8 +232,9 @@ def test_killed_and_resumed_a_study_ends_with_the_same_bits(finished, tmp_path):
 )
 def test_universal_kd_teaches_any_architecture(taught, student, label, copied):
   asked = options(taught, "--methods", "universal_kd", student=student)
-  found, pipeline = trained(*asked)
-  assert pipeline.domain.label(pipeline.domain.student) == label
+  found, students = trained(*asked)
+  networks = students.folder.domain.networks
+  assert networks.label(networks.student) == label
   assert [result.phase.name for result in found["universal_kd"]] == ["distil", "finetune"]
   links = CheckpointStore(
     taught / "students/universal_kd/seeds-0/distil/checkpoints"
@@ -354,19 +352,19 @@ def test_a_finetuned_folder_teaches_and_gives_the_student_its_layers(tmp_path, c
     student=student,
     weights=tmp_path / "weights",
   )
-  pipeline = parsed(*asked)
-  teacher = pipeline.teacher()
+  students = commands.open_study(*asked)
+  domain, teacher = students.folder.domain, students.teachers.teacher()
   assert teacher.source == "weights"
   own = {k: v for k, v in teacher.variables["params"].items() if k != "pseudo"}
   assert_same(own, params)
-  assert pipeline.domain.student_source == "from layers 1, 3 of weights"
-  initial = pipeline.domain.initial(pipeline.domain.student, teacher)
+  assert domain.header.student_source == "from layers 1, 3 of weights"
+  initial = domain.networks.initial("student", teacher.variables["params"])
   encoder = initial.variables["params"]["encoder"]
   assert set(initial.variables["params"]) == {"encoder", "pooler"}
   assert_same(encoder["layer1"], params["encoder"]["layer1"])
   assert_same(encoder["layer2"], params["encoder"]["layer3"])
-  assert "in the order bad, good" in pipeline.domain.doubt({"accuracy": 0.5})
-  assert pipeline.domain.doubt({"accuracy": 0.95}) == ""
+  assert "in the order bad, good" in domain.doubt({"accuracy": 0.5})
+  assert domain.doubt({"accuracy": 0.95}) == ""
   # What is exported needs no weights folder beside it.
   assert commands.run_here(export, tmp_path / "run" / "teacher", "--to", "stablehlo") == 0
   beside = json.loads(next((tmp_path / "run" / "teacher" / "export").glob("*.json")).read_text())
@@ -404,13 +402,13 @@ def test_a_teacher_that_answers_each_label_by_itself_is_refused(tmp_path, capsys
 def test_what_a_student_starts_from_is_said(student, source, note, tmp_path):
   write_weights(tmp_path / "weights")
   asked = options(tmp_path / "run", student=student, weights=tmp_path / "weights")
-  domain = parsed(*asked, "--methods", "scratch").domain
-  assert domain.teacher_source == "fine-tuned from weights"
-  assert domain.student_source == source
+  folder = commands.open_study(*asked, "--methods", "scratch").folder
+  assert folder.domain.header.teacher_source == "fine-tuned from weights"
+  assert folder.domain.header.student_source == source
   assert (
-    any(note in said for said in domain.notes)
+    any(note in said for said in folder.notes)
     if note
-    else not any("wide" in n for n in domain.notes)
+    else not any("wide" in n for n in folder.notes)
   )
 
 
@@ -429,16 +427,17 @@ def test_word_vectors_are_compared_with_those_of_a_teacher_that_does_not_attend(
   width, words = teacher
   teacher = {**CNN, "width": width} | ({} if words is None else {"word-width": words})
   asked = options(tmp_path / "run", teacher=teacher, student={**CNN, **student})
-  domain = parsed(*asked, "--methods", "scratch").domain
-  assert domain.student_source == source
-  assert any("--student.word-width 16 takes them over" in note for note in domain.notes) == noted
-  taken = domain.initial(domain.student, SimpleNamespace(variables={"params": fresh(domain)}))
+  folder = commands.open_study(*asked, "--methods", "scratch").folder
+  assert folder.domain.header.student_source == source
+  assert any("--student.word-width 16 takes them over" in note for note in folder.notes) == noted
+  taken = folder.domain.networks.initial("student", fresh(folder.domain))
   assert (taken is not None) == bool(source)
 
 
 def fresh(domain):
-  example = jax.tree.map(lambda x: x[:1], domain.train.buckets[0].inputs)
-  return domain.build(domain.teacher).init(jax.random.key(0), example, train=False)["params"]
+  example = jax.tree.map(lambda x: x[:1], domain.data.train.buckets[0].inputs)
+  model = domain.networks.build(domain.networks.teacher, None)
+  return model.init(jax.random.key(0), example, train=False)["params"]
 
 
 @pytest.mark.parametrize("method", ["alp_kd", "patient_kd"])
@@ -446,18 +445,18 @@ def test_students_project_to_the_states_of_a_bilstm(method, tmp_path):
   """They are twice as wide as the network."""
   asked = options(tmp_path / "run", teacher={**CNN, "family": "bilstm"})
   settings = ("--methods", method, f"--{method.replace('_', '-')}.project")
-  assert parsed(*asked, *settings).domain.teacher_width == 16
+  assert domain_of(*asked, *settings).networks.teacher_width == 16
 
 
 def test_a_study_that_made_nothing_leaves_nothing_behind(tmp_path):
   """The next in its folder is exported and traced by its own weights, not by those of the first."""
   for name in ("one", "two"):
     write_weights(tmp_path / name)
-    parsed(*options(tmp_path / "run", weights=tmp_path / name), "--methods", "scratch")
+    commands.open_study(*options(tmp_path / "run", weights=tmp_path / name), "--methods", "scratch")
     marker = json.loads((tmp_path / "run" / "study.json").read_text())
     assert Path(marker["data"]["weights"]).name == name
   (tmp_path / "run" / "teacher" / "final" / "seals").mkdir(parents=True)
-  parsed(*options(tmp_path / "run", weights=tmp_path / "one"), "--methods", "scratch")
+  commands.open_study(*options(tmp_path / "run", weights=tmp_path / "one"), "--methods", "scratch")
   assert json.loads((tmp_path / "run" / "study.json").read_text()) == marker
 
 
@@ -467,8 +466,10 @@ def test_files_may_begin_with_a_tilde(tmp_path, monkeypatch):
     rows = [f"it is {label} {number},{label}" for number in range(40) for label in ("good", "bad")]
     (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
   files = ("--files", "~/train.csv", "~/test.csv", "--methods", "scratch")
-  domain = parsed(*options(tmp_path / "run", *files)).domain
-  assert domain.source["files"] == [str(tmp_path / f"{name}.csv") for name in ("train", "test")]
+  domain = domain_of(*options(tmp_path / "run", *files))
+  assert domain.data.source["files"] == [
+    str(tmp_path / f"{name}.csv") for name in ("train", "test")
+  ]
 
 
 # What is refused, in one line, before anything is made.
@@ -620,8 +621,9 @@ def test_other_settings_in_the_same_folder_are_refused(finished, capsys, changed
 
 def test_a_cache_of_logits_alone_goes_without_pseudo_classifiers(tmp_path):
   """What they would take, in time and memory, is not spent."""
-  domain = parsed(*options(tmp_path, "--cache-outputs", "logits", "--methods", "kd")).domain
-  assert domain.with_layer_classifiers(domain.teacher) == domain.teacher
-  assert domain.cache_spec("", {}, domain.teacher).outputs == ("logits",)
-  domain = parsed(*options(tmp_path, "--methods", "kd")).domain
-  assert domain.with_layer_classifiers(domain.teacher).layer_classifiers
+  domain = domain_of(*options(tmp_path, "--cache-outputs", "logits", "--methods", "kd"))
+  networks = domain.networks
+  assert networks.taught(networks.teacher) == networks.teacher
+  assert domain.cache_plan(networks.teacher, "").spec.outputs == ("logits",)
+  networks = domain_of(*options(tmp_path, "--methods", "kd")).networks
+  assert networks.taught(networks.teacher).layer_classifiers

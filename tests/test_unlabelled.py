@@ -45,17 +45,17 @@ def marked(data, labelled):
 
 def test_students_see_a_part_of_the_teachers_images_and_hide_labels_in_it(tmp_path):
   study = dataclasses.replace(CONFIGS["digits"], student_limit=60, unlabelled_share=0.5)
-  domain = images.Images(study, tmp_path)
-  assert (len(domain.train), num_labelled(domain.train)) == (60, 30)
+  data = images.open_images(study, tmp_path).data
+  assert (len(data.train), num_labelled(data.train)) == (60, 30)
   # Chosen by their labels before these are hidden: six of each class, as without a share.
-  plain = images.Images(dataclasses.replace(study, unlabelled_share=0.0), tmp_path)
+  plain = images.open_images(dataclasses.replace(study, unlabelled_share=0.0), tmp_path).data
   np.testing.assert_array_equal(np.bincount(plain.train.labels), [6] * 10)
-  np.testing.assert_array_equal(domain.train.ids, plain.train.ids)
+  np.testing.assert_array_equal(data.train.ids, plain.train.ids)
   # What students do not know, the teacher does not know either.
-  hidden = domain.train.ids[~domain.train.labelled]
-  taught = labelled_part(domain.teacher_train).ids
+  hidden = data.train.ids[~data.train.labelled]
+  taught = labelled_part(data.teacher_train).ids
   assert set(taught) == set(plain.teacher_train.ids) - set(hidden)
-  for one in (domain, plain):
+  for one in (data, plain):
     assert images.fingerprint(one.source, tmp_path) == one.train.fingerprint
     of_teacher = images.fingerprint(one.source | {"of": "teacher"}, tmp_path)
     assert of_teacher == one.teacher_train.fingerprint

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.command_line.options import Where, parse
-from experiments.domains.images import ImageStudy
+from experiments.domains.image_study import ImageStudy
 from kd_jax import data, parallel, recipes
 from kd_jax.models.spec import build_model, is_convolutional
 from kd_jax.training.loop import Task

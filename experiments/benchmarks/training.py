@@ -19,7 +19,7 @@ import orbax.checkpoint
 
 from experiments.benchmarks import bench, first_step
 from experiments.command_line import console
-from experiments.domains.images import ImageStudy
+from experiments.domains.image_study import ImageStudy
 from experiments.domains.study import plain
 from kd_jax.checkpoints import CheckpointStore, unflatten, write_json
 from kd_jax.models.spec import build_model

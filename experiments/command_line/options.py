@@ -1,6 +1,7 @@
 """The options of a command: those of a study, made from its types, where it runs, and the command's own."""
 
 import dataclasses
+import difflib
 import importlib
 import inspect
 import pkgutil
@@ -12,6 +13,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from experiments.domains.study import Study
+from kd_jax.data import glue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Where:
   """Where a command runs; nothing here changes a result."""
 
   workdir: Path | None = None
-  """Folder of the study, by default runs/CONFIG; a study that was stopped goes on from there."""
+  """Folder of the study, by default runs/CONFIG, or runs/glue_TASK; a study that was stopped resumes there."""
   data_dir: Path | None = None
   """Prepared TFDS data, by default $TFDS_DATA_DIR or TFDS's own folder."""
   coordinator: str | None = None
@@ -47,6 +49,16 @@ def configs() -> dict[str, Study]:
 Options = TypeVar("Options")
 
 
+def _advice(name: str, known: Sequence[str]) -> str:
+  """What to write instead of a name that no config has."""
+  task = name.removeprefix("glue_")
+  if task != name and task in glue.TASKS:
+    return f"it is `glue --task {task}` now"
+  close = difflib.get_close_matches(name, known, n=1)
+  listed = f"known are {', '.join(known)}"
+  return f"did you mean {close[0]}? {listed}" if close else listed
+
+
 def parse(
   prog: str, argv: Sequence[str] | None, options: type[Options] = NoOptions
 ) -> tuple[Study, Where, Options]:
@@ -62,7 +74,7 @@ def parse(
   if arguments and not arguments[0].startswith("-"):
     name = arguments.pop(0)
   if name not in known:
-    raise ValueError(f"unknown config {name!r}: known are {', '.join(known)}")
+    raise ValueError(f"unknown config {name!r}: {_advice(name, list(known))}")
   description = inspect.getdoc(importlib.import_module(f"experiments.configs.{name}"))
   command = dataclasses.make_dataclass(
     "command",
@@ -82,5 +94,5 @@ def parse(
   )
   where = parsed.where
   if where.workdir is None:
-    where = dataclasses.replace(where, workdir=Path("runs") / name)
+    where = dataclasses.replace(where, workdir=Path("runs") / parsed.study.folder)
   return parsed.study, where, parsed.options

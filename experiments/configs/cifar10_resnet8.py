@@ -8,7 +8,7 @@ assistant has as many again). All 162 views of the augmentation are cached.
     python -m experiments.study cifar10_resnet8 --teacher-weights resnet56_cifar10.safetensors
 """
 
-from experiments.domains.images import ImageStudy
+from experiments.domains.image_study import ImageStudy
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.models.spec import ModelSpec
 from kd_jax.optimizers import Optimizer

@@ -18,7 +18,7 @@ KD -0.43 [-0.76, -0.11], TAKD -0.59 [-1.03, -0.15], Annealing-KD -0.17 [-0.72, +
 [-1.57, -0.55].
 """
 
-from experiments.domains.images import ImageStudy
+from experiments.domains.image_study import ImageStudy
 from kd_jax.models.spec import ModelSpec
 from kd_jax.optimizers import Optimizer
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import numpy as np
 
 from experiments.domains import images
-from experiments.domains.sequences import SequenceNetwork, build_network
+from experiments.domains.sequences import SequenceNetworkSpec, build_network
 from experiments.domains.text_sources import weights_folder
 from kd_jax.data import glue
 from kd_jax.data.tokenization import Tokenizer
@@ -97,7 +97,7 @@ def interface(
 
   Args:
     meta: the JSON of the checkpoint.
-    source: the study's data, as `Domain.source`.
+    source: the study's data, as `Data.source`.
     variables: of the network, as `deployed` leaves them.
     length: that sentences are padded to, for networks that are traced for one length.
     data_dir: of prepared data, read only for images whose checkpoint does not say their shape.
@@ -134,7 +134,7 @@ def _sequences(meta, source, params, length, data_dir) -> Interface:
   return Interface(
     sequence_model_name(spec, given["head"]),
     spec,
-    build_network(SequenceNetwork(spec, given["head"]), words),
+    build_network(SequenceNetworkSpec(spec, given["head"]), words),
     inputs,
     {"words": words.num_words, "characters": words.num_characters},
     lambda arrays: Tokens(**arrays),

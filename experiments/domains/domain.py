@@ -1,150 +1,191 @@
-"""What a kind of data decides of a study; the stages of a study ask it and know nothing else of the data."""
+"""What a kind of data gives a study, as values; the stages of a study know nothing else of the data."""
 
-import abc
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 
+from experiments.domains.links import Link
+from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.sequences import SequenceDataset
+from kd_jax.data.texts import TextDataset
 from kd_jax.recipes.parts import Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training.evaluation import Evaluation
 from kd_jax.training.step import Teacher
 from kd_jax.types import PyTree
 
-Spec = Any
-"""A network as plain frozen dataclasses."""
+Examples = Dataset | SequenceDataset | TextDataset
+Role = Literal["teacher", "assistant", "student"]
+Spec = TypeVar("Spec")
+"""A network of one kind of data, as plain frozen dataclasses."""
+
+NO_AUGMENTATION = Augmentation(name="none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """What networks are trained, chosen and tested on.
+
+  Attributes:
+    train, validation, test: the splits.
+    num_classes: classes or tags; 1 if the labels are numbers.
+    source: the arguments of loading, as JSON values, with the "kind" of data: `lineage` loads again by them.
+    settings: what else about the data decides a run's result, as JSON values.
+    kept: what is needed to use a network besides its weights, as JSON values.
+    notes: what a user should know of how the data were read.
+    teacher_train: what a teacher that is trained here learns from; None: from `train`, as the students.
+    label_mean: of the training labels, if they are numbers.
+    augmentation: of the training examples.
+    views: of each training example that students go through.
+    teacher_views: of each training example that a network trained without a cache goes through.
+  """
+
+  train: Examples
+  validation: Examples
+  test: Examples
+  num_classes: int
+  source: dict[str, Any]
+  settings: dict[str, Any]
+  kept: dict[str, Any]
+  notes: Sequence[str] = ()
+  teacher_train: Examples | None = None
+  label_mean: float = 0.0
+  augmentation: Augmentation = NO_AUGMENTATION
+  views: int = 1
+  teacher_views: int = 1
 
 
 class Initial(NamedTuple):
-  """What a network starts from, where not all of it is fresh.
+  """What a network starts from, if not all of it is fresh.
 
   Attributes:
     variables: a part of its variables, nested dictionaries.
-    parent: a link of the lineage to what lies outside the study; None where it is the teacher of the study.
+    link: to what lies outside the study; None if that is the teacher of the study.
     weights: whether the variables are weights of another network, and not tables made from the data.
   """
 
   variables: PyTree
-  parent: dict[str, Any] | None
+  link: Link | None
   weights: bool = True
 
 
-class ReadyTeacher(NamedTuple):
+class ReadyTeacher(NamedTuple, Generic[Spec]):
   """A teacher that was trained elsewhere.
 
   Attributes:
     spec: which network.
     variables: on the host.
-    parent: a link of the lineage to its weights.
+    link: to its weights.
     source: what reports call them.
   """
 
   spec: Spec
   variables: PyTree
-  parent: dict[str, Any]
+  link: Link
   source: str
 
 
-class Domain(abc.ABC):
-  """The data and the networks of a study.
+def _fresh(role: Role, taught: PyTree | None) -> None:
+  """All of a network is fresh."""
+
+
+def _no_teacher() -> None:
+  """No teacher was trained elsewhere."""
+
+
+def _as_it_is(spec: Spec) -> Spec:
+  return spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks(Generic[Spec]):
+  """The networks of a study.
 
   Attributes:
-    train, validation, test: the splits.
-    teacher_train: what a teacher that is trained here learns from; None: from `train`, as the students.
-    num_classes: classes or tags, for recipes' budgets.
-    evaluation: how networks are judged.
-    teacher, assistant, student: their specifications.
-    views: of each training example that students go through.
-    teacher_views: of each training example that a network trained without a cache goes through.
-    augmentation: of the training examples.
-    source: the arguments of loading, as JSON values, with the "kind" of data: `lineage` loads again by them.
-    notes: what a user should know of how the data were read.
+    teacher, student: their specifications.
+    build: (specification, mapped axis of its training or None) -> the network.
+    label: what tables call a specification.
+    assistant: gives its specification, when a method asks for it: one that is not needed may not fit.
+    taught: a teacher's specification -> the same with pseudo classifiers on its layers, if methods read them.
+    ready_teacher: gives the teacher if it is imported; None if it is trained here.
+    initial: (role, the teacher's parameters or None) -> what the network of that role starts from.
     teacher_width: of the teacher's layers, for methods that project to it.
-    label_mean: of the training labels, where they are numbers.
+    notes: what a user should know of where they start.
+  """
+
+  teacher: Spec
+  student: Spec
+  build: Callable[[Spec, str | None], nn.Module]
+  label: Callable[[Spec], str]
+  assistant: Callable[[], Spec] | None = None
+  taught: Callable[[Spec], Spec] = _as_it_is
+  ready_teacher: Callable[[], ReadyTeacher[Spec] | None] = _no_teacher
+  initial: Callable[[Role, PyTree | None], Initial | None] = _fresh
+  teacher_width: int | None = None
+  notes: Sequence[str] = ()
+
+
+class CachePlan(NamedTuple):
+  """How the outputs of one network are cached.
+
+  Attributes:
+    spec: what the cache must be.
+    predict: (network, its variables) -> what it gives for rows of the training examples.
+    read: a finished cache -> the teacher of a student.
+  """
+
+  spec: teacher_cache.CacheSpec
+  predict: Callable[[nn.Module, PyTree], predicting.Predict]
+  read: Callable[[teacher_cache.Cache], Teacher]
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """What results.json has of the data, the metric and where networks came from.
+
+  Attributes:
+    dataset: facts of the data, besides those that all kinds of data have.
+    metric: how methods are ranked.
+    case: structures of teacher and student; None if there are none.
     official_examples: how many training examples, held-out ones included, published numbers rest on, or 0.
     teacher_source: where a teacher that is trained here came from, in words.
     student_source: what the student starts from, in words; empty: random numbers.
   """
 
-  train: Dataset | SequenceDataset
-  validation: Dataset | SequenceDataset
-  test: Dataset | SequenceDataset
-  teacher_train: Dataset | SequenceDataset | None = None
-  num_classes: int
-  evaluation: Evaluation
-  teacher: Spec
-  assistant: Spec | None
-  student: Spec
-  views: int
-  teacher_views: int
-  augmentation: Any
-  source: dict[str, Any]
-  notes: Sequence[str] = ()
-  teacher_width: int | None = None
-  label_mean: float = 0.0
+  dataset: dict[str, Any]
+  metric: dict[str, Any]
+  case: dict[str, Any] | None = None
   official_examples: int = 0
   teacher_source: str = "trained"
   student_source: str = ""
 
-  @abc.abstractmethod
-  def build(self, spec: Spec, axis_name: str | None = None) -> nn.Module:
-    """A network; `axis_name` is the mapped axis of its training."""
 
-  @abc.abstractmethod
-  def label(self, spec: Spec) -> str:
-    """What tables call it."""
+def _no_doubt(found: Mapping[str, float]) -> str:
+  return ""
 
-  @abc.abstractmethod
-  def convolutional(self, spec: Spec) -> bool:
-    """Whether it convolves: see `parallel.one_dispatch_an_epoch`."""
 
-  @abc.abstractmethod
-  def seeds_together(self, seeds: int) -> int:
-    """How many seeds of the student are best trained as one program, of so many."""
+@dataclasses.dataclass(frozen=True)
+class Domain(Generic[Spec]):
+  """A kind of data at the service of one study.
 
-  @abc.abstractmethod
-  def check(self, recipes: dict[str, Recipe]) -> None:
-    """Refuses, before anything is trained, what later stages could not do; raises ValueError."""
+  Attributes:
+    data: what is read.
+    networks: what is trained.
+    evaluation: how networks are judged.
+    cache_plan: (specification, digest of the network) -> how its outputs are cached.
+    header: for results.json.
+    check: refuses, before anything is trained, recipes that later stages could not train, by a ValueError;
+      gives notes for the user.
+    doubt: the metrics of an imported teacher -> what to look at, if they are no better than chance, or "".
+  """
 
-  @abc.abstractmethod
-  def data_settings(self) -> dict[str, Any]:
-    """What decides a run's result besides networks, recipes and training examples, as plain values."""
-
-  @abc.abstractmethod
-  def cache_spec(self, digest: str, model: dict[str, Any], spec: Spec) -> teacher_cache.CacheSpec:
-    """What a cache of a network's outputs on the training examples is."""
-
-  @abc.abstractmethod
-  def predictor(self, spec: Spec, model: nn.Module, variables: PyTree) -> predicting.Predict:
-    """What the network says of the training examples, as its cache keeps it."""
-
-  @abc.abstractmethod
-  def cached_teacher(self, cache: teacher_cache.Cache) -> Teacher:
-    """The teacher of a student, from a cache."""
-
-  @abc.abstractmethod
-  def header(self) -> dict[str, Any]:
-    """What results.json says of the data and of the metric."""
-
-  def ready_teacher(self) -> ReadyTeacher | None:
-    """The teacher where it is imported; None where it is trained here."""
-    return None
-
-  def doubt(self, found: Mapping[str, float]) -> str:
-    """What to look at where an imported teacher's metrics are no better than chance; "" where they are."""
-    return ""
-
-  def initial(self, spec: Spec, teacher: Any = None) -> Initial | None:
-    """What a network starts from; None where it starts afresh. `teacher`: the trained one, if any."""
-    return None
-
-  def with_layer_classifiers(self, spec: Spec) -> Spec:
-    """The teacher's network with pseudo classifiers on its layers, where the domain's methods read them."""
-    return spec
-
-  def kept_with_checkpoints(self) -> dict[str, Any]:
-    """What is needed to use a network besides its weights, as JSON."""
-    return {}
+  data: Data
+  networks: Networks[Spec]
+  evaluation: Evaluation
+  cache_plan: Callable[[Spec, str], CachePlan]
+  header: Header
+  check: Callable[[Mapping[str, Recipe]], Sequence[str]]
+  doubt: Callable[[Mapping[str, float]], str] = _no_doubt

@@ -1,240 +1,201 @@
-"""Studies of image classification."""
+"""The data and the networks of a study of images."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
-import jax
+import flax.linen as nn
 import numpy as np
-import tyro
 
-from experiments.domains.domain import Domain, ReadyTeacher
-from experiments.domains.study import Registry, Study, method_settings
-from kd_jax import data, recipes
+from experiments.domains import tracing
+from experiments.domains.domain import CachePlan, Data, Domain, Header, Networks, ReadyTeacher
+from experiments.domains.image_study import ImageStudy
+from experiments.domains.links import Link, LinkKind
+from experiments.domains.study import plain
+from kd_jax import data as library
 from kd_jax.checkpoints import digest_file
-from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.labelled import hide_labels, num_labelled
 from kd_jax.data.splits import balanced_rows
 from kd_jax.models import weights
-from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name
+from kd_jax.models.spec import ModelSpec, build_model, model_name
 from kd_jax.recipes.parts import Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training.evaluation import CLASSIFICATION
 from kd_jax.training.step import cached_teacher
+from kd_jax.types import PyTree
 
-MethodSettings = method_settings("MethodSettings", recipes.RECIPES)
 
+def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:
+  """Loads the data.
 
-@dataclasses.dataclass(frozen=True)
-class ImageStudy(Study):
-  """A comparison of methods on images."""
+  Raises:
+    ValueError: data that are not prepared, sizes that do not fit.
+  """
+  data = _read(study, data_dir)
 
-  registry: ClassVar[Registry] = recipes.RECIPES
+  def build(spec: ModelSpec, axis_name: str | None = None) -> nn.Module:
+    return build_model(spec, data.num_classes, axis_name=axis_name)
 
-  dataset: str = "digits"
-  """TFDS data set: digits, mnist, fashion_mnist, cifar10, cifar100."""
-  validation_examples: int = 200
-  """Held out of the training split, to choose the best epoch."""
-  student_limit: int | None = None
-  """Students and assistants see at most so many of the training images, balanced over the classes; the teacher
-  sees all."""
-  augmentation: Augmentation = Augmentation(name="none")
-  """Of the training images."""
-  views: int = 1
-  """Views of each training image, one an epoch in turn; the cache holds a row for each."""
-  teacher: ModelSpec = ModelSpec()
-  """The teacher's network."""
-  teacher_weights: Path | None = None
-  """Import a PyTorch CIFAR ResNet from this safetensors file instead of training a teacher."""
-  assistant: ModelSpec = ModelSpec()
-  """The assistant's network, for methods that have one."""
-  student: ModelSpec = ModelSpec()
-  """The student's network."""
-  methods: tuple[str, ...] = ("scratch", "kd", "annealing_kd")
-  """Methods to compare, in the order of the tables."""
-  cache_top_k: int | None = None
-  """Keep only the K likeliest classes and the tail; for soft targets at the temperature of `kd`."""
-  settings: Annotated[MethodSettings, tyro.conf.arg(name="")] = dataclasses.field(
-    default_factory=MethodSettings
+  networks = Networks(
+    teacher=study.teacher,
+    student=study.student,
+    build=build,
+    label=model_name,
+    assistant=lambda: study.assistant,
+    ready_teacher=functools.partial(_ready_teacher, study, data.num_classes),
   )
-  """Of each method."""
-  official_examples: Annotated[int, tyro.conf.Suppress] = 0
-  """How many training examples, held-out ones included, the paper's data set has."""
+  return Domain(
+    data=data,
+    networks=networks,
+    evaluation=CLASSIFICATION,
+    cache_plan=functools.partial(_cache_plan, study, data),
+    header=_header(study, data),
+    check=functools.partial(_check, study, data, networks),
+    doubt=functools.partial(_doubt, data.num_classes),
+  )
 
-  def shrunk(self) -> "ImageStudy":
-    def small(spec: ModelSpec) -> ModelSpec:
-      smallest = {"resnet": 8, "plain_cnn": 2}.get(spec.family, spec.depth)
-      return dataclasses.replace(spec, depth=smallest, hidden=(8,))
 
-    annealing = dataclasses.replace(self.settings.annealing_kd, max_temperature=2)
-    return dataclasses.replace(
-      self,
-      validation_examples=16,
-      train_limit=48,
-      student_limit=None if self.student_limit is None else 32,
-      views=min(self.views, 2),
-      batch_size=16,
-      teacher=small(self.teacher),
-      teacher_weights=None,
-      teacher_epochs=1,
-      assistant=small(self.assistant),
-      student=small(self.student),
-      epochs=4,
-      seeds=1,
-      settings=dataclasses.replace(self.settings, annealing_kd=annealing),
+def _read(study: ImageStudy, data_dir: Path | None) -> Data:
+  source = {
+    "kind": "images",
+    "name": study.dataset,
+    "validation_examples": study.validation_examples,
+    "limit": study.train_limit,
+    "unlabelled_share": study.unlabelled_share,
+    "student_limit": study.student_limit,
+  }
+  (train, validation, test), teacher_train = _load(source, data_dir)
+  notes = list(library.parts_missing(study.dataset, data_dir))
+  if study.unlabelled_share and study.teacher_weights is not None:
+    notes.append("the imported teacher may have learnt from labels that are hidden here")
+  if teacher_train is not None and study.teacher_weights is None:
+    notes.append(
+      f"the teacher learns from {num_labelled(teacher_train):,} training images, students from "
+      f"{len(train):,} of all {len(teacher_train):,}"
     )
-
-
-class Images(Domain):
-  """The data and the networks of an `ImageStudy`."""
-
-  evaluation = CLASSIFICATION
-
-  def __init__(self, study: ImageStudy, data_dir: Path | None):
-    """Loads the data.
-
-    Raises:
-      ValueError: data that are not prepared, sizes that do not fit.
-    """
-    self.study = study
-    self.source = {
-      "kind": "images",
-      "name": study.dataset,
-      "validation_examples": study.validation_examples,
-      "limit": study.train_limit,
-      "unlabelled_share": study.unlabelled_share,
-      "student_limit": study.student_limit,
-    }
-    (self.train, self.validation, self.test), self.teacher_train = _load(self.source, data_dir)
-    self.notes = list(data.parts_missing(study.dataset, data_dir))
-    if study.unlabelled_share and study.teacher_weights is not None:
-      self.notes.append("the imported teacher may have learnt from labels that are hidden here")
-    if self.teacher_train is not None and study.teacher_weights is None:
-      self.notes.append(
-        f"the teacher learns from {num_labelled(self.teacher_train):,} training images, students from "
-        f"{len(self.train):,} of all {len(self.teacher_train):,}"
-      )
-    self.num_classes = self.train.num_classes
-    self.official_examples = study.official_examples
-    self.teacher, self.assistant, self.student = study.teacher, study.assistant, study.student
-    self.augmentation, self.views = study.augmentation, study.views
+  return Data(
+    train=train,
+    validation=validation,
+    test=test,
+    num_classes=train.num_classes,
+    source=source,
+    settings={"augmentation": library.describe(study.augmentation)},
+    kept={"image_shape": list(train.images.shape[1:])},
+    notes=notes,
+    teacher_train=teacher_train,
+    augmentation=study.augmentation,
+    views=study.views,
     # Without a teacher there is no cache to keep small: every view of the augmentation is seen.
-    self.teacher_views = data.num_distinct_views(study.augmentation)
+    teacher_views=library.num_distinct_views(study.augmentation),
+  )
 
-  def build(self, spec, axis_name=None):
-    return build_model(spec, self.num_classes, axis_name=axis_name)
 
-  def label(self, spec):
-    return model_name(spec)
+def _check(
+  study: ImageStudy, data: Data, networks: Networks[ModelSpec], recipes: Mapping[str, Recipe]
+) -> list[str]:
+  """See `Domain.check`."""
+  if not len(data.validation):
+    raise ValueError("validation_examples must be at least 1: they choose the best epoch")
+  student = networks.build(study.student, None)
+  # An imported teacher is of the depth that its file has; what it returns is of the student's shapes.
+  teacher = student if study.teacher_weights else networks.build(study.teacher, None)
+  models = {"student": student, "teacher": teacher}
+  if any(recipe.assistant for recipe in recipes.values()):
+    models["assistant"] = networks.build(study.assistant, None)
+  tracing.refuse_misfits(recipes, models, data.train)
+  if study.cache_top_k is not None and not study.live_teacher:
+    for recipe in recipes.values():
+      _refuse_top_k(study, data.num_classes, recipe)
+  return []
 
-  def convolutional(self, spec):
-    return is_convolutional(spec)
 
-  def seeds_together(self, seeds):
-    return 1 if self.convolutional(self.student) else seeds
-
-  def check(self, recipes: dict[str, Recipe]) -> None:
-    if not len(self.validation):
-      raise ValueError("validation_examples must be at least 1: they choose the best epoch")
-    specs = [self.student]
-    specs += [self.teacher] if self.study.teacher_weights is None else []
-    specs += [self.assistant] if any(r.assistant for r in recipes.values()) else []
-    for spec in specs:
-      model = self.build(spec)
-      jax.eval_shape(
-        lambda key, m=model: m.init(key, self.train.images[:1], train=False), jax.random.key(0)
+def _refuse_top_k(study: ImageStudy, num_classes: int, recipe: Recipe) -> None:
+  """A tail cannot be tempered afterwards: top-k rows serve soft targets at their own temperature alone."""
+  cached, k = study.settings.kd.temperature, study.cache_top_k
+  if not 1 <= k < num_classes:
+    raise ValueError(f"cache_top_k must be at least 1 and below {num_classes}, got {k}")
+  for term in (term for term in tracing.terms(recipe) if term.needs_teacher):
+    own = getattr(term.loss, "keywords", {}).get("temperature", cached)
+    if term.whole_logits or own != cached:
+      needs = "all logits" if term.whole_logits else f"temperature {own}"
+      raise ValueError(
+        f"cache_top_k={k} at kd's temperature {cached} does not serve "
+        f"{recipe.name}, which needs {needs}"
       )
-    if self.study.cache_top_k is not None and not self.study.live_teacher:
-      for recipe in recipes.values():
-        self._refuse_top_k(recipe)
 
-  def _refuse_top_k(self, recipe: Recipe) -> None:
-    """A tail cannot be tempered afterwards: top-k rows serve soft targets at their own temperature alone."""
-    cached, k = self.study.settings.kd.temperature, self.study.cache_top_k
-    if not 1 <= k < self.num_classes:
-      raise ValueError(f"cache_top_k must be at least 1 and below {self.num_classes}, got {k}")
-    for term in (term for phase in recipe.phases for term in phase.objective if term.needs_teacher):
-      own = getattr(term.loss, "keywords", {}).get("temperature", cached)
-      if term.whole_logits or own != cached:
-        needs = "all logits" if term.whole_logits else f"temperature {own}"
-        raise ValueError(
-          f"cache_top_k={k} at kd's temperature {cached} does not serve "
-          f"{recipe.name}, which needs {needs}"
-        )
 
-  def ready_teacher(self) -> ReadyTeacher | None:
-    path = self.study.teacher_weights
-    if path is None:
-      return None
-    if not path.is_file():
-      raise ValueError(f"there is no weights file {path}: name one with --teacher-weights FILE")
-    depth = weights.torch_cifar_resnet_depth(path)
-    spec = dataclasses.replace(self.teacher, family="resnet", depth=depth)
-    variables = weights.load_torch_cifar_resnet(path, depth, self.num_classes)
-    parent = {"kind": "weights file", "name": path.name, "digest": digest_file(path)}
-    return ReadyTeacher(spec, variables, parent, path.name)
+def _ready_teacher(study: ImageStudy, num_classes: int) -> ReadyTeacher[ModelSpec] | None:
+  path = study.teacher_weights
+  if path is None:
+    return None
+  if not path.is_file():
+    raise ValueError(f"there is no weights file {path}: name one with --teacher-weights FILE")
+  depth = weights.torch_cifar_resnet_depth(path)
+  spec = dataclasses.replace(study.teacher, family="resnet", depth=depth)
+  variables = weights.load_torch_cifar_resnet(path, depth, num_classes)
+  link = Link(LinkKind.WEIGHTS_FILE, digest_file(path), name=path.name)
+  return ReadyTeacher(spec, variables, link, path.name)
 
-  def doubt(self, found: Mapping[str, float]) -> str:
-    if found["accuracy"] >= 3 / self.num_classes:
-      return ""
-    return "are teacher.pixel-mean and -std those of its training?"
 
-  def data_settings(self) -> dict[str, Any]:
-    return {"augmentation": data.describe(self.augmentation)}
+def _doubt(num_classes: int, found: Mapping[str, float]) -> str:
+  """See `Domain.doubt`."""
+  if found["accuracy"] >= 3 / num_classes:
+    return ""
+  return "are teacher.pixel-mean and -std those of its training?"
 
-  def cache_spec(self, digest, model, spec):
-    top_k = self.study.cache_top_k
-    return teacher_cache.make_spec(
+
+def _cache_plan(study: ImageStudy, data: Data, spec: ModelSpec, digest: str) -> CachePlan:
+  """See `Domain.cache_plan`."""
+  kept = {
+    "top_k": study.cache_top_k,
+    "temperature": 1.0 if study.cache_top_k is None else study.settings.kd.temperature,
+  }
+
+  def predict(model: nn.Module, variables: PyTree) -> predicting.Predict:
+    return predicting.predictor(model, variables, data.train, data.augmentation, **kept)
+
+  return CachePlan(
+    teacher_cache.make_spec(
       digest,
-      model,
-      self.train,
-      self.augmentation,
-      self.views,
-      dtype=self.study.cache_dtype,
-      top_k=top_k,
-      temperature=1.0 if top_k is None else self.study.settings.kd.temperature,
-    )
-
-  def predictor(self, spec, model, variables):
-    kept = self.cache_spec("", {}, spec)
-    return predicting.predictor(
-      model,
-      variables,
-      self.train,
-      self.augmentation,
-      top_k=kept.top_k,
-      temperature=kept.temperature,
-    )
-
-  def cached_teacher(self, cache):
-    return cached_teacher(cache.outputs)
-
-  def kept_with_checkpoints(self) -> dict[str, Any]:
-    return {"image_shape": list(self.train.images.shape[1:])}
-
-  def header(self) -> dict[str, Any]:
-    labels = self.test.labels
-    return {
-      "dataset": {"num_classes": self.num_classes, "notes": list(self.notes)},
-      "metric": {
-        "key": "accuracy",
-        "label": "accuracy",
-        "examples": "images",
-        # The commonest class as the answer to every image.
-        "chance": float(np.bincount(labels).max() / len(labels)),
-      },
-    }
+      plain(spec),
+      data.train,
+      data.augmentation,
+      data.views,
+      dtype=study.cache_dtype,
+      **kept,
+    ),
+    predict,
+    lambda cache: cached_teacher(cache.outputs),
+  )
 
 
-def _load(source: dict[str, Any], data_dir: Path | None) -> tuple[data.Splits, data.Dataset | None]:
+def _header(study: ImageStudy, data: Data) -> Header:
+  labels = data.test.labels
+  return Header(
+    dataset={"num_classes": data.num_classes},
+    metric={
+      "key": "accuracy",
+      "label": "accuracy",
+      "examples": "images",
+      # The commonest class as the answer to every image.
+      "chance": float(np.bincount(labels).max() / len(labels)),
+    },
+    official_examples=study.official_examples,
+  )
+
+
+def _load(
+  source: dict[str, Any], data_dir: Path | None
+) -> tuple[library.Splits, library.Dataset | None]:
   """The splits as students see them; and the teacher's training images, if it sees more.
 
   Students' images are chosen first, of each class those with the lowest hashes of their ids; labels that are
   hidden from students are hidden from the teacher too.
   """
   options = {name: source[name] for name in ("validation_examples", "limit")}
-  splits = data.load(source["name"], data_dir=data_dir, **options)
+  splits = library.load(source["name"], data_dir=data_dir, **options)
   limit, share = source.get("student_limit"), source.get("unlabelled_share", 0.0)
   if limit is not None and limit < 1:
     raise ValueError(f"`student_limit` must be at least 1, got {limit}")
@@ -258,11 +219,11 @@ def image_shape(source: dict[str, Any], data_dir: Path | None) -> list[int]:
 
 def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
   """Of the training images as they are on disk now; None where they are not."""
-  if data.prepared_dir(source["name"], data_dir) is None:
+  if library.prepared_dir(source["name"], data_dir) is None:
     return None  # nothing is prepared here, the embedded data neither: this only reads
   try:
     splits, of_teacher = _load(source, data_dir)
     alone = source.get("of") == "teacher" and of_teacher is not None
     return (of_teacher if alone else splits.train).fingerprint
-  except data.DatasetNotPrepared:
+  except library.DatasetNotPrepared:
     return None

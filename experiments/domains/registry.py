@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.domains import images, sequences, text_sources
+from experiments.domains import images, sequences, text_sources, texts
 from experiments.domains.domain import Domain
+from experiments.domains.image_study import ImageStudy
 from experiments.domains.sequence_study import SequenceStudy
 from experiments.domains.study import Study
 from experiments.domains.text_study import TextStudy
-from experiments.domains.texts import Texts
 
 
 class Kind(NamedTuple):
@@ -17,27 +17,27 @@ class Kind(NamedTuple):
 
   Attributes:
     study: what its studies are.
-    domain: (study, data directory) -> its data and networks.
+    open: (study, data directory) -> its data and networks.
     fingerprint: (source, data directory) -> of the training examples as they are on disk, or None.
   """
 
   study: type[Study]
-  domain: Callable[[Any, Path | None], Domain]
+  open: Callable[[Any, Path | None], Domain]
   fingerprint: Callable[[dict[str, Any], Path | None], str | None]
 
 
 KINDS = {
-  "images": Kind(images.ImageStudy, images.Images, images.fingerprint),
-  "sequences": Kind(SequenceStudy, sequences.Sequences, sequences.fingerprint),
-  "texts": Kind(TextStudy, Texts, text_sources.fingerprint),
+  "images": Kind(ImageStudy, images.open_images, images.fingerprint),
+  "sequences": Kind(SequenceStudy, sequences.open_sequences, sequences.fingerprint),
+  "texts": Kind(TextStudy, texts.open_texts, text_sources.fingerprint),
 }
-"""By the "kind" of a source; `interfaces` knows them too."""
+"""By the "kind" of a source; `deployment.interfaces` has them too."""
 
 
 def domain_of(study: Study, data_dir: Path | None) -> Domain:
   """A study's data and networks; what is wrong with them is raised as their ValueErrors."""
   (kind,) = (kind for kind in KINDS.values() if isinstance(study, kind.study))
-  return kind.domain(study, data_dir)
+  return kind.open(study, data_dir)
 
 
 def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:

@@ -2,17 +2,18 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
-from experiments.domains.domain import Domain
-from experiments.domains.sequence_study import CASES, SequenceStudy
+from experiments.domains import tracing
+from experiments.domains.domain import NO_AUGMENTATION, CachePlan, Data, Domain, Header, Networks
+from experiments.domains.sequence_study import CASES, Case, SequenceStudy
+from experiments.domains.study import plain
 from kd_jax.data import corpora
-from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.sequences import SequenceDataset
 from kd_jax.data.vocabulary import Vocabulary
 from kd_jax.models.sequence_spec import (
@@ -24,10 +25,9 @@ from kd_jax.models.sequence_spec import (
 from kd_jax.recipes.parts import Recipe
 from kd_jax.structured import layout
 from kd_jax.teachers import cache as teacher_cache, predicting
-from kd_jax.training.step import cached_structures
-from kd_jax.types import Batch, Tree
+from kd_jax.training.step import Teacher, cached_structures
+from kd_jax.types import Tree
 
-NO_AUGMENTATION = Augmentation(name="none")
 HEAD_TITLES = {
   "crf": "linear-chain CRF",
   "maxent": "independent tags",
@@ -40,170 +40,157 @@ HEAD_TITLES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceNetwork:
+class SequenceNetworkSpec:
   """A network for sentences: an encoder's specification, and what the network predicts."""
 
   spec: SequenceSpec
   head: Head
 
 
-class Sequences(Domain):
-  """The data and the networks of a `SequenceStudy`."""
+def open_sequences(study: SequenceStudy, data_dir: Path | None) -> Domain[SequenceNetworkSpec]:
+  """Loads the corpus.
 
-  assistant = None
-  augmentation = NO_AUGMENTATION
-  views = teacher_views = 1
+  Raises:
+    ValueError: a corpus that is not prepared, malformed sentences, sizes that do not fit.
+  """
+  data, vocabulary = _read(study, data_dir)
+  case = CASES[study.case]
+  networks = Networks(
+    teacher=SequenceNetworkSpec(study.teacher, case.teacher),
+    student=SequenceNetworkSpec(study.student, case.student),
+    build=lambda spec, axis_name: build_network(spec, vocabulary),  # no statistics of batches
+    label=lambda spec: sequence_model_name(spec.spec, spec.head),
+  )
 
-  def __init__(self, study: SequenceStudy, data_dir: Path | None):
-    """Loads the corpus.
+  @functools.cache
+  def teacher_structure() -> str:
+    """The network is traced for it once."""
+    model = networks.build(networks.teacher, None)
+    return type(tracing.abstract_outputs(model, tracing.example(data.train)).scores).__name__
 
-    Raises:
-      ValueError: a corpus that is not prepared, malformed sentences, sizes that do not fit.
-    """
-    self.study, self.evaluation = study, study.evaluation
-    self.notes: list[str] = []
-    self.source = _source(study, data_dir, self.notes)
-    found = load(self.source, data_dir)
-    self.train, self.validation, self.test = found[:3]
-    self.vocabulary = found.vocabulary
-    self.notes += found.notes
-    if found.problems:
-      count, first = len(found.problems), found.problems[0]
-      self.notes.append(f"left out {count} malformed sentence{'s'[: count > 1]}, first {first}")
-    left_out = int((self.train.lengths > (study.max_length or np.inf)).sum())
-    if left_out == len(self.train):
-      raise ValueError(f"no training sentence has at most max_length={study.max_length} tokens")
-    if left_out:
-      self.notes.append(f"left out {left_out} training sentences of over {study.max_length} tokens")
-      self.train = fitting(self.train, study.max_length)
-    self.case = CASES[study.case]
-    self.teacher = SequenceNetwork(study.teacher, self.case.teacher)
-    self.student = SequenceNetwork(study.student, self.case.student)
-    self.num_classes = num_tags(self.vocabulary)
-
-  def build(self, spec: SequenceNetwork, axis_name=None):
-    del axis_name  # no statistics of batches
-    return build_network(spec, self.vocabulary)
-
-  def label(self, spec: SequenceNetwork) -> str:
-    return sequence_model_name(spec.spec, spec.head)
-
-  def convolutional(self, spec) -> bool:
-    return False  # the character CNN is written as matrix products
-
-  def seeds_together(self, seeds: int) -> int:
-    # On CPU three recurrent students as one program take twice the time of one after another.
-    return 1 if jax.default_backend() == "cpu" else seeds
-
-  def check(self, recipes: dict[str, Recipe]) -> None:
-    for split in (self.validation, self.test):
-      if not len(split):
-        raise ValueError(f"{split.name} has no {split.split} sentences")
-    self._refuse_constraints()
-    for method in self.case.alike:
-      if {method, "structural_kd"} <= recipes.keys():
-        self.notes.append(
-          f"in case {self.study.case} {method} has the gradient of structural_kd: where their settings agree, "
-          "their rows are one method"
-        )
-    bucket = self.train.buckets[0]
-    batch = Batch(*jax.tree.map(lambda x: x[:2], (bucket.inputs, bucket.labels)))
-    example = batch.inputs
-    batch = batch._replace(labelled=None if bucket.labelled is None else bucket.labelled[:2])
-    outputs = [self._abstract_outputs(network, example) for network in (self.student, self.teacher)]
-    for recipe in recipes.values():
-      for term in (term for phase in recipe.phases for term in phase.objective):
-        # Nothing is computed: a method that the case's structures do not suit is refused here.
-        jax.eval_shape(
-          lambda student, teacher, t=term: t.loss_at(student, teacher, batch, 0.0),
-          *outputs,
-        )
-
-  def _refuse_constraints(self) -> None:
-    """Hard constraints where nothing reads them, or where the other side does not keep to them."""
-    teacher, student = self.teacher, self.student
-    for role, network in (("teacher", teacher), ("student", student)):
-      if network.spec.bioes and network.head != "crf":
-        raise ValueError(
-          f"{role}.bioes constrains a CRF, the {role} of case {self.study.case} is none"
-        )
-    if student.spec.bioes and not teacher.spec.bioes:
-      raise ValueError(
-        "student.bioes excludes what the teacher allows, and their cross-entropy would be infinite: "
-        "constrain the teacher too (case 1a), or neither"
-      )
-    if teacher.spec.bioes and self.study.cache_dtype == "float16":
-      raise ValueError("teacher.bioes excludes by scores beyond float16: cache float32")
-
-  def _abstract_outputs(self, network: SequenceNetwork, example):
-    model = self.build(network)
-
-    def run(key):
-      return model.init_with_output(key, example, train=False)[0]
-
-    return jax.eval_shape(run, jax.random.key(0))
-
-  def data_settings(self) -> dict[str, Any]:
-    return {"vocabulary": self.vocabulary.digest}
-
-  def cache_spec(self, digest, model, spec):
-    return teacher_cache.make_spec(
-      digest,
-      model,
-      self.train,
-      NO_AUGMENTATION,
-      1,
-      dtype=self.study.cache_dtype,
-      num_classes=self.num_classes,
-      structure=self._teacher_structure,
+  def cache_plan(spec: SequenceNetworkSpec, digest: str) -> CachePlan:
+    return CachePlan(
+      teacher_cache.make_spec(
+        digest,
+        plain(spec),
+        data.train,
+        NO_AUGMENTATION,
+        1,
+        dtype=study.cache_dtype,
+        num_classes=data.num_classes,
+        structure=teacher_structure(),
+      ),
+      lambda model, variables: predicting.structure_predictor(model, variables, data.train),
+      functools.partial(_read_cache, data.train),
     )
 
-  @functools.cached_property
-  def _teacher_structure(self) -> str:
-    """Asked for with every student: the network is traced for it once."""
-    example = jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
-    return type(self._abstract_outputs(self.teacher, example).scores).__name__
+  return Domain(
+    data=data,
+    networks=networks,
+    evaluation=study.evaluation,
+    cache_plan=cache_plan,
+    header=_header(study, data, vocabulary, case),
+    check=functools.partial(_check, study, data, networks, case),
+  )
 
-  def predictor(self, spec, model, variables):
-    return predicting.structure_predictor(model, variables, self.train)
 
-  def cached_teacher(self, cache):
-    return cached_structures(
-      [
-        layout.unpack(cache.outputs.take(bucket.rows), bucket.length)
-        for bucket in self.train.buckets
-      ]
+def _read(study: SequenceStudy, data_dir: Path | None) -> tuple[Data, Vocabulary]:
+  notes: list[str] = []
+  source = _source(study, data_dir, notes)
+  found = load(source, data_dir)
+  notes += found.notes
+  if found.problems:
+    count, first = len(found.problems), found.problems[0]
+    notes.append(f"left out {count} malformed sentence{'s'[: count > 1]}, first {first}")
+  train = found.train
+  left_out = int((train.lengths > (study.max_length or np.inf)).sum())
+  if left_out == len(train):
+    raise ValueError(f"no training sentence has at most max_length={study.max_length} tokens")
+  if left_out:
+    notes.append(f"left out {left_out} training sentences of over {study.max_length} tokens")
+    train = fitting(train, study.max_length)
+  vocabulary = found.vocabulary
+  data = Data(
+    train=train,
+    validation=found.validation,
+    test=found.test,
+    num_classes=num_tags(vocabulary),
+    source=source,
+    settings={"vocabulary": vocabulary.digest},
+    kept={"vocabulary": vocabulary.to_json()},
+    notes=notes,
+  )
+  return data, vocabulary
+
+
+def _check(
+  study: SequenceStudy,
+  data: Data,
+  networks: Networks[SequenceNetworkSpec],
+  case: Case,
+  recipes: Mapping[str, Recipe],
+) -> list[str]:
+  """See `Domain.check`."""
+  for split in (data.validation, data.test):
+    if not len(split):
+      raise ValueError(f"{split.name} has no {split.split} sentences")
+  _refuse_constraints(study, networks)
+  specs = {"student": networks.student, "teacher": networks.teacher}
+  models = {role: networks.build(spec, None) for role, spec in specs.items()}
+  tracing.refuse_misfits(recipes, models, data.train)
+  return [
+    f"in case {study.case} {method} has the gradient of structural_kd: where their settings agree, "
+    "their rows are one method"
+    for method in case.alike
+    if {method, "structural_kd"} <= recipes.keys()
+  ]
+
+
+def _refuse_constraints(study: SequenceStudy, networks: Networks[SequenceNetworkSpec]) -> None:
+  """Hard constraints where nothing reads them, or where the other side does not keep to them."""
+  teacher, student = networks.teacher, networks.student
+  for role, network in (("teacher", teacher), ("student", student)):
+    if network.spec.bioes and network.head != "crf":
+      raise ValueError(f"{role}.bioes constrains a CRF, the {role} of case {study.case} is none")
+  if student.spec.bioes and not teacher.spec.bioes:
+    raise ValueError(
+      "student.bioes excludes what the teacher allows, and their cross-entropy would be infinite: "
+      "constrain the teacher too (case 1a), or neither"
     )
+  if teacher.spec.bioes and study.cache_dtype == "float16":
+    raise ValueError("teacher.bioes excludes by scores beyond float16: cache float32")
 
-  def kept_with_checkpoints(self) -> dict[str, Any]:
-    return {"vocabulary": self.vocabulary.to_json()}
 
-  def _chance(self) -> dict[str, float]:
-    """LAS of one answer to every word; for F1 of spans there is no such answer: without spans it is 0."""
-    if not isinstance(self.test.labels, Tree):
-      return {}
-    tree = self.test.labels
-    return {"chance": commonest_attachment(tree.heads, tree.relations, self.test.lengths)}
+def _read_cache(train: SequenceDataset, cache: teacher_cache.Cache) -> Teacher:
+  return cached_structures(
+    [layout.unpack(cache.outputs.take(bucket.rows), bucket.length) for bucket in train.buckets]
+  )
 
-  def header(self) -> dict[str, Any]:
-    words, longest = self.vocabulary, int(self.train.lengths.max())
-    return {
-      "dataset": {
-        "tokens": int(self.train.lengths.sum()),
-        "longest_sentence": longest,
-        "words": len(words.words),
-        "labels": list(words.labels),
-        "tags": self.num_classes,
-        "notes": self.notes,
-      },
-      "metric": self.study.metric | self._chance(),
-      "case": {
-        "name": self.study.case,
-        "teacher": HEAD_TITLES[self.case.teacher],
-        "student": HEAD_TITLES[self.case.student],
-        "marginals": self.case.marginals,
-      },
-    }
+
+def _header(study: SequenceStudy, data: Data, vocabulary: Vocabulary, case: Case) -> Header:
+  return Header(
+    dataset={
+      "tokens": int(data.train.lengths.sum()),
+      "longest_sentence": int(data.train.lengths.max()),
+      "words": len(vocabulary.words),
+      "labels": list(vocabulary.labels),
+      "tags": data.num_classes,
+    },
+    metric=study.metric | _chance(data.test),
+    case={
+      "name": study.case,
+      "teacher": HEAD_TITLES[case.teacher],
+      "student": HEAD_TITLES[case.student],
+      "marginals": case.marginals,
+    },
+  )
+
+
+def _chance(test: SequenceDataset) -> dict[str, float]:
+  """LAS of one answer to every word; for F1 of spans there is no such answer: without spans it is 0."""
+  if not isinstance(test.labels, Tree):
+    return {}
+  return {"chance": commonest_attachment(test.labels.heads, test.labels.relations, test.lengths)}
 
 
 def commonest_attachment(heads: np.ndarray, relations: np.ndarray, lengths: np.ndarray) -> float:
@@ -232,7 +219,7 @@ def num_tags(vocabulary: Vocabulary) -> int:
   return len(vocabulary.parsing_tags) or 4 * len(vocabulary.labels) + 1
 
 
-def build_network(network: SequenceNetwork, vocabulary: Vocabulary) -> nn.Module:
+def build_network(network: SequenceNetworkSpec, vocabulary: Vocabulary) -> nn.Module:
   """The network that reads and predicts what a vocabulary numbers."""
   labels: dict[str, Any] = {
     "maxent": {"num_labels": num_tags(vocabulary)},

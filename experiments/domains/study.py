@@ -98,6 +98,11 @@ class Study:
     """What is compared, by name: the methods, a varied one once for each value."""
     return variants(self.methods, getattr(self, "settings", None), self.vary)
 
+  @property
+  def folder(self) -> str:
+    """The name of its folder, if none is given."""
+    return self.name
+
   def recipe(self, row: str, num_classes: int, **data: Any) -> Recipe:
     """The recipe of a row under this study's budget; data: further fields of `Budget`."""
     budget = Budget(
@@ -110,6 +115,11 @@ class Study:
     return (
       dataclasses.replace(recipe, name=row, title=f"{recipe.title} ({label})") if label else recipe
     )
+
+  def teacher_recipe(self, num_classes: int) -> Recipe:
+    """The recipe of a teacher that is trained here: on the labels."""
+    budget = Budget(self.teacher_epochs, self.teacher_optimizer, num_classes)
+    return dataclasses.replace(self.registry["scratch"](budget), name="teacher")
 
   def shrunk(self) -> "Study":
     """The same study in a form that runs in seconds: small networks, few epochs, one seed."""

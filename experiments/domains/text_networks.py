@@ -1,283 +1,258 @@
-"""The networks of a study of texts: their sizes, and what they start from."""
+"""What the networks of a study of texts are made of: sizes, tokenizer and start, resolved once for each."""
 
 import dataclasses
-import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.domains.domain import Initial, ReadyTeacher
-from experiments.domains.text_sources import folder_link, name_of, weights_folder
+from experiments.domains.domain import Role
+from experiments.domains.text_sources import name_of, weights_folder
 from experiments.domains.text_study import TextStudy
 from kd_jax.data.texts import TextDataset
 from kd_jax.data.tokenization import Tokenizer, check_vocabulary
-from kd_jax.models import hf_config, hf_weights, text_params
+from kd_jax.models import hf_config
 from kd_jax.models.text_spec import TEXT_FAMILIES, TextSpec, bert_spec, text_sizes, with_sizes
-from kd_jax.models.word_embedding import (
-  VOCABULARY,
-  WORDS,
-  freeze_words,
-  kept_subwords,
-  thaw,
-  vocabulary_table,
-)
-from kd_jax.types import PyTree
+from kd_jax.models.word_embedding import kept_subwords
 
 
-@dataclasses.dataclass(frozen=True)
-class TextNetwork:
-  """A network for texts.
+class Start(NamedTuple):
+  """The network that another takes weights from.
 
   Attributes:
-    spec: which.
-    sizes: what it shares with the tokenizer and the weights folder, arguments of `build_text_model`.
-    layer_classifiers: whether its inner layers have pseudo classifiers.
+    spec: its specification.
+    name: what reports call it.
+    folder: of its weights; None if it is the teacher of the study.
   """
 
   spec: TextSpec
-  sizes: dict[str, Any]
-  layer_classifiers: bool = False
+  name: str
+  folder: Path | None = None
 
 
-class TextNetworks:
-  """Teacher, assistant and student.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Resolved:
+  """A network for texts with all that the study leaves open decided.
 
   A BERT that takes layers over has the sizes of the network that they come from; its own may be left out.
 
   Attributes:
-    folder: of the teacher's pretrained weights, or None.
-    teacher, student: what they are.
-    notes: what a user should know of where the student starts.
+    spec: which.
+    sizes: what it shares with the tokenizer and the weights folder, arguments of `build_text_model`.
+    tokenizer: whose numbers it reads.
+    start: what it takes over; None: it starts from random numbers.
+    kept: the subwords that it has word vectors for; None: all.
+    notes: what a user should know of where it starts.
   """
 
-  def __init__(self, study: TextStudy, tokenizer: Tokenizer, train: TextDataset):
-    """Reads the configurations in the weights folders, no weights yet.
+  spec: TextSpec
+  sizes: dict[str, Any]
+  tokenizer: Tokenizer
+  start: Start | None = None
+  kept: np.ndarray | None = None
+  notes: tuple[str, ...] = ()
 
-    Raises:
-      ValueError: folders that are not there, or networks that do not fit together or to the tokenizer.
-    """
-    self.study, self.tokenizer, self._train = study, tokenizer, train
-    self.folder = weights_folder(study.teacher_weights)
-    self.student_folder = weights_folder(study.student_weights)
-    self.teacher = self._teacher()
-    if self.student_folder is not None:
-      self._refuse_other_subwords()
-      if study.student.start != "pretrained":
-        raise ValueError(
-          f"student_weights are what the student starts from: student.start must be pretrained, not "
-          f"{study.student.start}"
-        )
-    self.student, self.notes = self.network("student", study.student, self.student_folder)
+  @property
+  def source(self) -> str:
+    """What it starts from, in words; empty if that is random numbers."""
+    if self.start is None:
+      return ""
+    if TEXT_FAMILIES[self.spec.family].attends:
+      layers = self.spec.teacher_layers or tuple(range(1, self.spec.layers + 1))
+      listed = ", ".join(map(str, layers))
+      return f"from layer{'s'[: len(layers) - 1]} {listed} of {self.start.name}"
+    shared = _word_width(self.spec) == _word_width(self.start.spec)
+    words = "frozen word vectors" if self.spec.freeze_words else "word vectors"
+    return f"with the {words} of {self.start.name}" if shared else ""
 
-  def _teacher(self) -> TextNetwork:
-    if self.study.teacher.freeze_words or self.study.teacher.vocabulary != "full":
-      raise ValueError(
-        "teacher.freeze_words and teacher.vocabulary must be left out: they are for networks that learn from it"
-      )
-    if self.folder is None:
-      return TextNetwork(
-        with_sizes(dataclasses.replace(self.study.teacher, start="random")),
-        self._sizes(self.study.teacher.family, None),
-      )
-    kept = {name: getattr(self.study.teacher, name) for name in ("dropout", "dtype")}
-    spec = bert_spec(hf_config.read_config(self.folder), start="pretrained", **kept)
-    return TextNetwork(spec, self._sizes(spec.family, self.folder))
 
-  def network(
-    self, role: str, spec: TextSpec, folder: Path | None = None
-  ) -> tuple[TextNetwork, list[str]]:
-    """A network that learns from the teacher, with the sizes of what it takes over; and notes.
+def resolve_teacher(study: TextStudy, tokenizer: Tokenizer) -> Resolved:
+  """The teacher, which is its folder's network if it has one; reads the folder's configuration, no weights yet.
 
-    Args:
-      role: what messages call it.
-      spec: what the study says of it.
-      folder: of its own weights, where they are not the teacher's.
+  Raises:
+    ValueError: a folder that is not there or does not fit to the tokenizer.
+  """
+  given = study.teacher
+  if given.freeze_words or given.vocabulary != "full":
+    raise ValueError(
+      "teacher.freeze_words and teacher.vocabulary must be left out: they are for networks that learn from it"
+    )
+  folder = weights_folder(study.teacher_weights)
+  if folder is None:
+    spec = with_sizes(dataclasses.replace(given, start="random"))
+    return Resolved(spec, _sizes(study, tokenizer, given.family, None), tokenizer)
+  kept = {name: getattr(given, name) for name in ("dropout", "dtype")}
+  spec = bert_spec(hf_config.read_config(folder), start="pretrained", **kept)
+  start = Start(spec, str(name_of(study.teacher_weights)), folder)
+  return Resolved(spec, _sizes(study, tokenizer, spec.family, folder), tokenizer, start)
 
-    Raises:
-      ValueError: it cannot take over what it asks for.
-    """
-    folder, notes = folder or self.folder, []
-    if spec.start == "pretrained" and folder is None:
-      notes.append(f"there is no weights folder: the {role} starts from random numbers")
-      spec = dataclasses.replace(spec, start="random")
-    if spec.start != "random":
-      whole, origin = self._origin(spec, folder)
-      if TEXT_FAMILIES[spec.family].attends:
-        spec = self._of_one_form(role, spec, whole)
-      else:
-        words, theirs = _word_width(spec), _word_width(whole)
-        if words != theirs:
-          notes.append(
-            f"the {role}'s word vectors are {words} wide, those of {origin} {theirs}: they start from "
-            f"random numbers (--{role}.word-width {theirs} takes them over)"
-          )
-          if spec.freeze_words:
-            raise ValueError(
-              f"{role}.freeze_words needs word vectors as wide as those of {origin}, got {words}: use "
-              f"--{role}.word-width {theirs}"
-            )
-    elif spec.freeze_words:
+
+def resolve_student(study: TextStudy, teacher: Resolved, train: TextDataset) -> Resolved:
+  """The student, which may have a weights folder of its own.
+
+  Raises:
+    ValueError: folders that are not there, or networks that do not fit together or to the tokenizer.
+  """
+  own = weights_folder(study.student_weights)
+  if own is None:
+    return resolve("student", study.student, study, teacher, train, _folder(teacher))
+  theirs, ours = teacher.tokenizer, Tokenizer.from_folder(own, max_length=study.max_length)
+  if ours.vocabulary != theirs.vocabulary:
+    raise ValueError(
+      f"student_weights has a vocabulary of {ours.vocab_size} subwords, the teacher one of "
+      f"{theirs.vocab_size}, and they are not the same: teacher and student must share one"
+    )
+  if study.student.start != "pretrained":
+    raise ValueError(
+      f"student_weights are what the student starts from: student.start must be pretrained, not "
+      f"{study.student.start}"
+    )
+  return resolve("student", study.student, study, teacher, train, own)
+
+
+def resolve_assistant(study: TextStudy, teacher: Resolved, train: TextDataset) -> Resolved:
+  """The assistant; errors as of `resolve`."""
+  return resolve("assistant", study.assistant, study, teacher, train, _folder(teacher))
+
+
+def resolve(
+  role: Role,
+  spec: TextSpec,
+  study: TextStudy,
+  teacher: Resolved,
+  train: TextDataset,
+  folder: Path | None,
+) -> Resolved:
+  """A network that learns from the teacher, with the sizes of what it takes over.
+
+  Args:
+    role: what messages call it.
+    spec: what the study has of it.
+    study: whose network it is.
+    teacher: of the study.
+    train: the training texts.
+    folder: of pretrained weights, the teacher's or its own; None if there is none.
+
+  Raises:
+    ValueError: it cannot take over what it asks for.
+  """
+  notes: list[str] = []
+  if spec.start == "pretrained" and folder is None:
+    notes.append(f"there is no weights folder: the {role} starts from random numbers")
+    spec = dataclasses.replace(spec, start="random")
+  start = _start(spec, study, teacher, folder)
+  if start is None:
+    if spec.freeze_words:
       raise ValueError(
         f"{role}.freeze_words needs word vectors to start from, got random numbers: use --{role}.start "
         f"teacher, or train them (--{role}.no-freeze-words)"
       )
-    sizes = self._sizes(spec.family, folder)
-    if spec.vocabulary == "data" and not TEXT_FAMILIES[spec.family].attends:
-      sizes["kept_subwords"] = len(self._kept)
-      notes.append(
-        f"the {role} has word vectors for the {len(self._kept):,} of {sizes['vocab_size']:,} subwords in the "
-        "training texts; others are read as the unknown subword"
-      )
-    return TextNetwork(with_sizes(spec), sizes), notes
+  elif TEXT_FAMILIES[spec.family].attends:
+    spec = _of_one_form(role, spec, start.spec)
+  else:
+    notes += _other_words(role, spec, start)
+  sizes, kept = _sizes(study, teacher.tokenizer, spec.family, folder), None
+  if spec.vocabulary == "data" and not TEXT_FAMILIES[spec.family].attends:
+    kept = _kept(teacher.tokenizer, train)
+    sizes["kept_subwords"] = len(kept)
+    notes.append(
+      f"the {role} has word vectors for the {len(kept):,} of {sizes['vocab_size']:,} subwords in the "
+      "training texts; others are read as the unknown subword"
+    )
+  return Resolved(with_sizes(spec), sizes, teacher.tokenizer, start, kept, tuple(notes))
 
-  @functools.cached_property
-  def _kept(self) -> np.ndarray:
-    """The subwords of vocabulary="data": those of the training texts, padding and the unknown one."""
-    unknown = self.tokenizer.unknown_id
-    if unknown is None:
-      raise ValueError(
-        "vocabulary='data' needs a tokenizer with an unknown subword, and this one has none: leave it out"
-      )
-    inputs = self._train.inputs
-    return kept_subwords(inputs.ids[inputs.mask], (self.tokenizer.pad_id, unknown))
 
-  def _origin(self, spec: TextSpec, folder: Path | None) -> tuple[TextSpec, str]:
-    """The network that another starts from, and what reports call it."""
-    if spec.start == "teacher":
-      return self.teacher.spec, "the teacher"
-    given = self.study.teacher_weights if folder == self.folder else self.study.student_weights
-    return bert_spec(hf_config.read_config(folder)), name_of(given)
+def _folder(network: Resolved) -> Path | None:
+  return None if network.start is None else network.start.folder
 
-  def _of_one_form(self, role: str, spec: TextSpec, whole: TextSpec) -> TextSpec:
-    """The specification with the sizes of the network that it takes layers from."""
-    if spec.family != whole.family:
-      raise ValueError(
-        f"the {role} is a {spec.family}, the network that it starts from a {whole.family}: use --{role}.family "
-        f"{whole.family}, or --{role}.start random"
-      )
-    names = ("width", "heads", "hidden")
-    differing = [
-      f"{name} {getattr(spec, name)}, not {getattr(whole, name)}"
-      for name in names
-      if getattr(spec, name) not in (None, getattr(whole, name))
-    ]
-    if differing:
-      raise ValueError(
-        f"the {role} cannot take over layers of another form: its {', '.join(differing)}; leave the sizes "
-        f"out, or use --{role}.start random"
-      )
-    highest = max(spec.teacher_layers or (spec.layers,))
-    if highest > whole.layers:
-      raise ValueError(
-        f"the {role} asks for layer {highest} of {whole.layers}: fewer {role}.layers, or --{role}.start random"
-      )
-    return dataclasses.replace(spec, **{name: getattr(whole, name) for name in names})
 
-  def _refuse_other_subwords(self) -> None:
-    own = Tokenizer.from_folder(self.student_folder, max_length=self.study.max_length)
-    if own.vocabulary != self.tokenizer.vocabulary:
-      raise ValueError(
-        f"student_weights has a vocabulary of {own.vocab_size} subwords, the teacher one of "
-        f"{self.tokenizer.vocab_size}, and they are not the same: teacher and student must share one"
-      )
+def _start(
+  spec: TextSpec, study: TextStudy, teacher: Resolved, folder: Path | None
+) -> Start | None:
+  if spec.start == "random":
+    return None
+  if spec.start == "teacher":
+    return Start(teacher.spec, "the teacher")
+  given = study.teacher_weights if folder == _folder(teacher) else study.student_weights
+  return Start(bert_spec(hf_config.read_config(folder)), str(name_of(given)), folder)
 
-  def _sizes(self, family: str, folder: Path | None) -> dict[str, Any]:
-    longest = self.study.max_length
-    if folder is None:
-      pad_id = self.tokenizer.pad_id
-      # RoBERTa counts its positions from pad_id + 1.
-      positions = longest + (pad_id + 1 if family == "roberta" else 0)
-      vocab_size = self.tokenizer.vocab_size
-      return {"vocab_size": vocab_size, "max_positions": positions, "pad_id": pad_id}
-    config = hf_config.read_config(folder)
-    check_vocabulary(self.tokenizer, config.vocab_size)
-    if longest > config.max_length:
-      raise ValueError(
-        f"max_length {longest} exceeds the {config.max_length} positions of the network in {folder}"
-      )
-    sizes = text_sizes(config)
-    if family == "roberta" and config.kind != "roberta":
-      sizes["max_positions"] += config.pad_id + 1
-    return sizes
 
-  # What they start from.
+def _of_one_form(role: Role, spec: TextSpec, whole: TextSpec) -> TextSpec:
+  """The specification with the sizes of the network that it takes layers from."""
+  if spec.family != whole.family:
+    raise ValueError(
+      f"the {role} is a {spec.family}, the network that it starts from a {whole.family}: use --{role}.family "
+      f"{whole.family}, or --{role}.start random"
+    )
+  names = ("width", "heads", "hidden")
+  differing = [
+    f"{name} {getattr(spec, name)}, not {getattr(whole, name)}"
+    for name in names
+    if getattr(spec, name) not in (None, getattr(whole, name))
+  ]
+  if differing:
+    raise ValueError(
+      f"the {role} cannot take over layers of another form: its {', '.join(differing)}; leave the sizes "
+      f"out, or use --{role}.start random"
+    )
+  highest = max(spec.teacher_layers or (spec.layers,))
+  if highest > whole.layers:
+    raise ValueError(
+      f"the {role} asks for layer {highest} of {whole.layers}: fewer {role}.layers, or --{role}.start random"
+    )
+  return dataclasses.replace(spec, **{name: getattr(whole, name) for name in names})
 
-  def initial(self, network: TextNetwork, fresh: PyTree, taught: PyTree) -> Initial | None:
-    """What a network takes over.
 
-    Args:
-      network: which.
-      fresh: the shapes of its variables.
-      taught: the parameters of the teacher, for what starts from it.
-    """
-    spec, given, parent = network.spec, taught, None
-    if spec.start == "pretrained":
-      own = self.student_folder if network is self.student else None
-      folder = own or self.folder
-      given, parent = hf_weights.load_bert(folder), folder_link(folder)
-    cut = spec.vocabulary == "data"
-    taken = {}
-    if spec.start != "random":
-      given = text_params.cut_words(given, self._kept) if cut else given
-      taken = text_params.taken_over(spec, thaw(fresh)["params"], given)
-    variables = freeze_words(taken) if spec.freeze_words else {"params": taken}
-    if cut:
-      size, unknown = network.sizes["vocab_size"], self.tokenizer.unknown_id
-      variables[VOCABULARY] = text_params.nest(
-        {(*WORDS, "rows"): vocabulary_table(self._kept, size, unknown)}
-      )
-    return Initial(variables, parent if taken else None, bool(taken)) if taken or cut else None
-
-  def source(self, network: TextNetwork) -> str:
-    """What a network starts from, in words; empty where that is random numbers."""
-    spec = network.spec
-    if spec.start == "random":
-      return ""
-    own = self.student_folder if network is self.student else None
-    whole, origin = self._origin(spec, own or self.folder)
-    if TEXT_FAMILIES[spec.family].attends:
-      layers = spec.teacher_layers or tuple(range(1, spec.layers + 1))
-      return f"from layer{'s'[: len(layers) - 1]} {', '.join(map(str, layers))} of {origin}"
-    shared = _word_width(spec) == _word_width(whole)
-    words = "frozen word vectors" if spec.freeze_words else "word vectors"
-    return f"with the {words} of {origin}" if shared else ""
-
-  def ready_teacher(self, train: TextDataset) -> ReadyTeacher | None:
-    """The teacher as it is in its folder, where it is not to be fine-tuned.
-
-    Raises:
-      ValueError: it has no classifier, or one of another set of labels.
-    """
-    if self.study.finetune_teacher:
-      return None
-    if hf_config.problem_type(self.folder) == "multi_label_classification":
-      raise ValueError(
-        f"the classifier in {self.folder} answers each label by itself (multi_label_classification): the "
-        "teacher must choose one of them"
-      )
-    params = hf_weights.load_bert(self.folder)
-    if "classifier" not in params:
-      raise ValueError(
-        f"{self.folder} has no classifier: fine-tune the teacher (--finetune-teacher), or name a folder whose "
-        "network was fine-tuned on this task"
-      )
-    outputs = params["classifier"]["bias"].shape[0]
-    if outputs != train.num_classes:
-      raise ValueError(
-        f"the classifier in {self.folder} has {outputs} outputs, {train.name} has {train.num_classes}: teacher "
-        "and student need one set of labels"
-      )
-    names, found = train.class_names, hf_config.read_labels(self.folder)
-    if found is not None and names and [n.lower() for n in found] != [n.lower() for n in names]:
-      raise ValueError(
-        f"the classifier in {self.folder} is of {', '.join(found)}, {train.name} of {', '.join(names)}: "
-        "teacher and student need one set of labels, in one order"
-      )
-    parent = folder_link(self.folder)
-    return ReadyTeacher(self.teacher, {"params": params}, parent, self.folder.name)
+def _other_words(role: Role, spec: TextSpec, start: Start) -> list[str]:
+  """A note if the word vectors of a network that does not attend are of another width."""
+  words, theirs = _word_width(spec), _word_width(start.spec)
+  if words == theirs:
+    return []
+  if spec.freeze_words:
+    raise ValueError(
+      f"{role}.freeze_words needs word vectors as wide as those of {start.name}, got {words}: use "
+      f"--{role}.word-width {theirs}"
+    )
+  return [
+    f"the {role}'s word vectors are {words} wide, those of {start.name} {theirs}: they start from "
+    f"random numbers (--{role}.word-width {theirs} takes them over)"
+  ]
 
 
 def _word_width(spec: TextSpec) -> int:
   own = None if TEXT_FAMILIES[spec.family].attends else spec.word_width
   return own or with_sizes(spec).width
+
+
+def _kept(tokenizer: Tokenizer, train: TextDataset) -> np.ndarray:
+  """The subwords of vocabulary="data": those of the training texts, padding and the unknown one."""
+  unknown = tokenizer.unknown_id
+  if unknown is None:
+    raise ValueError(
+      "vocabulary='data' needs a tokenizer with an unknown subword, and this one has none: leave it out"
+    )
+  return kept_subwords(train.inputs.ids[train.inputs.mask], (tokenizer.pad_id, unknown))
+
+
+def _sizes(
+  study: TextStudy, tokenizer: Tokenizer, family: str, folder: Path | None
+) -> dict[str, Any]:
+  longest = study.max_length
+  if folder is None:
+    # RoBERTa counts its positions from pad_id + 1.
+    positions = longest + (tokenizer.pad_id + 1 if family == "roberta" else 0)
+    return {
+      "vocab_size": tokenizer.vocab_size,
+      "max_positions": positions,
+      "pad_id": tokenizer.pad_id,
+    }
+  config = hf_config.read_config(folder)
+  check_vocabulary(tokenizer, config.vocab_size)
+  if longest > config.max_length:
+    raise ValueError(
+      f"max_length {longest} exceeds the {config.max_length} positions of the network in {folder}"
+    )
+  sizes = text_sizes(config)
+  if family == "roberta" and config.kind != "roberta":
+    sizes["max_positions"] += config.pad_id + 1
+  return sizes

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.domains.links import Link, LinkKind
 from kd_jax.checkpoints import digest_file, digest_json
 from kd_jax.data import glue, raw_texts, text_files, unlabelled_texts
 from kd_jax.data.labelled import labelled_part
@@ -86,9 +87,9 @@ def name_of(weights: str | None) -> str | None:
   return weights if weights is None or weights in PACKAGES else Path(weights).name
 
 
-def folder_link(folder: Path) -> dict[str, Any]:
+def folder_link(folder: Path) -> Link:
   """A link of the lineage to pretrained weights."""
-  return {"kind": "weights folder", "name": folder.name, "digest": folder_digest(folder)}
+  return Link(LinkKind.WEIGHTS_FOLDER, folder_digest(folder), name=folder.name)
 
 
 def folder_digest(folder: Path) -> str:

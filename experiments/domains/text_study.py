@@ -146,6 +146,11 @@ class TextStudy(Study):
     if not self.finetune_teacher and self.teacher_weights is None:
       raise ValueError("a teacher that is not fine-tuned needs teacher_weights with a classifier")
 
+  @property
+  def folder(self) -> str:
+    # A config for all tasks: each has a folder of its own.
+    return f"glue_{self.task}" if self.name == "glue" else self.name
+
   def shrunk(self) -> "TextStudy":
     def small(spec: TextSpec) -> TextSpec:
       start = "teacher" if spec.start == "pretrained" else spec.start

@@ -6,12 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import flax.linen as nn
 import numpy as np
 
-from experiments.domains.domain import Domain, Initial, ReadyTeacher
-from experiments.domains.text_networks import TextNetwork, TextNetworks
+from experiments.domains import text_weights, tracing
+from experiments.domains.domain import (
+  NO_AUGMENTATION,
+  CachePlan,
+  Data,
+  Domain,
+  Header,
+  Initial,
+  Networks,
+  ReadyTeacher,
+  Role,
+)
+from experiments.domains.study import plain
+from experiments.domains.text_networks import (
+  Resolved,
+  resolve_assistant,
+  resolve_student,
+  resolve_teacher,
+)
 from experiments.domains.text_sources import (
   LABELS,
   chance,
@@ -23,244 +39,254 @@ from experiments.domains.text_sources import (
 )
 from experiments.domains.text_study import TextStudy
 from kd_jax.data import glue
-from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.labelled import labelled_part
 from kd_jax.data.texts import TextDataset
+from kd_jax.data.tokenization import Tokenizer
 from kd_jax.metrics import TEXT_METRICS
-from kd_jax.models.text_spec import build_text_model, text_model_name
+from kd_jax.models.text_spec import TextSpec, build_text_model, text_model_name
 from kd_jax.recipes.parts import Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
-from kd_jax.training.evaluation import texts
+from kd_jax.training.evaluation import Evaluation, texts
 from kd_jax.training.step import cached_teacher
-from kd_jax.types import Batch
-
-NO_AUGMENTATION = Augmentation(name="none")
+from kd_jax.types import PyTree
 
 
-class Texts(Domain):
-  """The data and the networks of a `TextStudy`."""
+@dataclasses.dataclass(frozen=True)
+class TextNetworkSpec:
+  """A network for texts.
 
-  augmentation = NO_AUGMENTATION
-  views = teacher_views = 1
+  Attributes:
+    spec: which.
+    sizes: what it shares with the tokenizer and the weights folder, arguments of `build_text_model`.
+    layer_classifiers: whether its inner layers have pseudo classifiers.
+  """
 
-  def __init__(self, study: TextStudy, data_dir: Path | None):
-    """Loads the texts and the tokenizer.
+  spec: TextSpec
+  sizes: dict[str, Any]
+  layer_classifiers: bool = False
 
-    Raises:
-      ValueError: data or weights that are not there, that cannot be read or do not fit together.
-    """
-    self.study = study
-    self.notes: list[str] = []
-    self.source = {
-      "kind": "texts",
-      "task": study.task,
-      "files": [str(path.expanduser().absolute()) for path in study.files],
-      "columns": [study.text_column, study.pair_column, study.label_column],
-      "regression": study.regression,
-      "validation_examples": study.validation_examples,
-      "limit": study.train_limit,
-      "unlabelled_share": study.unlabelled_share,
-      "unlabelled": [str(path.expanduser().absolute()) for path in study.unlabelled],
-      "max_length": study.max_length,
-      "weights": place(study.teacher_weights),
-      "student_weights": place(study.student_weights),
-      "vocab_size": study.vocab_size,
-    }
-    found, self.tokenizer = load(self.source, data_dir)
-    self.train, self.validation, self.test, notes = found
-    self.notes += notes
-    if study.unlabelled_share and not study.finetune_teacher:
-      self.notes.append("the imported teacher may have learnt from labels that are hidden here")
-    self.num_classes = self.train.num_classes
-    if study.paper is not None:
-      self.official_examples = glue.check_task(study.task).sizes[0]
-    if self.num_classes == 1:
-      self.label_mean = float(np.mean(_labels(labelled_part(self.train)), dtype=np.float64))
-    self.evaluation = texts(metric_kind(self.source), regression=self.num_classes == 1)
-    self.networks = TextNetworks(study, self.tokenizer, self.train)
-    self.notes += self.networks.notes
-    self.teacher, self.student = self.networks.teacher, self.networks.student
-    if self.networks.folder is not None:
-      self.teacher_source = f"fine-tuned from {name_of(study.teacher_weights)}"
-    self.student_source = self.networks.source(self.student)
+
+@dataclasses.dataclass(frozen=True)
+class _Members:
+  """The networks of a study, resolved, and the network of each.
+
+  Attributes:
+    study: whose.
+    data: what they read.
+    teacher, student: resolved.
+  """
+
+  study: TextStudy
+  data: Data
+  teacher: Resolved
+  student: Resolved
 
   @functools.cached_property
-  def teacher_width(self) -> int:
-    """Of the states as the teacher returns them: a BiLSTM's are twice as wide as the network."""
-    example = jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
-    return self._abstract_outputs(self.teacher, example).layers[-1].shape[-1]
+  def assistant(self) -> Resolved:
+    return resolve_assistant(self.study, self.teacher, self.data.train)
 
-  @functools.cached_property
-  def assistant(self) -> TextNetwork:
-    """Made where a method asks for it: the sizes of one that is not needed may not fit."""
-    network, notes = self.networks.network("assistant", self.study.assistant)
-    self.notes += notes
-    return network
-
-  def build(self, spec: TextNetwork, axis_name=None):
+  def build(self, spec: TextNetworkSpec, axis_name: str | None = None) -> nn.Module:
     del axis_name  # no statistics of batches
     return build_text_model(
       spec.spec,
-      num_outputs=self.num_classes,
+      num_outputs=self.data.num_classes,
       pseudo_classifiers=spec.layer_classifiers,
       # Under jit what no loss reads is never computed.
       collect_tokens=self.study.live_teacher,
-      output_mean=self.label_mean,
+      output_mean=self.data.label_mean,
       **spec.sizes,
     )
 
-  def label(self, spec: TextNetwork) -> str:
-    return text_model_name(spec.spec)
-
-  def convolutional(self, spec) -> bool:
-    return False  # the gated CNN is written as matrix products
-
-  def seeds_together(self, seeds: int) -> int:
-    return 1
-
-  def check(self, recipes: dict[str, Recipe]) -> None:
-    for split in (self.validation, self.test):
-      if not len(split):
-        raise ValueError(f"{split.name} has no {split.split} texts")
-    self._refuse_outputs_not_kept(recipes)
-    bucket = self.train.buckets[0]
-    example, labels = jax.tree.map(lambda x: x[:2], (bucket.inputs, bucket.labels))
-    labelled = None if bucket.labelled is None else bucket.labelled[:2]
-    batch = Batch(example, labels, labelled=labelled)
-    taught = self.with_layer_classifiers(self.teacher)
-    networks = {"student": self.student, "teacher": taught}
-    if any(recipe.assistant is not None for recipe in recipes.values()):
-      networks["assistant"] = self.assistant
-    outputs = {name: self._abstract_outputs(spec, example) for name, spec in networks.items()}
-    for name, recipe in recipes.items():
-      student_of = [(recipe, "teacher" if recipe.assistant is None else "assistant", "student")]
-      if recipe.assistant is not None:
-        student_of.append((recipe.assistant, "teacher", "assistant"))
-      for one, teacher, student in student_of:
-        for term in (term for phase in one.phases for term in phase.objective):
-          try:
-            _trace(term, outputs[student], outputs[teacher], batch)
-          except ValueError as error:
-            raise ValueError(f"{name} does not suit these networks: {error}") from None
-
-  def _refuse_outputs_not_kept(self, recipes: dict[str, Recipe]) -> None:
-    """Before anything is trained: methods that read what the teacher has not, or the cache is not to hold."""
-    for name, recipe in recipes.items():
-      for term in (term for phase in recipe.phases for term in phase.objective):
-        if "layer_logits" in term.reads and self.teacher.spec.layers < 2:
-          raise ValueError(f"{name} learns from inner layers: the teacher needs at least 2, not 1")
-        if self.study.live_teacher:
-          continue
-        absent = [field for field in term.reads if field not in self._kept(self.teacher)]
-        if term.needs_teacher and absent:
-          remedy = (
-            "run the teacher live: --live-teacher"
-            if "tokens" in absent
-            else "name them in cache_outputs, or use --live-teacher"
-          )
-          raise ValueError(f"{name} reads the teacher's {', '.join(absent)}, not cached: {remedy}")
-
-  def _abstract_outputs(self, network: TextNetwork, example):
-    model = self.build(network)
-    return jax.eval_shape(
-      lambda key: model.init_with_output(key, example, train=False)[0], jax.random.key(0)
-    )
-
-  def data_settings(self) -> dict[str, Any]:
-    return {"tokenizer": self.tokenizer.digest, "max_length": self.study.max_length}
-
-  def ready_teacher(self) -> ReadyTeacher | None:
-    return self.networks.ready_teacher(self.train)
-
-  def doubt(self, found: Mapping[str, float]) -> str:
-    labels, select = _labels(self.validation), self.evaluation.select
-    if self.num_classes == 1 and found["rmse"] >= np.std(labels) > 0:
-      return f"its numbers must be in the labels' unit, from {labels.min():g} to {labels.max():g}"
-    if found[select] > chance(select, labels):
-      return ""
-    order = (
-      f"are its classes in the order {', '.join(self.train.class_names)}, "
-      if self.train.class_names
-      else ""
-    )
-    return f"{order}was it fine-tuned on this task, and does its tokenizer.json belong to it?"
-
-  def initial(self, spec: TextNetwork, teacher=None) -> Initial | None:
-    taught = None if teacher is None else teacher.variables["params"]
-    return self.networks.initial(spec, self._fresh_shapes(spec), taught)
-
-  def _fresh_shapes(self, spec: TextNetwork):
-    example = jax.tree.map(lambda x: x[:1], self.train.buckets[0].inputs)
-    model = self.build(spec)
-    return jax.eval_shape(lambda key: model.init(key, example, train=False), jax.random.key(0))
-
-  # Pseudo classifiers and caches.
-
-  def with_layer_classifiers(self, spec: TextNetwork) -> TextNetwork:
-    """The network with pseudo classifiers, where their logits are kept and it has layers for them."""
+  def taught(self, spec: TextNetworkSpec) -> TextNetworkSpec:
+    """The network with pseudo classifiers, if their logits are kept and it has layers for them."""
     wanted = self.study.live_teacher or "layer_logits" in self.study.cache_outputs
     return dataclasses.replace(spec, layer_classifiers=wanted and spec.spec.layers > 1)
 
-  def _kept(self, spec: TextNetwork) -> tuple[str, ...]:
-    """Of a network in its cache: an assistant, or a teacher of one layer, has no pseudo classifiers."""
-    names = self.study.cache_outputs
-    has = spec.layer_classifiers or (spec is self.teacher and spec.spec.layers > 1)
-    return tuple(name for name in names if has or name != "layer_logits")
+  def initial(self, role: Role, taught: PyTree | None) -> Initial | None:
+    network: Resolved = getattr(self, role)
+    model = self.build(_spec(network))
+    fresh = tracing.abstract_variables(model, tracing.example(self.data.train))
+    return text_weights.initial(network, fresh, taught)
 
-  def cache_spec(self, digest, model, spec):
-    return teacher_cache.make_spec(
-      digest,
-      model,
-      self.train,
-      NO_AUGMENTATION,
-      1,
-      dtype=self.study.cache_dtype,
-      outputs=self._kept(spec),
+  def ready_teacher(self) -> ReadyTeacher[TextNetworkSpec] | None:
+    if self.study.finetune_teacher:
+      return None
+    params, link = text_weights.read_classifier(self.teacher, self.data.train)
+    return ReadyTeacher(_spec(self.teacher), {"params": params}, link, str(link.name))
+
+  def teacher_width(self) -> int:
+    """Of the states as the teacher returns them: a BiLSTM's are twice as wide as the network."""
+    model = self.build(_spec(self.teacher))
+    outputs = tracing.abstract_outputs(model, tracing.example(self.data.train))
+    return outputs.layers[-1].shape[-1]
+
+  def cache_plan(self, spec: TextNetworkSpec, digest: str) -> CachePlan:
+    """See `Domain.cache_plan`."""
+    train, kept = self.data.train, self.kept(spec)
+
+    def predict(model: nn.Module, variables: PyTree) -> predicting.Predict:
+      return predicting.fields_predictor(model, variables, train, kept)
+
+    return CachePlan(
+      teacher_cache.make_spec(
+        digest,
+        plain(spec),
+        train,
+        NO_AUGMENTATION,
+        1,
+        dtype=self.study.cache_dtype,
+        outputs=kept,
+      ),
+      predict,
+      lambda cache: cached_teacher(cache.outputs, train.buckets),
     )
 
-  def predictor(self, spec, model, variables):
-    return predicting.fields_predictor(model, variables, self.train, self._kept(spec))
+  def kept(self, spec: TextNetworkSpec) -> tuple[str, ...]:
+    """Of a network in its cache: an assistant, or a teacher of one layer, has no pseudo classifiers."""
+    names = self.study.cache_outputs
+    return tuple(n for n in names if spec.layer_classifiers or n != "layer_logits")
 
-  def cached_teacher(self, cache):
-    return cached_teacher(cache.outputs, self.train.buckets)
+  def check(self, recipes: Mapping[str, Recipe]) -> tuple[str, ...]:
+    """See `Domain.check`."""
+    for split in (self.data.validation, self.data.test):
+      if not len(split):
+        raise ValueError(f"{split.name} has no {split.split} texts")
+    taught, notes = self.taught(_spec(self.teacher)), ()
+    for name, recipe in recipes.items():
+      self._refuse_outputs_not_kept(name, recipe, taught)
+    specs = {"student": _spec(self.student), "teacher": taught}
+    if any(recipe.assistant is not None for recipe in recipes.values()):
+      specs["assistant"], notes = _spec(self.assistant), self.assistant.notes
+    models = {role: self.build(spec) for role, spec in specs.items()}
+    tracing.refuse_misfits(recipes, models, self.data.train)
+    return notes
 
-  def kept_with_checkpoints(self) -> dict[str, Any]:
-    # The tokenizer of a weights folder is read from there; one that was learnt here is kept.
-    own = self.networks.folder is None
-    kept = {"class_names": list(self.train.class_names)}
-    return kept | ({"tokenizer": self.tokenizer.to_json()} if own else {})
+  def _refuse_outputs_not_kept(self, name: str, recipe: Recipe, taught: TextNetworkSpec) -> None:
+    """Methods that read what the teacher does not have, or the cache is not to hold."""
+    for term in tracing.terms(recipe):
+      if "layer_logits" in term.reads and taught.spec.layers < 2:
+        raise ValueError(f"{name} learns from inner layers: the teacher needs at least 2, not 1")
+      if self.study.live_teacher:
+        continue
+      absent = [field for field in term.reads if field not in self.kept(taught)]
+      if term.needs_teacher and absent:
+        remedy = (
+          "run the teacher live: --live-teacher"
+          if "tokens" in absent
+          else "name them in cache_outputs, or use --live-teacher"
+        )
+        raise ValueError(f"{name} reads the teacher's {', '.join(absent)}, not cached: {remedy}")
 
-  def header(self) -> dict[str, Any]:
-    # An error is no fraction: reports know it by its own name.
-    first, *others = TEXT_METRICS[metric_kind(self.source)]
-    return {
-      "dataset": {
-        "task": self.train.name,
-        "num_classes": self.num_classes,
-        "classes": list(self.train.class_names),
-        "longest_text": int(self.train.lengths.max()),
-        "subwords": self.tokenizer.vocab_size,
-        "notes": self.notes,
-      },
-      "metric": described(first)
-      | {
-        "others": [described(o) for o in others if o in LABELS],
-        "examples": "texts",
-        "chance": chance(first, _labels(self.test)),
-      },
-    }
+
+def _spec(network: Resolved) -> TextNetworkSpec:
+  return TextNetworkSpec(network.spec, network.sizes)
+
+
+def open_texts(study: TextStudy, data_dir: Path | None) -> Domain[TextNetworkSpec]:
+  """Loads the texts and the tokenizer.
+
+  Raises:
+    ValueError: data or weights that are not there, that cannot be read or do not fit together.
+  """
+  data, tokenizer = _read(study, data_dir)
+  teacher = resolve_teacher(study, tokenizer)
+  student = resolve_student(study, teacher, data.train)
+  members = _Members(study, data, teacher, student)
+  evaluation = texts(metric_kind(data.source), regression=data.num_classes == 1)
+  return Domain(
+    data=data,
+    networks=Networks(
+      teacher=_spec(teacher),
+      student=_spec(student),
+      build=members.build,
+      label=lambda spec: text_model_name(spec.spec),
+      assistant=lambda: _spec(members.assistant),
+      taught=members.taught,
+      ready_teacher=members.ready_teacher,
+      initial=members.initial,
+      teacher_width=members.teacher_width(),
+      notes=student.notes,
+    ),
+    evaluation=evaluation,
+    cache_plan=members.cache_plan,
+    header=_header(study, data, teacher, student),
+    check=members.check,
+    doubt=functools.partial(_doubt, data, evaluation),
+  )
+
+
+def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data, Tokenizer]:
+  source = {
+    "kind": "texts",
+    "task": study.task,
+    "files": [str(path.expanduser().absolute()) for path in study.files],
+    "columns": [study.text_column, study.pair_column, study.label_column],
+    "regression": study.regression,
+    "validation_examples": study.validation_examples,
+    "limit": study.train_limit,
+    "unlabelled_share": study.unlabelled_share,
+    "unlabelled": [str(path.expanduser().absolute()) for path in study.unlabelled],
+    "max_length": study.max_length,
+    "weights": place(study.teacher_weights),
+    "student_weights": place(study.student_weights),
+    "vocab_size": study.vocab_size,
+  }
+  (train, validation, test, notes), tokenizer = load(source, data_dir)
+  notes = [*notes]
+  if study.unlabelled_share and not study.finetune_teacher:
+    notes.append("the imported teacher may have learnt from labels that are hidden here")
+  numbers = train.num_classes == 1
+  # The tokenizer of a weights folder is read from there; one that was learnt here is kept.
+  own = {} if study.teacher_weights is not None else {"tokenizer": tokenizer.to_json()}
+  data = Data(
+    train=train,
+    validation=validation,
+    test=test,
+    num_classes=train.num_classes,
+    source=source,
+    settings={"tokenizer": tokenizer.digest, "max_length": study.max_length},
+    kept={"class_names": list(train.class_names)} | own,
+    notes=notes,
+    label_mean=float(np.mean(_labels(labelled_part(train)), dtype=np.float64)) if numbers else 0.0,
+  )
+  return data, tokenizer
+
+
+def _doubt(data: Data, evaluation: Evaluation, found: Mapping[str, float]) -> str:
+  """See `Domain.doubt`."""
+  labels, select = _labels(data.validation), evaluation.select
+  if data.num_classes == 1 and found["rmse"] >= np.std(labels) > 0:
+    return f"its numbers must be in the labels' unit, from {labels.min():g} to {labels.max():g}"
+  if found[select] > chance(select, labels):
+    return ""
+  names = data.train.class_names
+  order = f"are its classes in the order {', '.join(names)}, " if names else ""
+  return f"{order}was it fine-tuned on this task, and does its tokenizer.json belong to it?"
+
+
+def _header(study: TextStudy, data: Data, teacher: Resolved, student: Resolved) -> Header:
+  # An error is no fraction: reports know it by its own name.
+  first, *others = TEXT_METRICS[metric_kind(data.source)]
+  folder = teacher.start is not None
+  return Header(
+    dataset={
+      "task": data.train.name,
+      "num_classes": data.num_classes,
+      "classes": list(data.train.class_names),
+      "longest_text": int(data.train.lengths.max()),
+      "subwords": teacher.tokenizer.vocab_size,
+    },
+    metric=described(first)
+    | {
+      "others": [described(o) for o in others if o in LABELS],
+      "examples": "texts",
+      "chance": chance(first, _labels(data.test)),
+    },
+    official_examples=0 if study.paper is None else glue.check_task(study.task).sizes[0],
+    teacher_source=f"fine-tuned from {name_of(study.teacher_weights)}" if folder else "trained",
+    student_source=student.source,
+  )
 
 
 def _labels(split: TextDataset) -> np.ndarray:
   return np.concatenate([bucket.labels for bucket in split.buckets])
-
-
-def _trace(term, student, teacher, batch: Batch) -> None:
-  """Nothing is computed: a loss that the networks' outputs do not suit raises here."""
-
-  def loss(student, teacher):
-    if term.heads is not None:
-      student = term.heads.init_with_output(jax.random.key(0), student)[0]
-    return term.loss_at(student, teacher, batch, jnp.float32(0))
-
-  jax.eval_shape(loss, student, teacher)

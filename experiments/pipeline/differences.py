@@ -42,6 +42,7 @@ def differences(
     pairs = enumerate(zip(old, new, strict=True))
     return [d for i, (a, b) in pairs for d in differences(f"{name}[{i}]", a, b, **more)]
   same = old == new or _close(old, new, rounded) or _same_module(old, new)
+  same = same or (name.endswith(".function") and _moved(old, new))
   return [] if same else [f"{name} was {_short(old)}, now {_short(new)}"]
 
 
@@ -74,6 +75,17 @@ def _same_module(old: Any, new: Any) -> bool:
   lines = {line.strip() for line in old.splitlines()}
   said = {f"{name} = {value!r}" for name, value in new["fields"].items()}
   return old.startswith(f"{kind}(") and said <= lines
+
+
+def _moved(old: Any, new: Any) -> bool:
+  """Whether a loss of this project is the same one in another file.
+
+  >>> _moved("experiments.layer_classifiers.label_loss", "experiments.pipeline.layer_classifiers.label_loss")
+  True
+  """
+  named = [str(function).rpartition(".") for function in (old, new)]
+  own = all(module.partition(".")[0] in ("kd_jax", "experiments") for module, _, _ in named)
+  return own and named[0][2] == named[1][2]
 
 
 def _short(value: Any, length: int = 300) -> str:

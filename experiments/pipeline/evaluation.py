@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ import numpy as np
 from experiments.command_line import console
 from experiments.command_line.options import configs
 from experiments.deployment.latency import size_and_speed
+from experiments.domains import tracing
+from experiments.domains.domain import Examples
 from experiments.domains.study import Study, plain
 from experiments.pipeline import runs
-from experiments.pipeline.students import Network, Pipeline
+from experiments.pipeline.folder import Folder
+from experiments.pipeline.networks import Network
+from experiments.pipeline.students import Students
+from experiments.pipeline.teachers import Teachers
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import write_text
 from kd_jax.data.labelled import num_labelled
@@ -37,24 +43,24 @@ NOT_OF_THE_SETTING = (
 WEIGHTS = ("teacher_weights", "student_weights")
 
 
-def evaluate(pipeline: Pipeline) -> dict[str, Any]:
+def evaluate(students: Students) -> dict[str, Any]:
   """Reads every finished network, evaluates it on the test split, and writes results.json.
 
   Raises:
-    ValueError: a run of the study is not finished.
+    ValueError: a network of the study is not finished.
   """
-  study, domain = pipeline.study, pipeline.domain
-  teacher = pipeline.teacher()
-  finished = pipeline.finished_students(teacher)
+  folder, teachers = students.folder, students.teachers
+  study, domain, teacher = folder.study, folder.domain, teachers.teacher()
+  finished = students.finished()
   console.say("evaluating on the test split")
   said = predicting.predictions(
     teacher.model,
     teacher.variables,
-    domain.test,
+    domain.data.test,
     domain.evaluation.predictions,
-    pipeline.evaluation_batch_size,
+    folder.evaluation_batch_size,
   )
-  on_test = pipeline.evaluator(domain.student, domain.test, said)
+  on_test = folder.evaluator(domain.networks.student, domain.data.test, said)
   rows, curves, select = [], [], domain.evaluation.select
   made_with = [*teacher.made_with]
   for method, seeds, phases in finished:
@@ -67,17 +73,18 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
       for k, seed in enumerate(seeds):
         if seed >= study.seeds:
           continue  # of an earlier, larger study
-        last = index == len(phases) - 1
-        rows.append(_row(pipeline, method, seed, k, result, test, last))
-        curves += _curve(select, method, seed, k, result, epochs_before)
+        facts = {"method": method, "seed": seed, "phase": result.phase.name}
+        final = {"final": index == len(phases) - 1}
+        rows.append(facts | _row(select, k, result, test) | final)
+        curves += [facts | point for point in _curve(select, k, result, epochs_before)]
       epochs_before += result.phase.epochs
       made_with += result.made_with
   order = {method: index for index, method in enumerate(study.rows)}
   rows.sort(key=lambda row: (order[row["method"]], row["seed"]))
-  results = _header(pipeline, teacher, made_with) | {"rows": rows, "curves": curves}
+  results = _header(folder, teachers, made_with) | {"rows": rows, "curves": curves}
   if parallel.is_main():
-    write_text(pipeline.root / "results.json", to_json(results))
-    pipeline.mark()
+    write_text(folder.root / "results.json", to_json(results))
+    folder.mark()
   return results
 
 
@@ -93,19 +100,16 @@ def to_json(results: dict[str, Any]) -> str:
   return "{\n " + ",\n ".join(fields) + "\n}\n"
 
 
-def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, test, last: bool):
+def _row(
+  select: str, k: int, result: runs.PhaseResult, test: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, Any]:
   seconds = [record["seconds"] for record in result.history]
   examples = result.examples_per_epoch
   seeds = len(result.state.best_epoch)
-  select = pipeline.domain.evaluation.select
   # The first epoch compiles.
   typical = float(np.median(seconds[1:] or seconds))
   return {
-    "method": method,
-    "seed": seed,
-    "phase": result.phase.name,
     "epochs": result.phase.epochs,
-    "final": last,
     "best_epoch": int(result.state.best_epoch[k]),
     "validation": {
       "best": float(result.state.best_score[k]),
@@ -126,13 +130,10 @@ def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, tes
 
 
 def _curve(
-  select: str, method: str, seed: int, k: int, result: runs.PhaseResult, epochs_before: int
-):
+  select: str, k: int, result: runs.PhaseResult, epochs_before: int
+) -> Iterator[dict[str, Any]]:
   for record in result.history:
     yield {
-      "method": method,
-      "seed": seed,
-      "phase": result.phase.name,
       "epoch": record["epoch"],
       "global_epoch": epochs_before + record["epoch"],
       "train_loss": record["train_loss"][k],
@@ -143,15 +144,15 @@ def _curve(
     }
 
 
-def _header(pipeline: Pipeline, teacher: Network, made_with: list[Environment]) -> dict[str, Any]:
-  study, domain = pipeline.study, pipeline.domain
-  train, header = domain.train, domain.header()
-  example = jax.tree.map(lambda x: x[:1], train.buckets[0].inputs)
-  student = domain.build(domain.student)
+def _header(folder: Folder, teachers: Teachers, made_with: list[Environment]) -> dict[str, Any]:
+  study, domain, data = folder.study, folder.domain, folder.domain.data
+  train, header = data.train, domain.header
+  student = domain.networks.build(domain.networks.student, None)
   # Neither size nor speed depends on the values.
-  variables = one_seed(init_variables(student, example, (0,)), 0)
-  assistants = [m for m in study.rows if pipeline.recipes[m].assistant is not None]
-  made_with = [*made_with, *(e for m in assistants for e in pipeline.assistant(m).made_with)]
+  variables = one_seed(init_variables(student, tracing.example(train), (0,)), 0)
+  with_assistant = [row for row in study.rows if folder.recipes[row].assistant is not None]
+  assistants = [teachers.assistant(row) for row in with_assistant]
+  made_with = [*made_with, *(each for network in assistants for each in network.made_with)]
   return {
     "schema_version": 1,
     "study": study.name,
@@ -174,32 +175,33 @@ def _header(pipeline: Pipeline, teacher: Network, made_with: list[Environment]) 
       "version": train.version,
       "train": len(train),
       **_label_counts(train),
-      **(
-        {}
-        if domain.teacher_train is None
-        else {"teacher_train": num_labelled(domain.teacher_train)}
-      ),
-      "validation": len(domain.validation),
-      "test": len(domain.test),
+      **_given("teacher_train", data.teacher_train and num_labelled(data.teacher_train)),
+      "validation": len(data.validation),
+      "test": len(data.test),
       "fingerprint": train.fingerprint,
-      **header.pop("dataset"),
+      **header.dataset,
+      "notes": list(folder.notes),
     },
-    **header,
-    "teacher": _network_row(pipeline, teacher),
-    "assistant": _network_row(pipeline, pipeline.assistant(assistants[0])) if assistants else None,
+    "metric": header.metric,
+    **_given("case", header.case),
+    "teacher": _network_row(folder, teachers.teacher()),
+    "assistant": _network_row(folder, assistants[0]) if assistants else None,
     "student": {
-      "model": domain.label(domain.student),
-      **({"source": domain.student_source} if domain.student_source else {}),
-      **size_and_speed(student, variables, domain.test),
+      "model": domain.networks.label(domain.networks.student),
+      **_given("source", header.student_source or None),
+      **size_and_speed(student, variables, data.test),
     },
-    "methods": {method: _method_row(pipeline, method) for method in study.rows},
-    "paper": published(
-      study, num_labelled(train) + len(domain.validation), domain.official_examples
-    ),
+    "methods": {row: _method_row(folder, row) for row in study.rows},
+    "paper": published(study, num_labelled(train) + len(data.validation), header.official_examples),
   }
 
 
-def _label_counts(train: Any) -> dict[str, int]:
+def _given(name: str, value: Any) -> dict[str, Any]:
+  """The field, if it has a value."""
+  return {} if value is None else {name: value}
+
+
+def _label_counts(train: Examples) -> dict[str, int]:
   """How many training examples have labels and how many have none; empty if all have."""
   if train.labelled is None:
     return {}
@@ -228,9 +230,8 @@ def _comparable(study: Study) -> dict[str, Any]:
   return values | weights
 
 
-def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:
-  recipe = pipeline.recipes[method]
-  row = pipeline.study.rows[method]
+def _method_row(folder: Folder, name: str) -> dict[str, Any]:
+  recipe, row = folder.recipes[name], folder.study.rows[name]
   given = {} if row.settings is None else vars(row.settings)
   settings = {n: plain(value) for n, value in given.items() if value != UNCHANGED}
   return {
@@ -244,14 +245,13 @@ def _method_row(pipeline: Pipeline, method: str) -> dict[str, Any]:
   }
 
 
-def _network_row(pipeline: Pipeline, network: Network) -> dict[str, Any]:
-  domain = pipeline.domain
-  evaluate_on_test = pipeline.evaluator(network.spec, domain.test)
-  on_test = evaluate_on_test(parallel.replicate(as_one_of(network.variables)))
+def _network_row(folder: Folder, network: Network) -> dict[str, Any]:
+  domain, test = folder.domain, folder.domain.data.test
+  on_test = folder.evaluator(network.spec, test)(parallel.replicate(as_one_of(network.variables)))
   return {
-    "model": domain.label(network.spec),
+    "model": domain.networks.label(network.spec),
     "source": network.source,
-    **size_and_speed(network.model, network.variables, domain.test),
+    **size_and_speed(network.model, network.variables, test),
     # None of an imported network: it may have learnt from the very examples that are held out here.
     f"validation_{domain.evaluation.select}": network.validation,
     **{f"test_{name}": float(value[0]) for name, value in on_test.items()},

@@ -8,7 +8,7 @@ DIRECTORY/layers/layers/checkpoints/    of their training
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,10 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.command_line import console
-from experiments.domains.domain import Spec
+from experiments.domains import tracing
+from experiments.domains.links import Link, LinkKind
 from experiments.domains.study import plain
 from experiments.pipeline import runs
+from experiments.pipeline.folder import Folder
 from kd_jax.data.labelled import labelled_part
+from kd_jax.data.texts import TextDataset
 from kd_jax.models.text_classifier import PseudoClassifiers
 from kd_jax.recipes import cross_entropy
 from kd_jax.recipes.parts import Phase, Recipe, Term
@@ -29,9 +32,6 @@ from kd_jax.training.loop import Task
 from kd_jax.training.state import one_seed
 from kd_jax.training.step import NO_TEACHER
 from kd_jax.types import Array, Batch, Outputs, PyTree
-
-if TYPE_CHECKING:
-  from experiments.pipeline.folder import Setting
 
 
 class StateClassifiers(nn.Module):
@@ -78,16 +78,17 @@ def mean_over_layers(evaluation: Evaluation) -> Evaluation:
 
 
 def found_or_trained(
-  setting: "Setting", directory: Path, spec: Spec, variables: PyTree, parent: runs.Parent
-) -> tuple[dict[str, Any], runs.Parent]:
+  folder: Folder, directory: Path, spec: Any, variables: PyTree, parent: Link, *, may_train: bool
+) -> tuple[dict[str, Any], Link]:
   """Trains the pseudo classifiers of a teacher, or finds them trained.
 
   Args:
-    setting: the study.
+    folder: of the study.
     directory: of the teacher.
     spec: of its network, without pseudo classifiers.
     variables: of its network.
     parent: the link of the lineage to where it came from.
+    may_train: whether they are trained if they are not.
 
   Returns:
     The parameters {"pseudo": ...}, and the link to their checkpoint.
@@ -95,60 +96,56 @@ def found_or_trained(
   Raises:
     ValueError: they are not trained and must not be now; or a folder of other settings.
   """
-  model = setting.domain.build(spec)
-  run = _run(setting, directory, spec, model, variables, parent)
+  data, model = folder.domain.data, folder.domain.networks.build(spec, None)
+  run = _run(folder, directory, spec, model, variables, parent)
   if not runs.is_finished(run):
-    if not setting.may_train:
+    if not may_train:
       raise ValueError(
         f"the pseudo classifiers in {directory} are not trained: run the study first"
       )
     # Only here are the states computed: reading a finished run takes their shapes alone.
     train, validation = (
-      split.with_inputs(_states(setting, model, variables, split))
-      for split in (labelled_part(setting.domain.train), setting.domain.validation)
+      split.with_inputs(_states(folder, model, variables, split))
+      for split in (labelled_part(data.train), data.validation)
     )
     task = dataclasses.replace(run.task, train=train, validation=validation)
     run = dataclasses.replace(run, task=task)
   with console.Progress("layer classifiers", run.epochs(), "epochs") as progress:
     result = runs.train(run, lambda: NO_TEACHER, console.epoch_counter(progress))[-1]
-  link = {"kind": "layer classifiers", "path": result.path, "digest": result.digest}
-  return one_seed(result.state.best, 0)["params"], link
+  return one_seed(result.state.best, 0)["params"], result.link(LinkKind.LAYER_CLASSIFIERS)
 
 
-def _run(setting, directory: Path, spec, model, variables, parent) -> runs.Run:
+def _run(
+  folder: Folder, directory: Path, spec: Any, model: nn.Module, variables: PyTree, parent: Link
+) -> runs.Run:
   """The run on states that are all zero."""
-  study, domain = setting.study, setting.domain
+  study, domain, data = folder.study, folder.domain, folder.domain.data
   optimizer = study.layer_classifier_optimizer
   loss = Term("labels", label_loss, needs_teacher=False)
   phase = Phase("layers", (loss,), study.layer_classifier_epochs, optimizer)
   recipe = Recipe("layer_classifiers", "pseudo classifiers", "Σ_j CE(y, z_j)", "", (phase,))
-  example = jax.tree.map(lambda x: x[:1], domain.train.buckets[0].inputs)
+  example = tracing.example(data.train)
   layers = jax.eval_shape(lambda v: model.apply(v, example, train=False), variables).layers
   shape = (len(layers) - 1, layers[-1].shape[-1])
 
-  def empty(split):
+  def empty(split: TextDataset) -> TextDataset:
     return split.with_inputs(np.broadcast_to(np.float32(0), (len(split), *shape)))
 
   task = Task(
-    model=StateClassifiers(domain.num_classes, domain.label_mean),
-    train=empty(labelled_part(domain.train)),
-    validation=empty(domain.validation),
+    model=StateClassifiers(data.num_classes, data.label_mean),
+    train=empty(labelled_part(data.train)),
+    validation=empty(data.validation),
     batch_size=study.batch_size,
     one_dispatch=True,
     evaluation=mean_over_layers(domain.evaluation),
   )
-  settings = {
-    "model": plain(spec),
-    **domain.data_settings(),
-    "batch_size": study.batch_size,
-    "validation": domain.validation.fingerprint,
-  }
-  parents = (setting.data_link(), parent)
-  return runs.Run(directory / "layers", setting.root, recipe, task, settings, parents)
+  settings = {"model": plain(spec), **folder.data_settings()}
+  links = (folder.data_link(), parent)
+  return runs.Run(directory / "layers", folder.root, recipe, task, settings, links)
 
 
-def _states(setting, model: nn.Module, variables: PyTree, split) -> np.ndarray:
+def _states(folder: Folder, model: nn.Module, variables: PyTree, split: TextDataset) -> np.ndarray:
   """[N, T - 1, D] of all layers but the last."""
   predict = predicting.fields_predictor(model, variables, split, ("layers",))
   rows = np.arange(len(split))
-  return predict(rows, 0, setting.evaluation_batch_size)["layers"][:, :-1]
+  return predict(rows, 0, folder.evaluation_batch_size)["layers"][:, :-1]

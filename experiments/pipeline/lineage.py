@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.domains import registry, text_sources
+from experiments.domains.links import Link, LinkKind
 from experiments.pipeline import runs
 from experiments.pipeline.folder import MARKER
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
@@ -22,14 +23,14 @@ class Node:
     kind: what it is.
     path: where, relative to the study.
     digest: as it is now; None where it is broken.
-    parents: links as recorded: {"kind", "digest"} and "path" or "name".
+    parents: links as recorded.
     problem: what is wrong with it, or "".
   """
 
   kind: str
   path: str
   digest: str | None
-  parents: list[dict[str, Any]]
+  parents: tuple[Link, ...]
   problem: str = ""
 
 
@@ -38,8 +39,8 @@ def read_node(root: Path, path: Path) -> Node:
   try:
     if (path / teacher_cache.MANIFEST).exists():
       manifest = teacher_cache.check_cache(path)
-      parents = manifest["teacher_lineage"].get("parents", [])
-      stated = manifest["spec"]["teacher"] in [link["digest"] for link in parents]
+      parents = _links(manifest["teacher_lineage"].get("parents", []))
+      stated = manifest["spec"]["teacher"] in [link.digest for link in parents]
       problem = (
         ""
         if stated or not parents
@@ -52,31 +53,36 @@ def read_node(root: Path, path: Path) -> Node:
       restored = CheckpointStore(path).restore()
       shown = f"{shown}/steps/{restored.step}"
   except (CheckpointError, teacher_cache.CacheError) as error:
-    return Node("?", shown, None, [], problem=f"BROKEN: {error}")
+    return Node("?", shown, None, (), problem=f"BROKEN: {error}")
   problem = f"BROKEN newer steps: {'; '.join(restored.problems)}" if restored.problems else ""
-  return Node(restored.meta["kind"], shown, restored.digest, restored.meta["parents"], problem)
+  parents = _links(restored.meta["parents"])
+  return Node(restored.meta["kind"], shown, restored.digest, parents, problem)
 
 
-def leaf_verdict(root: Path, link: dict[str, Any], data_dir: Path | None) -> str:
+def _links(said: Any) -> tuple[Link, ...]:
+  return tuple(map(Link.from_json, said))
+
+
+def leaf_verdict(root: Path, link: Link, data_dir: Path | None) -> str:
   """Data and imported files lie outside the study; they are compared where they can be found."""
   marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
-  if link["kind"] == "weights file":
+  if link.kind is LinkKind.WEIGHTS_FILE:
     path = Path(marker["study"]["teacher_weights"] or "")
     if not path.is_file():
       return "not checked: the file is not here"
-    return "matches" if digest_file(path) == link["digest"] else "DIFFERS: the file has changed"
-  if link["kind"] == "weights folder":
+    return "matches" if digest_file(path) == link.digest else "DIFFERS: the file has changed"
+  if link.kind is LinkKind.WEIGHTS_FOLDER:
     return _folder_verdict(marker["data"], link)
   source = marker["data"]
-  if link.get("of") == "teacher":
-    source = source | {"of": "teacher"}
+  if link.of is not None:
+    source = source | {"of": link.of}
   now = _fingerprint(json.dumps(source), data_dir)
   if now is None:
     return "not checked: the data are not prepared here; see --data-dir"
-  return "matches" if now == link["digest"] else f"DIFFERS: the data are now {short(now)}"
+  return "matches" if now == link.digest else f"DIFFERS: the data are now {short(now)}"
 
 
-def _folder_verdict(source: dict[str, Any], link: dict[str, Any]) -> str:
+def _folder_verdict(source: dict[str, Any], link: Link) -> str:
   """Pretrained weights: the teacher's folder, or the student's own."""
   changed = False
   for name in (source["weights"], source["student_weights"]):
@@ -86,10 +92,10 @@ def _folder_verdict(source: dict[str, Any], link: dict[str, Any]) -> str:
       continue
     if folder is None:
       continue
-    if text_sources.folder_digest(folder) == link["digest"]:
+    if text_sources.folder_digest(folder) == link.digest:
       return "matches"
     # Folders of one name may both be there: only after looking at both has one changed.
-    changed |= folder.name == link["name"]
+    changed |= folder.name == link.name
   return "DIFFERS: the weights have changed" if changed else "not checked: the folder is not here"
 
 
@@ -125,10 +131,7 @@ def starts(path: Path) -> Iterator[Path]:
     ]
     # The last phase is the one that no other phase of the run came from.
     parents = {
-      Path(link["path"]).parts[-4]
-      for phase in phases
-      for link in nodes[phase].parents
-      if link["kind"].startswith("phase ")
+      link.phase for phase in phases for link in nodes[phase].parents if link.kind is LinkKind.PHASE
     }
     yield from (phase / "checkpoints" for phase in phases if phase.name not in parents)
 

@@ -1,0 +1,74 @@
+"""What a study of classified images is."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import tyro
+
+from experiments.domains.study import Registry, Study, method_settings
+from kd_jax import recipes
+from kd_jax.data.augmentation import Augmentation
+from kd_jax.models.spec import ModelSpec
+
+MethodSettings = method_settings("MethodSettings", recipes.RECIPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageStudy(Study):
+  """A comparison of methods on images."""
+
+  registry: ClassVar[Registry] = recipes.RECIPES
+
+  dataset: str = "digits"
+  """TFDS data set: digits, mnist, fashion_mnist, cifar10, cifar100."""
+  validation_examples: int = 200
+  """Held out of the training split, to choose the best epoch."""
+  student_limit: int | None = None
+  """Students and assistants see at most so many of the training images, balanced over the classes; the teacher
+  sees all."""
+  augmentation: Augmentation = Augmentation(name="none")
+  """Of the training images."""
+  views: int = 1
+  """Views of each training image, one an epoch in turn; the cache holds a row for each."""
+  teacher: ModelSpec = ModelSpec()
+  """The teacher's network."""
+  teacher_weights: Path | None = None
+  """Import a PyTorch CIFAR ResNet from this safetensors file instead of training a teacher."""
+  assistant: ModelSpec = ModelSpec()
+  """The assistant's network, for methods that have one."""
+  student: ModelSpec = ModelSpec()
+  """The student's network."""
+  methods: tuple[str, ...] = ("scratch", "kd", "annealing_kd")
+  """Methods to compare, in the order of the tables."""
+  cache_top_k: int | None = None
+  """Keep only the K likeliest classes and the tail; for soft targets at the temperature of `kd`."""
+  settings: Annotated[MethodSettings, tyro.conf.arg(name="")] = dataclasses.field(
+    default_factory=MethodSettings
+  )
+  """Of each method."""
+  official_examples: Annotated[int, tyro.conf.Suppress] = 0
+  """How many training examples, held-out ones included, the paper's data set has."""
+
+  def shrunk(self) -> "ImageStudy":
+    def small(spec: ModelSpec) -> ModelSpec:
+      smallest = {"resnet": 8, "plain_cnn": 2}.get(spec.family, spec.depth)
+      return dataclasses.replace(spec, depth=smallest, hidden=(8,))
+
+    annealing = dataclasses.replace(self.settings.annealing_kd, max_temperature=2)
+    return dataclasses.replace(
+      self,
+      validation_examples=16,
+      train_limit=48,
+      student_limit=None if self.student_limit is None else 32,
+      views=min(self.views, 2),
+      batch_size=16,
+      teacher=small(self.teacher),
+      teacher_weights=None,
+      teacher_epochs=1,
+      assistant=small(self.assistant),
+      student=small(self.student),
+      epochs=4,
+      seeds=1,
+      settings=dataclasses.replace(self.settings, annealing_kd=annealing),
+    )
