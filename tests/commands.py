@@ -10,12 +10,14 @@ from typing import Any
 
 from experiments.command_line import console
 from experiments.command_line.options import Where, parse
+from experiments.deployment import latency
 from experiments.domains.study import Study
 from experiments.pipeline.folder import open_folder
 from experiments.pipeline.students import Students
 from experiments.pipeline.teachers import Teachers
 from tests.conftest import CACHE, ROOT
 
+latency.REPEATS = 1  # in this process: no test compares speeds
 TINY = (
   *("--methods", "annealing_kd", "kd", "--seeds", "2", "--validation-examples", "287"),
   *("--annealing-kd.max-temperature", "3", "--kd.temperature", "4", "--batch-size", "64"),
@@ -56,12 +58,6 @@ def finish(process: subprocess.Popen, timeout: float = 120) -> int:
     if process.poll() is None:
       process.kill()
       process.wait()
-
-
-def run(command: str, *arguments: Any, output: Path, devices: int = 1) -> tuple[int, str]:
-  """The exit status of a command, and all that it says."""
-  status = finish(start(command, *arguments, output=output, devices=devices))
-  return status, output.read_text(encoding="utf-8")
 
 
 def open_study(*arguments: Any, may_train: bool = True) -> Students:

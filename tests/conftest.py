@@ -31,6 +31,12 @@ def shared_data() -> pathlib.Path:
   return folder
 
 
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> pathlib.Path:
+  """A data directory for all tests that read the digits: they are prepared in it once."""
+  return tmp_path_factory.mktemp("data")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _few_memory_maps():
   """Lets compiled programs go after a file of tests, before they are too many for one process.

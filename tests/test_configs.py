@@ -59,15 +59,16 @@ def assert_half_is_unlabelled(found, folder, taught):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_a_shrunk_form_runs_from_teacher_to_results(name, tmp_path):
+def test_a_shrunk_form_runs_from_teacher_to_results(name, data_dir, tmp_path):
   study = CONFIGS[name].shrunk()
   if study.dataset != "digits":
     # Dense networks take all methods; a convolutional one compiles for long, so it takes the two-phase method.
     study = dataclasses.replace(study, methods=("annealing_kd",))
-    write_fake(study.dataset, tmp_path / "data", train=200, test=100)
+    data_dir = tmp_path / "data"
+    write_fake(study.dataset, data_dir, train=200, test=100)
   else:
     study = dataclasses.replace(study, unlabelled_share=0.5, student_limit=None)
-  where = options.Where(workdir=tmp_path / "run", data_dir=tmp_path / "data")
+  where = options.Where(workdir=tmp_path / "run", data_dir=data_dir)
   students = commands.students_of(study, where)
   with mock.patch.object(runs, "train", wraps=runs.train) as trained:
     students.teachers.teacher()
@@ -202,9 +203,9 @@ def test_paper_settings_of_the_vision_study():
   assert [int(temperature(epoch)) for epoch in (0, 15, 16, 159)] == [10, 10, 9, 1]
 
 
-def test_an_imported_teacher_is_asked_for(tmp_path):
+def test_an_imported_teacher_is_asked_for(data_dir):
   study = CONFIGS["cifar10_small"]
-  domain = domain_of(dataclasses.replace(study, dataset="digits", validation_examples=20), tmp_path)
+  domain = domain_of(dataclasses.replace(study, dataset="digits", validation_examples=20), data_dir)
   with pytest.raises(ValueError, match=r"no weights file resnet56_cifar10\.safetensors: name one"):
     domain.networks.ready_teacher()
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,17 +23,11 @@ TEACHER, DISTIL = "teacher/train/train", "students/kd/seeds-0-1/distil"
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
   """The folder of a study that nothing interrupted."""
-  folder = tmp_path_factory.mktemp("uninterrupted")
-  status, said = run_study(folder / "run", data_dir)
-  assert status == 0, said
-  return folder / "run"
+  folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+  assert commands.run_here(study, *options(folder, data_dir)) == 0
+  return folder
 
 
 @pytest.fixture
@@ -46,9 +39,11 @@ def options(folder, data_dir):
   return ("digits", *TINY, "--workdir", folder, "--data-dir", data_dir)
 
 
-def run_study(folder, data_dir, *more):
-  output = Path(f"{folder}.txt")
-  return commands.run("study", *options(folder, data_dir), *more, output=output)
+def run_study(capsys, folder, data_dir, *more):
+  """Runs a study in this process: its status, and all that it says."""
+  capsys.readouterr()
+  status = commands.run_here(study, *options(folder, data_dir), *more)
+  return status, "".join(capsys.readouterr())
 
 
 def outcome(folder):
@@ -100,10 +95,12 @@ MOMENTS = {
 
 @pytest.mark.slow
 def test_killed_again_and_again_a_study_ends_with_the_same_bits(finished, data_dir, tmp_path):
+  """Real processes are killed; this one, on as many devices, ends what they began."""
   folder = tmp_path / "run"
   recorded = {}
   for moment, condition in MOMENTS.items():
-    process = commands.start("study", *options(folder, data_dir), output=tmp_path / "output.txt")
+    output = tmp_path / "output.txt"
+    process = commands.start("study", *options(folder, data_dir), output=output, devices=8)
     commands.kill_when(process, lambda condition=condition: condition(folder))
     assert process.returncode == -signal.SIGKILL, moment
     assert not (folder / "results.json").exists(), moment
@@ -111,14 +108,13 @@ def test_killed_again_and_again_a_study_ends_with_the_same_bits(finished, data_d
       # Lines hold the seconds an epoch took: trained again, an epoch would have another line.
       recorded.setdefault(log, lines(log))
       recorded[log] = max(recorded[log], lines(log), key=len)
-    said = (tmp_path / "output.txt").read_text()
+    said = output.read_text()
     assert ("was changed or cut short" in said) == (moment == "evaluation"), said
     if moment == "phase II":
       steps = folder / FINETUNE / "checkpoints/steps"
       sealed = CheckpointStore(steps.parent).steps()
       flip(largest_file(steps / str(sealed[-1])))
-  status, said = run_study(folder, data_dir)
-  assert status == 0, said
+  assert commands.run_here(study, *options(folder, data_dir)) == 0
   assert outcome(folder) == outcome(finished)
   assert len(recorded) == 4
   for log, before in recorded.items():
@@ -141,13 +137,13 @@ def flip(path):
 
 
 @pytest.mark.slow
-def test_damaged_files_are_named_and_made_good(finished, copied, data_dir):
+def test_damaged_files_are_named_and_made_good(finished, copied, data_dir, capsys):
   victims = [copied / "cache/chunks/steps/1", copied / "teacher/final/steps/0"]
   victims = [largest_file(folder) for folder in victims]
   for path in victims:
     flip(path)
   (copied / "results.json").unlink()
-  status, said = run_study(copied, data_dir)
+  status, said = run_study(capsys, copied, data_dir)
   assert status == 0, said
   warnings = [line for line in said.splitlines() if line.startswith("warning: ")]
   for path in victims:
@@ -229,10 +225,12 @@ def test_a_cache_of_another_kind_is_refused_before_any_training(copied, data_dir
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_state(copied, data_dir):
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_state(
+  copied, data_dir, capsys
+):
   # A weight decay of three times the inverse rate doubles every weight in every step, with the other sign.
   diverge = ["--methods", "scratch", "--optimizer.momentum", "0", "--optimizer.weight-decay", "60"]
-  status, said = run_study(copied, data_dir, *diverge, "--optimizer.decay", "constant")
+  status, said = run_study(capsys, copied, data_dir, *diverge, "--optimizer.decay", "constant")
   assert status == 1, said
   assert "Traceback" not in said
   error = said.strip().splitlines()[-1]

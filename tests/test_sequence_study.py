@@ -162,8 +162,11 @@ def contents(folder):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_a_study_ends_with_the_same_bits(finished, files, tmp_path):
-  folder = tmp_path / "run"
+def test_killed_and_resumed_a_study_ends_with_the_same_bits(finished, copied, files, tmp_path):
+  """A process that finds teacher, cache and the other methods is killed while it trains one."""
+  folder = copied
+  shutil.rmtree(folder / "students/posterior_kd")
+  (folder / "results.json").unlink()
   process = commands.start(
     "study", *options(files, folder), output=tmp_path / "output.txt", devices=8
   )

@@ -28,11 +28,6 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
   """A finished study of all methods."""
   folder = tmp_path_factory.mktemp("study") / "run"

@@ -43,12 +43,12 @@ def marked(data, labelled):
 # Which examples.
 
 
-def test_students_see_a_part_of_the_teachers_images_and_hide_labels_in_it(tmp_path):
+def test_students_see_a_part_of_the_teachers_images_and_hide_labels_in_it(data_dir):
   study = dataclasses.replace(CONFIGS["digits"], student_limit=60, unlabelled_share=0.5)
-  data = images.open_images(study, tmp_path).data
+  data = images.open_images(study, data_dir).data
   assert (len(data.train), num_labelled(data.train)) == (60, 30)
   # Chosen by their labels before these are hidden: six of each class, as without a share.
-  plain = images.open_images(dataclasses.replace(study, unlabelled_share=0.0), tmp_path).data
+  plain = images.open_images(dataclasses.replace(study, unlabelled_share=0.0), data_dir).data
   np.testing.assert_array_equal(np.bincount(plain.train.labels), [6] * 10)
   np.testing.assert_array_equal(data.train.ids, plain.train.ids)
   # What students do not know, the teacher does not know either.
@@ -56,8 +56,8 @@ def test_students_see_a_part_of_the_teachers_images_and_hide_labels_in_it(tmp_pa
   taught = labelled_part(data.teacher_train).ids
   assert set(taught) == set(plain.teacher_train.ids) - set(hidden)
   for one in (data, plain):
-    assert images.fingerprint(one.source, tmp_path) == one.train.fingerprint
-    of_teacher = images.fingerprint(one.source | {"of": "teacher"}, tmp_path)
+    assert images.fingerprint(one.source, data_dir) == one.train.fingerprint
+    of_teacher = images.fingerprint(one.source | {"of": "teacher"}, data_dir)
     assert of_teacher == one.teacher_train.fingerprint
 
 

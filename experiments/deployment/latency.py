@@ -13,6 +13,8 @@ from kd_jax.types import Outputs, PyTree
 
 BATCH_SIZE = 64
 """Of the pass that examples per second are taken from."""
+REPEATS = 20
+"""Of each measurement in a study."""
 
 
 class Speed(NamedTuple):
@@ -89,5 +91,5 @@ def size_and_speed(model: nn.Module, variables: PyTree, dataset: Any) -> dict[st
   return {
     "parameters": parameter_count(kept),
     "bytes": sum(4 * np.size(leaf) for leaf in jax.tree.leaves(kept)),
-    **measure_latency(model, variables, inputs)._asdict(),
+    **measure_latency(model, variables, inputs, repeats=REPEATS)._asdict(),
   }
