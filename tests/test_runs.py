@@ -4,6 +4,7 @@ Training is scripted: what counts here is what lies on disk.
 """
 
 import contextlib
+import json
 import os
 import shutil
 from unittest import mock
@@ -17,6 +18,7 @@ from experiments.pipeline.differences import differences
 from kd_jax import checkpoints, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, flatten
 from kd_jax.models.heads import LayerClassifiers
+from kd_jax.models.safetensors_files import nest
 from kd_jax.recipes import Phase, Recipe, Term
 from kd_jax.training.loop import EpochReport, begin_phase, fresh_variables
 from kd_jax.training.state import network_of, track_best
@@ -268,6 +270,45 @@ def test_a_run_gone_on_with_in_another_environment_says_so_and_records_both(
     [first, second],
     [second],
   ]
+
+
+def test_a_loss_that_moved_to_another_file_is_the_same_and_another_loss_is_not(copied):
+  """Checkpoints name losses by their place in the project; the phase is read, not trained again."""
+  kept = store(copied, "one")
+  restored = kept.restore()
+  meta = json.loads(json.dumps(restored.meta))
+  (term,) = meta["settings"]["phases"][0]["terms"]
+  own = term["function"].rpartition(".")[2]
+  for place, same in (("kd_jax.elsewhere", True), ("another_library", False)):
+    term["function"] = f"{place}.{own}"
+    shutil.rmtree(copied / "run/two", ignore_errors=True)
+    shutil.rmtree(kept.directory)
+    kept.save(4, unflatten_all(restored.state), meta)
+    if same:
+      assert train(copied)[0].digest == kept.restore().digest
+    else:
+      with pytest.raises(CheckpointError, match=r"function was \"another_library"):
+        train(copied)
+
+
+def test_a_run_of_another_version_that_does_not_fit_is_refused_by_the_version(copied):
+  kept = store(copied, "one")
+  restored = kept.restore()
+  meta = json.loads(json.dumps(restored.meta))
+  meta["made_with"][-1]["kd_jax"] = "0.0.7"
+  meta["settings"]["batch_size"] = 4
+  shutil.rmtree(kept.directory)
+  kept.save(4, unflatten_all(restored.state), meta)
+  with pytest.raises(
+    CheckpointError, match=r"\(by kd_jax 0\.0\.7, this is .*batch_size was 4, now 8"
+  ) as caught:
+    train(copied)
+  assert "\n" not in str(caught.value)
+
+
+def unflatten_all(state):
+  """Leaves by path, as nested dictionaries."""
+  return nest({tuple(path.split(".")): leaf for path, leaf in state.items()})
 
 
 # Folders of runs.
