@@ -8,8 +8,14 @@ from experiments.domains import images, sequences, text_sources, texts
 from experiments.domains.domain import Domain
 from experiments.domains.image_study import ImageStudy
 from experiments.domains.sequence_study import SequenceStudy
+from experiments.domains.sequences import SequenceNetworkSpec
 from experiments.domains.study import Study
 from experiments.domains.text_study import TextStudy
+from experiments.domains.texts import TextNetworkSpec
+from kd_jax.models.spec import ModelSpec
+
+NetworkSpec = ModelSpec | SequenceNetworkSpec | TextNetworkSpec
+"""A network of any kind of data."""
 
 
 class Kind(NamedTuple):
@@ -34,7 +40,7 @@ KINDS = {
 """By the "kind" of a source; `deployment.interfaces` has them too."""
 
 
-def domain_of(study: Study, data_dir: Path | None) -> Domain:
+def domain_of(study: Study, data_dir: Path | None) -> Domain[NetworkSpec]:
   """A study's data and networks; what is wrong with them is raised as their ValueErrors."""
   (kind,) = (kind for kind in KINDS.values() if isinstance(study, kind.study))
   return kind.open(study, data_dir)

@@ -1,20 +1,19 @@
 """How the networks of a study are best put on the devices that are there."""
 
-from typing import Any
-
 import jax
 
+from experiments.domains.registry import NetworkSpec
 from experiments.domains.sequences import SequenceNetworkSpec
 from kd_jax import parallel
 from kd_jax.models.spec import ModelSpec, is_convolutional
 
 
-def one_dispatch(spec: Any) -> bool:
+def one_dispatch(spec: NetworkSpec) -> bool:
   """Whether an epoch of a network is one dispatch: see `parallel.one_dispatch_an_epoch`."""
   return parallel.one_dispatch_an_epoch(_convolves(spec))
 
 
-def seeds_together(spec: Any, seeds: int) -> int:
+def seeds_together(spec: NetworkSpec, seeds: int) -> int:
   """How many seeds of a network are best trained as one program, of so many."""
   if isinstance(spec, ModelSpec):
     return 1 if _convolves(spec) else seeds
@@ -24,6 +23,6 @@ def seeds_together(spec: Any, seeds: int) -> int:
   return 1
 
 
-def _convolves(spec: Any) -> bool:
+def _convolves(spec: NetworkSpec) -> bool:
   """Networks of sentences and texts do not: their convolutions are written as matrix products."""
   return isinstance(spec, ModelSpec) and is_convolutional(spec)

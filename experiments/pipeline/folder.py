@@ -14,7 +14,7 @@ from experiments.command_line import console
 from experiments.command_line.options import Where
 from experiments.domains.domain import Domain, Examples, Initial
 from experiments.domains.links import Link, LinkKind
-from experiments.domains.registry import domain_of
+from experiments.domains.registry import NetworkSpec, domain_of
 from experiments.domains.study import Study, plain
 from experiments.pipeline import devices, runs
 from experiments.pipeline.differences import field_defaults
@@ -43,7 +43,7 @@ class Folder:
 
   root: Path
   study: Study
-  domain: Domain
+  domain: Domain[NetworkSpec]
   recipes: Mapping[str, Recipe]
   notes: tuple[str, ...] = ()
 
@@ -77,7 +77,7 @@ class Folder:
     return self.study.batch_size * max(1, most // self.study.batch_size)
 
   def evaluator(
-    self, spec: Any, dataset: Examples, teacher: Sequence[PyTree] | None = None
+    self, spec: NetworkSpec, dataset: Examples, teacher: Sequence[PyTree] | None = None
   ) -> Callable[[PyTree], dict[str, np.ndarray]]:
     """See `kd_jax.training.evaluator.make_evaluator`; for a network of this study."""
     return make_evaluator(
@@ -102,7 +102,7 @@ class Folder:
     self,
     directory: Path,
     recipe: Recipe,
-    spec: Any,
+    spec: NetworkSpec,
     seeds: tuple[int, ...],
     parent: Link | None,
     views: int | None = None,
@@ -179,7 +179,7 @@ def open_folder(study: Study, where: Where) -> Folder:
   return folder
 
 
-def _refuse_what_later_stages_would(study: Study, domain: Domain) -> None:
+def _refuse_what_later_stages_would(study: Study, domain: Domain[NetworkSpec]) -> None:
   train = domain.data.train
   count = num_labelled(train)
   if study.batch_size > count:

@@ -18,6 +18,7 @@ import numpy as np
 from experiments.command_line import console
 from experiments.domains import tracing
 from experiments.domains.links import Link, LinkKind
+from experiments.domains.registry import NetworkSpec
 from experiments.domains.study import plain
 from experiments.pipeline import runs
 from experiments.pipeline.folder import Folder
@@ -78,7 +79,13 @@ def mean_over_layers(evaluation: Evaluation) -> Evaluation:
 
 
 def found_or_trained(
-  folder: Folder, directory: Path, spec: Any, variables: PyTree, parent: Link, *, may_train: bool
+  folder: Folder,
+  directory: Path,
+  spec: NetworkSpec,
+  variables: PyTree,
+  parent: Link,
+  *,
+  may_train: bool,
 ) -> tuple[dict[str, Any], Link]:
   """Trains the pseudo classifiers of a teacher, or finds them trained.
 
@@ -116,7 +123,12 @@ def found_or_trained(
 
 
 def _run(
-  folder: Folder, directory: Path, spec: Any, model: nn.Module, variables: PyTree, parent: Link
+  folder: Folder,
+  directory: Path,
+  spec: NetworkSpec,
+  model: nn.Module,
+  variables: PyTree,
+  parent: Link,
 ) -> runs.Run:
   """The run on states that are all zero."""
   study, domain, data = folder.study, folder.domain, folder.domain.data

@@ -16,6 +16,7 @@ from experiments.command_line import console
 from experiments.domains import tracing
 from experiments.domains.domain import Initial
 from experiments.domains.links import IMPORTED, Link, LinkKind
+from experiments.domains.registry import NetworkSpec
 from experiments.domains.study import plain
 from experiments.pipeline import runs
 from experiments.pipeline.folder import Folder
@@ -43,7 +44,7 @@ class Network:
   """
 
   role: Literal["teacher", "assistant"]
-  spec: Any
+  spec: NetworkSpec
   model: nn.Module
   variables: PyTree
   digest: str
@@ -77,7 +78,7 @@ def read(
   folder: Folder,
   role: Literal["teacher", "assistant"],
   directory: Path,
-  spec: Any,
+  spec: NetworkSpec,
   source: str,
   training: list[runs.PhaseResult],
 ) -> Network:
@@ -114,7 +115,7 @@ def write(
   folder: Folder,
   role: Literal["teacher", "assistant"],
   directory: Path,
-  spec: Any,
+  spec: NetworkSpec,
   variables: PyTree,
   links: list[Link],
 ) -> bool:

@@ -7,11 +7,11 @@ WORKDIR/assistants/METHOD/...          the same for a method's assistant
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 from experiments.command_line import console
 from experiments.domains.domain import ReadyTeacher
 from experiments.domains.links import Link, LinkKind
+from experiments.domains.registry import NetworkSpec
 from experiments.pipeline import layer_classifiers, networks, runs
 from experiments.pipeline.caches import Caches
 from experiments.pipeline.folder import Folder
@@ -125,7 +125,7 @@ class Teachers:
     with console.Progress(role, run.epochs(), "epochs") as progress:
       return runs.train(run, lambda: self.read(teacher), console.epoch_counter(progress))[-1]
 
-  def _imported(self, ready: ReadyTeacher) -> Network:
+  def _imported(self, ready: ReadyTeacher[NetworkSpec]) -> Network:
     directory = self.folder.root / "teacher"
     networks.refuse_another_source(directory, ready.link.kind, ready.link.title)
     spec, written = self._write_teacher(directory, ready.spec, ready.variables, ready.link)
@@ -134,8 +134,8 @@ class Teachers:
     return networks.read(self.folder, "teacher", directory, spec, ready.source, [])
 
   def _write_teacher(
-    self, directory: Path, spec: Any, variables: PyTree, link: Link
-  ) -> tuple[Any, bool]:
+    self, directory: Path, spec: NetworkSpec, variables: PyTree, link: Link
+  ) -> tuple[NetworkSpec, bool]:
     """Writes a teacher, with pseudo classifiers if its methods read them.
 
     Returns:
@@ -151,7 +151,7 @@ class Teachers:
     return taught, networks.write(self.folder, "teacher", directory, taught, variables, links)
 
 
-def _say_score(folder: Folder, ready: ReadyTeacher) -> None:
+def _say_score(folder: Folder, ready: ReadyTeacher[NetworkSpec]) -> None:
   """An imported network that reads its inputs in another way than it learnt shows it here."""
   domain = folder.domain
   evaluate, metric = folder.evaluator(ready.spec, domain.data.validation), domain.evaluation.select
