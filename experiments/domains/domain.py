@@ -19,6 +19,7 @@ from kd_jax.types import PyTree
 
 Examples = Dataset | SequenceDataset | TextDataset
 Role = Literal["teacher", "assistant", "student"]
+Split = TypeVar("Split", bound=Examples)
 Spec = TypeVar("Spec")
 """A network of one kind of data, as plain frozen dataclasses."""
 
@@ -26,7 +27,7 @@ NO_AUGMENTATION = Augmentation(name="none")
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Generic[Split]):
   """What networks are trained, chosen and tested on.
 
   Attributes:
@@ -43,15 +44,15 @@ class Data:
     teacher_views: of each training example that a network trained without a cache goes through.
   """
 
-  train: Examples
-  validation: Examples
-  test: Examples
+  train: Split
+  validation: Split
+  test: Split
   num_classes: int
   source: dict[str, Any]
   settings: dict[str, Any]
   kept: dict[str, Any]
   notes: Sequence[str] = ()
-  teacher_train: Examples | None = None
+  teacher_train: Split | None = None
   label_mean: float = 0.0
   augmentation: Augmentation = NO_AUGMENTATION
   views: int = 1
@@ -182,7 +183,7 @@ class Domain(Generic[Spec]):
     doubt: the metrics of an imported teacher -> what to look at, if they are no better than chance, or "".
   """
 
-  data: Data
+  data: Data[Any]
   networks: Networks[Spec]
   evaluation: Evaluation
   cache_plan: Callable[[Spec, str], CachePlan]

@@ -57,7 +57,7 @@ def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:
   )
 
 
-def _read(study: ImageStudy, data_dir: Path | None) -> Data:
+def _read(study: ImageStudy, data_dir: Path | None) -> Data[library.Dataset]:
   source = {
     "kind": "images",
     "name": study.dataset,
@@ -93,7 +93,10 @@ def _read(study: ImageStudy, data_dir: Path | None) -> Data:
 
 
 def _check(
-  study: ImageStudy, data: Data, networks: Networks[ModelSpec], recipes: Mapping[str, Recipe]
+  study: ImageStudy,
+  data: Data[library.Dataset],
+  networks: Networks[ModelSpec],
+  recipes: Mapping[str, Recipe],
 ) -> list[str]:
   """See `Domain.check`."""
   if not len(data.validation):
@@ -146,7 +149,9 @@ def _doubt(num_classes: int, found: Mapping[str, float]) -> str:
   return "are teacher.pixel-mean and -std those of its training?"
 
 
-def _cache_plan(study: ImageStudy, data: Data, spec: ModelSpec, digest: str) -> CachePlan:
+def _cache_plan(
+  study: ImageStudy, data: Data[library.Dataset], spec: ModelSpec, digest: str
+) -> CachePlan:
   """See `Domain.cache_plan`."""
   kept = {
     "top_k": study.cache_top_k,
@@ -171,7 +176,7 @@ def _cache_plan(study: ImageStudy, data: Data, spec: ModelSpec, digest: str) -> 
   )
 
 
-def _header(study: ImageStudy, data: Data) -> Header:
+def _header(study: ImageStudy, data: Data[library.Dataset]) -> Header:
   labels = data.test.labels
   return Header(
     dataset={"num_classes": data.num_classes},

@@ -94,7 +94,7 @@ def open_sequences(study: SequenceStudy, data_dir: Path | None) -> Domain[Sequen
   )
 
 
-def _read(study: SequenceStudy, data_dir: Path | None) -> tuple[Data, Vocabulary]:
+def _read(study: SequenceStudy, data_dir: Path | None) -> tuple[Data[SequenceDataset], Vocabulary]:
   notes: list[str] = []
   source = _source(study, data_dir, notes)
   found = load(source, data_dir)
@@ -125,7 +125,7 @@ def _read(study: SequenceStudy, data_dir: Path | None) -> tuple[Data, Vocabulary
 
 def _check(
   study: SequenceStudy,
-  data: Data,
+  data: Data[SequenceDataset],
   networks: Networks[SequenceNetworkSpec],
   case: Case,
   recipes: Mapping[str, Recipe],
@@ -167,7 +167,9 @@ def _read_cache(train: SequenceDataset, cache: teacher_cache.Cache) -> Teacher:
   )
 
 
-def _header(study: SequenceStudy, data: Data, vocabulary: Vocabulary, case: Case) -> Header:
+def _header(
+  study: SequenceStudy, data: Data[SequenceDataset], vocabulary: Vocabulary, case: Case
+) -> Header:
   return Header(
     dataset={
       "tokens": int(data.train.lengths.sum()),

@@ -77,7 +77,7 @@ class _Members:
   """
 
   study: TextStudy
-  data: Data
+  data: Data[TextDataset]
   teacher: Resolved
   student: Resolved
 
@@ -151,15 +151,16 @@ class _Members:
     for split in (self.data.validation, self.data.test):
       if not len(split):
         raise ValueError(f"{split.name} has no {split.split} texts")
-    taught, notes = self.taught(_spec(self.teacher)), ()
+    taught = self.taught(_spec(self.teacher))
+    with_assistant = any(recipe.assistant is not None for recipe in recipes.values())
     for name, recipe in recipes.items():
       self._refuse_outputs_not_kept(name, recipe, taught)
     specs = {"student": _spec(self.student), "teacher": taught}
-    if any(recipe.assistant is not None for recipe in recipes.values()):
-      specs["assistant"], notes = _spec(self.assistant), self.assistant.notes
+    if with_assistant:
+      specs["assistant"] = _spec(self.assistant)
     models = {role: self.build(spec) for role, spec in specs.items()}
     tracing.refuse_misfits(recipes, models, self.data.train)
-    return notes
+    return self.assistant.notes if with_assistant else ()
 
   def _refuse_outputs_not_kept(self, name: str, recipe: Recipe, taught: TextNetworkSpec) -> None:
     """Methods that read what the teacher does not have, or the cache is not to hold."""
@@ -215,7 +216,7 @@ def open_texts(study: TextStudy, data_dir: Path | None) -> Domain[TextNetworkSpe
   )
 
 
-def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data, Tokenizer]:
+def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data[TextDataset], Tokenizer]:
   source = {
     "kind": "texts",
     "task": study.task,
@@ -231,8 +232,8 @@ def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data, Tokenizer]:
     "student_weights": place(study.student_weights),
     "vocab_size": study.vocab_size,
   }
-  (train, validation, test, notes), tokenizer = load(source, data_dir)
-  notes = [*notes]
+  (train, validation, test, said), tokenizer = load(source, data_dir)
+  notes = [*said]
   if study.unlabelled_share and not study.finetune_teacher:
     notes.append("the imported teacher may have learnt from labels that are hidden here")
   numbers = train.num_classes == 1
@@ -252,7 +253,7 @@ def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data, Tokenizer]:
   return data, tokenizer
 
 
-def _doubt(data: Data, evaluation: Evaluation, found: Mapping[str, float]) -> str:
+def _doubt(data: Data[TextDataset], evaluation: Evaluation, found: Mapping[str, float]) -> str:
   """See `Domain.doubt`."""
   labels, select = _labels(data.validation), evaluation.select
   if data.num_classes == 1 and found["rmse"] >= np.std(labels) > 0:
@@ -264,7 +265,9 @@ def _doubt(data: Data, evaluation: Evaluation, found: Mapping[str, float]) -> st
   return f"{order}was it fine-tuned on this task, and does its tokenizer.json belong to it?"
 
 
-def _header(study: TextStudy, data: Data, teacher: Resolved, student: Resolved) -> Header:
+def _header(
+  study: TextStudy, data: Data[TextDataset], teacher: Resolved, student: Resolved
+) -> Header:
   # An error is no fraction: reports know it by its own name.
   first, *others = TEXT_METRICS[metric_kind(data.source)]
   folder = teacher.start is not None

@@ -66,8 +66,8 @@ class Folder:
     if train.labelled is not None:
       count += f", {num_labelled(train)} with labels"
     name = f"{train.name} {train.version} {train.split}, {count}"
-    of = None if teachers is None else "teacher"
-    return Link(LinkKind.DATA, train.fingerprint, name=name, of=of)
+    link = Link(LinkKind.DATA, train.fingerprint, name=name)
+    return link if teachers is None else dataclasses.replace(link, of="teacher")
 
   @property
   def evaluation_batch_size(self) -> int:

@@ -100,15 +100,14 @@ def read(
   variables, restored = _load(directory / "final", model, example)
   made_with = [found for result in training for found in result.made_with]
   made_with += restored.meta.get("made_with", [])
-  known = dict.fromkeys(("seconds", "validation"))
-  for result in training:
-    known["seconds"] = sum(record["seconds"] for record in result.history)
-    known["validation"] = float(result.state.best_score[0])
-  return Network(
-    *(role, spec, model, variables, restored.digest, source, directory),
-    **known,
-    made_with=tuple(made_with),
+  network = Network(
+    role, spec, model, variables, restored.digest, source, directory, made_with=tuple(made_with)
   )
+  for result in training:
+    seconds = sum(record["seconds"] for record in result.history)
+    score = float(np.asarray(result.state.best_score)[0])
+    network = dataclasses.replace(network, seconds=seconds, validation=score)
+  return network
 
 
 def write(
