@@ -14,7 +14,7 @@ from experiments.pipeline.evaluation import evaluate
 from experiments.pipeline.folder import open_folder
 from experiments.pipeline.students import Students
 from experiments.pipeline.teachers import Teachers
-from experiments.reporting import findings, report, tables
+from experiments.reporting import findings, tables
 from experiments.reporting.results import load_results
 from kd_jax import parallel
 
@@ -35,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   students.train(tuple(study.rows))
   evaluate(students)
   if parallel.is_main():
+    from experiments.reporting import (
+      report,  # matplotlib is slow to load, and a stopped study draws nothing
+    )
+
     paths = report.write_report(where.workdir)
     results = load_results(where.workdir)
     console.show_table(*tables.main_table(results))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from scipy import stats
+from scipy import special
 
 from experiments.reporting.metric import metric_of
 
@@ -63,7 +63,7 @@ def estimate(values: Iterable[float], *, level: float = 0.95) -> Estimate:
   if count == 1:
     return Estimate(1, mean)
   sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-  half = float(stats.t.ppf((1 + level) / 2, count - 1)) * sd / math.sqrt(count)
+  half = float(special.stdtrit(count - 1, (1 + level) / 2)) * sd / math.sqrt(count)
   return Estimate(count, mean, sd, mean - half, mean + half)
 
 
