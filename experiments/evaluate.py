@@ -65,7 +65,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
     pipeline.evaluation_batch_size,
   )
   on_test = pipeline.evaluator(domain.student, domain.test, said)
-  rows, curves, select = [], [], domain.evaluation.select
+  rows, curves = [], []
   made_with = [*teacher.made_with]
   for method, seeds, phases in finished:
     epochs_before = 0
@@ -79,7 +79,7 @@ def evaluate(pipeline: Pipeline) -> dict[str, Any]:
           continue  # of an earlier, larger study
         last = index == len(phases) - 1
         rows.append(_row(pipeline, method, seed, k, result, test, last))
-        curves += _curve(select, method, seed, k, result, epochs_before)
+        curves += _curve(method, seed, k, result, epochs_before)
       epochs_before += result.phase.epochs
       made_with += result.made_with
   order = {method: index for index, method in enumerate(study.rows)}
@@ -104,10 +104,9 @@ def to_json(results: dict[str, Any]) -> str:
 
 
 def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, test, last: bool):
-  seconds = [record["seconds"] for record in result.history]
+  seconds = [record.seconds for record in result.history]
   examples = result.examples_per_epoch
   seeds = len(result.state.best_epoch)
-  select = pipeline.domain.evaluation.select
   # The first epoch compiles.
   typical = float(np.median(seconds[1:] or seconds))
   return {
@@ -119,7 +118,7 @@ def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, tes
     "best_epoch": int(result.state.best_epoch[k]),
     "validation": {
       "best": float(result.state.best_score[k]),
-      "last": result.history[-1][f"validation_{select}"][k],
+      "last": result.history[-1].validation[k],
     },
     "test": {
       which: {name: float(values[k]) for name, values in found.items()}
@@ -135,21 +134,19 @@ def _row(pipeline, method: str, seed: int, k: int, result: runs.PhaseResult, tes
   }
 
 
-def _curve(
-  select: str, method: str, seed: int, k: int, result: runs.PhaseResult, epochs_before: int
-):
+def _curve(method: str, seed: int, k: int, result: runs.PhaseResult, epochs_before: int):
   for record in result.history:
     yield {
       "method": method,
       "seed": seed,
       "phase": result.phase.name,
-      "epoch": record["epoch"],
-      "global_epoch": epochs_before + record["epoch"],
-      "train_loss": record["train_loss"][k],
-      f"validation_{select}": record[f"validation_{select}"][k],
-      "terms": {name: values[k] for name, values in record["terms"].items()},
-      "schedules": record["schedules"],
-      "learning_rate": record["learning_rate"],
+      "epoch": record.epoch,
+      "global_epoch": epochs_before + record.epoch,
+      "train_loss": record.train_loss[k],
+      f"validation_{record.metric}": record.validation[k],
+      "terms": {name: values[k] for name, values in record.terms.items()},
+      "schedules": record.schedules,
+      "learning_rate": record.learning_rate,
     }
 
 

@@ -26,7 +26,6 @@ from kd_jax.teachers import predicting
 from kd_jax.training.evaluation import Evaluation
 from kd_jax.training.loop import Task
 from kd_jax.training.state import one_seed
-from kd_jax.training.step import NO_TEACHER
 from kd_jax.types import Array, Batch, Outputs, PyTree
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def found_or_trained(
     task = dataclasses.replace(run.task, train=train, validation=validation)
     run = dataclasses.replace(run, task=task)
   with console.Progress("layer classifiers", run.epochs(), "epochs") as progress:
-    result = runs.train(run, lambda: NO_TEACHER, console.epoch_counter(progress))[-1]
+    result = runs.train(run, lambda: None, console.epoch_counter(progress))[-1]
   link = {"kind": "layer classifiers", "path": result.path, "digest": result.digest}
   return one_seed(result.state.best, 0)["params"], link
 

@@ -24,8 +24,8 @@ from kd_jax.environment import Environment
 from kd_jax.models.spec import parameter_count
 from kd_jax.recipes.parts import Budget, Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.teachers.sources import Teacher, live_teacher
 from kd_jax.training.state import as_one_of, network_of, one_seed
-from kd_jax.training.step import Teacher, live_teacher
 from kd_jax.types import PyTree
 
 
@@ -129,7 +129,7 @@ class Networks(Setting):
       directory,
       spec,
       source=self.domain.teacher_source if teacher is None else "trained",
-      seconds=sum(record["seconds"] for record in result.history),
+      seconds=sum(record.seconds for record in result.history),
       validation=float(result.state.best_score[0]),
       made_with=result.made_with,
     )

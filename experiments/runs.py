@@ -26,9 +26,10 @@ from experiments.run_log import RunLog, is_logged
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
 from kd_jax.environment import Environment, changes, distinct, environment
+from kd_jax.teachers.sources import Teacher
 from kd_jax.training.loop import Task, begin_phase, fresh_variables, train_phase
+from kd_jax.training.records import EpochRecord
 from kd_jax.training.state import LoopState, finished_state
-from kd_jax.training.step import NO_TEACHER, Teacher
 from kd_jax.types import PyTree
 
 Parent = dict[str, Any]
@@ -82,7 +83,7 @@ class PhaseResult:
 
   phase: recipes.Phase
   state: LoopState
-  history: list[dict[str, Any]]
+  history: list[EpochRecord]
   made_with: list[Environment]
   digest: str
   path: str
@@ -90,7 +91,7 @@ class PhaseResult:
 
 
 def train(
-  run: Run, make_teacher: Callable[[], Teacher], progress: Callable[[int, str], None]
+  run: Run, make_teacher: Callable[[], Teacher | None], progress: Callable[[int, str], None]
 ) -> list[PhaseResult]:
   """Trains what is not yet trained, and returns all phases.
 
@@ -187,7 +188,8 @@ def _train_phase(
     _refuse_other_settings(restored, meta, run, store)
     epoch, digest = restored.step, restored.digest
     state = _read_back(start, restored, finished=epoch >= phase.epochs)
-    history, made_with = restored.meta["history"], restored.meta.get("made_with", [])
+    history = [EpochRecord.from_json(record) for record in restored.meta["history"]]
+    made_with = restored.meta.get("made_with", [])
     progress(epoch, f"{run.recipe.name} {phase.name}")
   if epoch < phase.epochs:
     made_with = _joined(run, made_with, before)
@@ -241,13 +243,13 @@ def _train_epochs(
   phase: recipes.Phase,
   store: CheckpointStore,
   state: LoopState,
-  history: list[dict[str, Any]],
+  history: list[EpochRecord],
   meta: dict[str, Any],
-  make_teacher: Callable[[], Teacher],
+  make_teacher: Callable[[], Teacher | None],
   progress: Callable[[int, str], None],
   epochs_before: int,
-) -> tuple[LoopState, list[dict[str, Any]], str]:
-  teacher = make_teacher() if phase.needs_teacher else NO_TEACHER
+) -> tuple[LoopState, list[EpochRecord], str]:
+  teacher = make_teacher() if phase.needs_teacher else None
   reports = train_phase(
     run.task, phase, state, teacher, label=run.recipe.name, epochs_before=epochs_before
   )
@@ -256,17 +258,16 @@ def _train_epochs(
       for report in reports:
         last = report.epoch == phase.epochs
         state = finished_state(report.state) if last else report.state
-        record = report.record | {"seconds": report.seconds}
-        history = [*history, record]
+        history = [*history, report.record]
         digest = store.save(
           report.epoch,
           state,
-          meta | {"history": history},
+          meta | {"history": [record.to_json() for record in history]},
           keep=1 if last else None,
           background=not last,
         )
-        log.write(record)
-        best = max(record[f"validation_{run.task.evaluation.select}"])
+        log.write(report.record)
+        best = max(report.record.validation)
         progress(1, f"{run.recipe.name} {phase.name} {best:.1%}")
   finally:
     store.wait()

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from kd_jax.data.dataset import Dataset
-from kd_jax.data.sequences import SequenceDataset
+from kd_jax.data.examples import Examples
 from kd_jax.recipes.parts import Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.teachers.sources import Teacher
 from kd_jax.training.evaluation import Evaluation
-from kd_jax.training.step import Teacher
 from kd_jax.types import PyTree
 
 Spec = Any
@@ -69,10 +68,10 @@ class Domain(abc.ABC):
     student_source: what the student starts from, in words; empty: random numbers.
   """
 
-  train: Dataset | SequenceDataset
-  validation: Dataset | SequenceDataset
-  test: Dataset | SequenceDataset
-  teacher_train: Dataset | SequenceDataset | None = None
+  train: Examples
+  validation: Examples
+  test: Examples
+  teacher_train: Examples | None = None
   num_classes: int
   evaluation: Evaluation
   teacher: Spec

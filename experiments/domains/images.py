@@ -20,8 +20,8 @@ from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, is_convolutional, model_name
 from kd_jax.recipes.parts import Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import CLASSIFICATION
-from kd_jax.training.step import cached_teacher
 
 MethodSettings = method_settings("MethodSettings", recipes.RECIPES)
 

@@ -24,7 +24,7 @@ from kd_jax.models.sequence_spec import (
 from kd_jax.recipes.parts import Recipe
 from kd_jax.structured import layout
 from kd_jax.teachers import cache as teacher_cache, predicting
-from kd_jax.training.step import cached_structures
+from kd_jax.teachers.sources import cached_structures
 from kd_jax.types import Batch, Tree
 
 NO_AUGMENTATION = Augmentation(name="none")
