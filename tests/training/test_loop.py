@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 
 from experiments import runs
-from kd_jax import parallel, recipes
+from kd_jax import _programs as programs, parallel, recipes
 from kd_jax.data import Dataset, augment_batch
 from kd_jax.models.mlp import MLP
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import Budget, Phase, Term
 from kd_jax.teachers.sources import cached_teacher, live_teacher
-from kd_jax.training import EpochRecord, EpochReport, NonFiniteError, Task, batches
+from kd_jax.training import (
+  EpochRecord,
+  EpochReport,
+  NonFiniteError,
+  Task,
+  batches,
+  evaluator,
+  step as steps,
+)
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import schedule_values, train_phase, train_recipe
 from kd_jax.training.state import start_phase, track_best
@@ -446,6 +454,26 @@ def test_a_phase_is_traced_once_whatever_the_seeds_and_the_epochs_before(teacher
   assert loss.times == 1
   assert len(CountingMLP.traces) == 4
   assert not np.allclose(first[-1][1].record.train_loss, second[-1][1].record.train_loss)
+
+
+def test_a_step_is_traced_once_a_phase_and_never_for_another_epoch_temperature_or_weight(
+  teacher, monkeypatch
+):
+  """Temperatures fall, weights change, epochs and phases go on: none of them is a new program."""
+  programs.forget()
+  chex.clear_trace_counter()
+  monkeypatch.setattr(steps, "train_step", chex.assert_max_traces(steps.train_step, n=1))
+  monkeypatch.setattr(
+    evaluator, "evaluation_step", chex.assert_max_traces(evaluator.evaluation_step, n=1)
+  )
+  fading = Term("labels", recipes.cross_entropy, lambda epoch: 1 / (1 + epoch), needs_teacher=False)
+  only = dataclasses.replace(ANNEAL, objective=(*ANNEAL.objective, fading))
+  temperatures = [report.record.schedules["temperature"] for report in train(TASK, only, teacher)]
+  assert temperatures == [3.0, 2.0, 1.0]
+  train(changed(seeds=(1, 8)), only, teacher, epochs_before=7)
+  # The guard does notice: another number of views is another program.
+  with pytest.raises(AssertionError, match="train_step"):
+    train(changed(views=1), only, cached_teacher(Outputs(teacher.outputs.logits[:, :1])))
 
 
 def held_for(task, only, teacher):
