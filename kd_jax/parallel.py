@@ -216,6 +216,27 @@ def epoch_runner(
   return run
 
 
+def map_batches(
+  function: Callable[[Any, Any], Any], *, one_dispatch: bool
+) -> Callable[[Any, Any], Pieces]:
+  """Runs a function over many batches, on all devices: `epoch_runner` for work without a carry.
+
+  Args:
+    function: (constants, batch) -> outputs, equal on all devices.
+    one_dispatch: see `one_dispatch_an_epoch`.
+
+  Returns:
+    A function of (replicated constants, batches [local devices, steps, ...]) that gives the outputs, still on
+    the devices.
+  """
+
+  def step(nothing, constants, batch):
+    return nothing, function(constants, batch)
+
+  run = epoch_runner(step, one_dispatch=one_dispatch, donate=False)
+  return lambda constants, batches: run((), constants, batches)[1]
+
+
 def _waited_for(outputs: PyTree) -> PyTree:
   """The same outputs; several devices of a CPU have finished them.
 
@@ -231,47 +252,3 @@ def collect(pieces: Pieces) -> PyTree:
   """Reads the outputs of all steps from the devices: [steps, ...] NumPy arrays, in one transfer."""
   held = _first_replica(pieces)
   return jax.tree.map(lambda *parts: np.concatenate([part[0] for part in parts]), *held)
-
-
-def batches_of_rows(num_rows: int, global_batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-  """All rows in order, in equal batches; the last is filled up with row 0 and masked.
-
-  Returns:
-    (rows [steps, B] int32, mask [steps, B] float32).
-  """
-  steps = -(-num_rows // global_batch_size)
-  rows = np.zeros(steps * global_batch_size, np.int32)
-  rows[:num_rows] = np.arange(num_rows)
-  mask = (np.arange(rows.size) < num_rows).astype(np.float32)
-  return rows.reshape(steps, -1), mask.reshape(steps, -1)
-
-
-def shuffled_rows(
-  seeds: tuple[int, ...], epoch: int, num_rows: int, global_batch_size: int
-) -> np.ndarray:
-  """The order of one epoch for each seed: a pure function of (seed, epoch).
-
-  The rows that do not fill a batch are left out; they are others in each epoch.
-
-  Returns:
-    [steps, seeds, B] int32.
-
-  Raises:
-    ValueError: for fewer rows than a batch.
-  """
-  steps = num_rows // global_batch_size
-  if steps == 0:
-    raise ValueError(
-      f"{num_rows} training examples do not fill one batch of {global_batch_size}: "
-      f"use a batch of at most {num_rows}"
-    )
-  orders = [
-    _permutation(jax.random.fold_in(jax.random.key(seed), epoch), num_rows) for seed in seeds
-  ]
-  rows = np.stack([np.asarray(order) for order in orders])[:, : steps * global_batch_size]
-  return rows.reshape(len(seeds), steps, global_batch_size).transpose(1, 0, 2).astype(np.int32)
-
-
-_permutation = jax.jit(
-  lambda key, num_rows: jax.random.permutation(key, jnp.arange(num_rows)), static_argnums=1
-)

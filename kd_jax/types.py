@@ -70,7 +70,6 @@ class Outputs(NamedTuple):
     top_k: the head of a large output distribution, in place of logits.
     scores: of a structure, in place of logits: `LinearChain`, `MaxEnt`, `SpanScores`, ... of
       `kd_jax.structured`.
-    means: of a text encoder, [B, D] of each layer: the mean over tokens.
     layer_logits: [B, T - 1, C] of pseudo classifiers on all of T layers but the last.
     tokens: `TokenStates`, on request.
   """
@@ -79,7 +78,6 @@ class Outputs(NamedTuple):
   layers: tuple[ArrayLike, ...] = ()
   top_k: TopK | None = None
   scores: PyTree = None
-  means: tuple[ArrayLike, ...] = ()
   layer_logits: ArrayLike | None = None
   tokens: TokenStates | None = None
 

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import parallel
+from kd_jax import _programs as programs, parallel
 from kd_jax.checkpoints import digest_json
 from kd_jax.data import Augmentation
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.teachers.cache import CacheError, make_spec, open_cache, precompute
-from kd_jax.training.step import cached_teacher
+from kd_jax.teachers.sources import cached_teacher
 from tests.training import texts
 
 FIELDS = ("logits", "layers", "layer_logits")
@@ -74,7 +74,7 @@ def test_the_cache_holds_every_field_in_the_order_of_the_data_set(finished, expe
   assert outputs.logits.shape == (17, 1, texts.CLASSES)
   assert outputs.layers.shape == (17, 1, 3, texts.WIDTH)
   assert outputs.layer_logits.shape == (17, 1, 2, texts.CLASSES)
-  assert (outputs.means, outputs.tokens, outputs.top_k, outputs.scores) == ((), None, None, None)
+  assert (outputs.tokens, outputs.top_k, outputs.scores) == (None, None, None)
   assert_rows({name: getattr(outputs, name)[:, 0] for name in FIELDS}, expected)
   assert len(cache.manifest["chunks"]) == 3
 
@@ -93,6 +93,7 @@ def test_chunks_cost_neither_uploads_nor_programs(chunk_rows, tmp_path, monkeypa
     return apply(model, held, inputs, **options)
 
   monkeypatch.setattr(texts.Network, "apply", traced)
+  programs.forget()
   predict = predicting.fields_predictor(MODEL, VARIABLES, DATA, FIELDS)
   fill(tmp_path, spec(), predict, chunk_rows)
   # On each of eight devices: of 10 and 5 texts at most 8 at once, of the 2 as many as there are devices.
@@ -109,19 +110,22 @@ def test_the_host_holds_no_copy_by_bucket(finished):
   """Rows are cut when they are asked for; of a bucket that holds all in order, they are not copied at all."""
   outputs = open_cache(finished, spec()).outputs
   teacher = cached_teacher(outputs, DATA.buckets)
-  assert teacher.arrays.outputs is outputs
-  assert len(teacher.arrays) == len(DATA.buckets) == 3
+  assert teacher.outputs is outputs
+  assert len(teacher) == len(DATA.buckets) == 3
   whole = texts.dataset((3, 4, 2, 1))
   assert len(whole.buckets) == 1
   one = cached_teacher(outputs, whole.buckets)
-  assert one.of_bucket(0).logits is outputs.logits
+  assert one[0].kept.logits is outputs.logits
 
 
 def test_students_read_the_rows_of_their_bucket(finished, expected):
   teacher = cached_teacher(open_cache(finished, spec()).outputs, DATA.buckets)
   for index, bucket in enumerate(DATA.buckets):
     rows = np.array([1, 0])
-    found = teacher.outputs(teacher.of_bucket(index), rows, None, 0)
+    found = teacher[index].outputs(rows, None, 0)
+    # As a live teacher gives them: an entry for each layer.
+    assert len(found.layers) == 3
+    found = found._replace(layers=np.stack(found.layers, axis=1))
     for name in FIELDS:
       np.testing.assert_allclose(
         getattr(found, name), expected[name][bucket.rows[rows]], rtol=1e-4, atol=1e-5
@@ -176,7 +180,7 @@ def test_precompute_goes_on_after_the_last_whole_chunk(finished, predict, tmp_pa
 # What is refused.
 
 
-@pytest.mark.parametrize("outputs", [("logits",), ("logits", "layers"), (*FIELDS, "means")])
+@pytest.mark.parametrize("outputs", [("logits",), ("logits", "layers"), ("logits", "layer_logits")])
 def test_a_cache_with_other_outputs_is_refused_naming_both(finished, outputs):
   with pytest.raises(CacheError) as refused:
     open_cache(finished, spec(outputs))

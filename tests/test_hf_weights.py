@@ -21,6 +21,7 @@ from kd_jax.models import (
   read_labels,
   save_bert,
   save_params,
+  token_mean,
 )
 from tests.text_inputs import DATA, built, minilm_folder, spec, subwords
 
@@ -376,8 +377,13 @@ def test_minilm_knows_which_sentences_are_alike(shared_data):
   """
   raw = read_glue("stsb", data_dir=shared_data / "tfds").test
   tokenizer = Tokenizer.from_folder(minilm_folder(), max_length=64)
-  model, variables = load_text_model(minilm_folder())
-  encode = jax.jit(lambda batch: model.apply(variables, batch).means[-1])
+  model, variables = load_text_model(minilm_folder(), collect_tokens=True)
+
+  @jax.jit
+  def encode(batch):
+    tokens = model.apply(variables, batch).tokens
+    return token_mean(tokens.states[-1], tokens.mask)
+
   texts = tokenizer.encode(raw.firsts + raw.seconds).subwords
   lengths, vectors = texts.mask.sum(axis=1), np.zeros((len(texts.ids), 384), np.float32)
   for shorter, length in ((0, 16), (16, 32), (32, 64)):

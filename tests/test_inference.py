@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from kd_jax import parallel
-from kd_jax.data.dataset import Bucket
+from kd_jax._reading import examples_at_once
+from kd_jax.data.examples import Bucket
 from kd_jax.teachers import predicting
 from kd_jax.types import Tokens
 from tests import training
@@ -22,15 +23,14 @@ def bucket(rows, length):
 @pytest.mark.parametrize("length", [16, 128, 512])
 @pytest.mark.parametrize("head", ["LinearChain", "MaxEnt", "ParsingTags"])
 def test_networks_that_score_positions_take_the_whole_batch(head, length):
-  assert predicting.examples_at_once(sentences.model(head), bucket(2000, length), 512) == 512
+  assert examples_at_once(sentences.model(head), bucket(2000, length), 512) == 512
 
 
 @pytest.mark.parametrize("head", ["SpanScores", "DependencyScores", "refined"])
 def test_networks_that_score_pairs_take_fewer_long_sentences(head):
   """2^17 pairs of positions on each of the eight devices."""
   sizes = [
-    predicting.examples_at_once(sentences.model(head), bucket(2000, n), 512)
-    for n in (16, 64, 128, 256, 1000)
+    examples_at_once(sentences.model(head), bucket(2000, n), 512) for n in (16, 64, 128, 256, 1000)
   ]
   assert sizes == [512, 256, 64, 16, 8]
 
@@ -40,13 +40,13 @@ def test_texts_take_the_whole_batch(length):
   data = texts.dataset().buckets[-1]
   inputs = jax.tree.map(lambda x: np.zeros((1000, length), x.dtype), data.inputs)
   wide = Bucket(np.arange(1000), length, inputs, None, None)
-  assert predicting.examples_at_once(texts.Network(), wide, 512) == 512
+  assert examples_at_once(texts.Network(), wide, 512) == 512
 
 
 @pytest.mark.parametrize(("rows", "size"), [(3, 8), (8, 8), (9, 16), (500, 32)])
 def test_no_more_than_there_are_and_as_many_on_each_device(rows, size):
   images = training.dataset(rows).buckets[0]
-  assert predicting.examples_at_once(training.mlp(8), images, 32) == size
+  assert examples_at_once(training.mlp(8), images, 32) == size
 
 
 @pytest.mark.parametrize("head", ["LinearChain", "refined"])

@@ -13,6 +13,7 @@ from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProject
 from kd_jax.optimizers import Optimizer, PhaseOptimizer
 from kd_jax.recipes import layer_terms, layers as layer_recipes
 from kd_jax.recipes.parts import Budget
+from kd_jax.teachers.sources import cached_teacher
 from kd_jax.types import Batch, Outputs, TokenStates
 from tests import oracles
 
@@ -199,13 +200,20 @@ def test_what_is_read_of_the_teacher():
 # Formulas.
 
 
+def from_cache(layers):
+  """The same layers, kept in one array and read back."""
+  kept = stacked(layers)
+  (teacher,) = cached_teacher(Outputs(layers=kept[:, None]))
+  return teacher.outputs(np.arange(len(kept)), None, 0).layers
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_patient_kd_skips_through_the_teachers_layers(cached):
   own, theirs = student(), teacher()
   # Layers 5/3 and 10/3, rounded, counted from 1; never the last.
   expected = oracles.patient_kd_loss(stacked(own.layers[:-1]), stacked(theirs.layers)[:, [1, 2]])
   if cached:
-    theirs = theirs._replace(layers=stacked(theirs.layers))
+    theirs = theirs._replace(layers=from_cache(theirs.layers))
   np.testing.assert_allclose(values(make("patient_kd"), "layers", own, theirs), expected, rtol=1e-5)
 
 
@@ -214,7 +222,7 @@ def test_alp_kd_attends_to_the_teachers_intermediate_layers(cached):
   own, theirs = student(), teacher()
   expected = oracles.alp_kd_loss(stacked(own.layers[:-1]), stacked(theirs.layers[:-1]))
   if cached:
-    theirs = theirs._replace(layers=stacked(theirs.layers))
+    theirs = theirs._replace(layers=from_cache(theirs.layers))
   np.testing.assert_allclose(values(make("alp_kd"), "layers", own, theirs), expected, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Batches over devices, the order of examples, and training on one, two and eight devices."""
+"""Batches over devices, and training on one, two and eight devices."""
 
 import os
 import pathlib
@@ -7,21 +7,19 @@ import sys
 import tracemalloc
 
 import flax.linen as nn
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from kd_jax import _programs as programs, parallel, recipes
 from kd_jax.data import Augmentation, Dataset
 from kd_jax.models.spec import ModelSpec, build_model
 from kd_jax.recipes import Budget, structures as structured_recipes
+from kd_jax.teachers.sources import cached_teacher
 from kd_jax.training.loop import Task
-from kd_jax.training.step import cached_teacher
 from kd_jax.types import Outputs
-from tests import contract, training
+from tests import training
 from tests.training import sentences
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -84,8 +82,9 @@ def arrays_of(reports, *metrics):
   """{name: array} of all weights and statistics, and of what was logged."""
   leaves = jax.tree_util.tree_leaves_with_path(reports[-1].state.train.variables)
   arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+  records = [report.record.to_json() for report in reports]
   for name in ("train_loss", "gradient_norm", *metrics):
-    arrays[name] = np.array([report.record[name] for report in reports])
+    arrays[name] = np.array([record[name] for record in records])
   return arrays
 
 
@@ -265,64 +264,19 @@ def test_an_epoch_runs_the_steps_in_order(one_dispatch):
   assert isinstance(outputs["carry"], np.ndarray)
 
 
+@pytest.mark.parametrize("one_dispatch", [True, False])
+def test_batches_without_a_carry_give_their_outputs_in_order(one_dispatch):
+  batches = np.random.default_rng(0).integers(0, 9, (8, 5, 3)).astype(np.int32)
+  run = parallel.map_batches(
+    lambda constant, batch: parallel.sum_over_devices(batch.sum()) + constant,
+    one_dispatch=one_dispatch,
+  )
+  outputs = parallel.collect(run(jnp.full(8, 7, jnp.int32), batches))
+  assert outputs.tolist() == [batches[:, index].sum() + 7 for index in range(5)]
+
+
 def test_convolutions_on_cpu_take_a_dispatch_a_step(monkeypatch):
   assert not parallel.one_dispatch_an_epoch(convolutional=True)
   assert parallel.one_dispatch_an_epoch(convolutional=False)
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   assert parallel.one_dispatch_an_epoch(convolutional=True)
-
-
-@contract.sampled
-@hypothesis.given(num_rows=st.integers(1, 100), batch_size=st.integers(1, 30))
-def test_rows_in_order_are_whole_and_padding_is_masked(num_rows, batch_size):
-  rows, mask = parallel.batches_of_rows(num_rows, batch_size)
-  assert rows.shape == mask.shape == (int(np.ceil(num_rows / batch_size)), batch_size)
-  assert rows[mask == 1].tolist() == list(range(num_rows))
-  assert np.all(rows[mask == 0] == 0)
-  assert set(np.unique(mask)) <= {0.0, 1.0}
-
-
-@contract.sampled
-@hypothesis.given(
-  num_rows=st.sampled_from([20, 64]),
-  batch_size=st.integers(1, 20),
-  seeds=st.lists(st.integers(0, 2**31), min_size=1, max_size=4),
-  epoch=st.integers(0, 500),
-)
-def test_every_row_comes_at_most_once_an_epoch(num_rows, batch_size, seeds, epoch):
-  rows = parallel.shuffled_rows(tuple(seeds), epoch, num_rows, batch_size)
-  steps = num_rows // batch_size
-  assert rows.shape == (steps, len(seeds), batch_size)
-  assert rows.dtype == np.int32
-  for index, seed in enumerate(seeds):
-    used = rows[:, index].reshape(-1)
-    assert len(set(used.tolist())) == steps * batch_size
-    assert used.min() >= 0
-    assert used.max() < num_rows
-    # The seed's own order, whatever stands beside it.
-    alone = parallel.shuffled_rows((seed,), epoch, num_rows, batch_size)
-    np.testing.assert_array_equal(alone[:, 0], rows[:, index])
-
-
-def test_orders_differ_between_epochs_and_seeds():
-  orders = {
-    (seed, epoch): tuple(parallel.shuffled_rows((seed,), epoch, 30, 10).reshape(-1).tolist())
-    for seed in range(3)
-    for epoch in range(4)
-  }
-  assert len(set(orders.values())) == 12
-  assert orders[1, 2] == tuple(parallel.shuffled_rows((1,), 2, 30, 10).reshape(-1).tolist())
-
-
-def test_rows_that_fill_no_batch_are_left_out_and_change_from_epoch_to_epoch():
-  left = [
-    frozenset(range(23)) - set(parallel.shuffled_rows((0,), epoch, 23, 10).reshape(-1).tolist())
-    for epoch in range(6)
-  ]
-  assert all(len(rows) == 3 for rows in left)
-  assert len(set(left)) > 1
-
-
-def test_fewer_rows_than_a_batch_are_refused():
-  with pytest.raises(ValueError, match="5 training examples do not fill one batch of 8"):
-    parallel.shuffled_rows((0,), 0, 5, 8)

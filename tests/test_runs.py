@@ -20,7 +20,8 @@ from kd_jax.checkpoints import CheckpointError, CheckpointStore, flatten
 from kd_jax.models.heads import LayerClassifiers
 from kd_jax.models.safetensors_files import nest
 from kd_jax.recipes import Phase, Recipe, Term
-from kd_jax.training.loop import EpochReport, begin_phase, fresh_variables
+from kd_jax.training import EpochRecord, EpochReport
+from kd_jax.training.loop import begin_phase, fresh_variables
 from kd_jax.training.state import network_of, track_best
 from tests.training import CLASSES, OPTIMIZER, changed, mlp
 
@@ -42,7 +43,8 @@ def scripted(task, phase, state, teacher, *, label, epochs_before):
     train = jax.tree.map(lambda x: x + x.dtype.type(1), rest)._replace(step=rest.step)
     score = SCORES[phase.name][epoch - 1]
     state = track_best(state, train, np.array(score), epoch)
-    yield EpochReport(epoch, state, {"epoch": epoch, "validation_accuracy": score}, 0.0)
+    record = EpochRecord(epoch, (0.0, 0.0), {}, {}, (0.0, 0.0), "accuracy", tuple(score), {}, 0.1)
+    yield EpochReport(record, state)
 
 
 @pytest.fixture(autouse=True)

@@ -251,7 +251,7 @@ def test_methods_on_single_tokens_run_with_a_live_teacher(taught):
   asked = options(taught, "--live-teacher", *methods, student=student)
   found, _ = trained(*asked)
   terms = {
-    method: [(result.phase.name, sorted(result.history[0]["terms"])) for result in phases]
+    method: [(result.phase.name, sorted(result.history[0].terms)) for result in phases]
     for method, phases in found.items()
   }
   assert terms == {
@@ -259,7 +259,7 @@ def test_methods_on_single_tokens_run_with_a_live_teacher(taught):
     "tinybert": [("layers", ["attention", "hidden"]), ("predict", ["soft_targets"])],
   }
   for phases in found.values():
-    losses = [record["train_loss"][0] for result in phases for record in result.history]
+    losses = [record.train_loss[0] for result in phases for record in result.history]
     assert np.isfinite(losses).all()
 
 
@@ -605,7 +605,7 @@ def test_bad_input_is_refused_before_anything_is_made(bad, tmp_path, capsys):
     (["--max-length", "12"], "max_length was 16, now 12"),
     (["--vocab-size", "90"], "tokenizer was "),
     (["--layer-classifier-epochs", "3"], "epochs was 2, now 3"),
-    (["--cache-outputs", "logits", "layers", "layer_logits", "means"], "outputs of the cache is"),
+    (["--cache-outputs", "logits", "layer_logits"], "outputs of the cache is"),
     (["--cache-outputs", "logits", "layers"], "holds another teacher"),
     (["--student.width", "4", "--alp-kd.project"], "width was 8, now 4"),
     (["--alp-kd.project"], "heads was "),

@@ -1,5 +1,6 @@
 """The time from the start of a process to the end of its first training step, compilation included."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import numpy as np
 from experiments.benchmarks import bench
 from experiments.command_line import console
 from kd_jax import parallel
-from kd_jax.training.step import StepBatch, cached_teacher, device_data, make_train_step
+from kd_jax._reading import DeviceData, StepBatch
+from kd_jax.training import batches, cached_teacher
+from kd_jax.training.loop import program_of
+from kd_jax.training.step import step_of_seeds
 from kd_jax.types import Outputs
 
 
@@ -49,21 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   phase, state = bench.make_phase(study, task, epochs=1)
   shape = (len(task.train), task.views, task.train.num_classes)
   teacher = cached_teacher(Outputs(logits=np.zeros(shape, study.cache_dtype)))
-  step = make_train_step(
-    task.model,
-    phase.objective,
-    phase.optimizer.build(task.steps_per_epoch),
-    teacher.outputs,
-    task.augmentation,
-    steps_per_epoch=task.steps_per_epoch,
-    views=task.views,
-  )
+  step = functools.partial(step_of_seeds, program_of(task, phase))
   run = parallel.epoch_runner(step, one_dispatch=task.one_dispatch, donate=True)
   (bucket,) = task.train.buckets
-  held = parallel.replicate(device_data(bucket, teacher.of_bucket(0), task.seeds))
+  seeds = np.asarray(task.seeds, np.uint32)
+  data = DeviceData(
+    bucket.inputs, bucket.labels, bucket.keys, teacher[0], seeds, np.int32(0), bucket.labelled
+  )
+  held = parallel.replicate(data)
   # A single step, in the form of an epoch.
-  rows = parallel.shuffled_rows(task.seeds, 0, len(task.train), task.batch_size)[:1]
-  batch = StepBatch(parallel.shard(rows, axis=2), None)
+  (plan,) = batches.plan_epoch(task.train.buckets, task.seeds, 0, task.batch_size)
+  batch = StepBatch(parallel.shard(plan.rows[:1], axis=2))
   parallel.collect(run(parallel.replicate(state.train), held, batch)[1])
   print(time.time())
   return 0

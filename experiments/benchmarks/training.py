@@ -24,8 +24,8 @@ from experiments.domains.study import plain
 from kd_jax.checkpoints import CheckpointStore, unflatten, write_json
 from kd_jax.models.spec import build_model
 from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.teachers.sources import Teacher, cached_teacher, live_teacher
 from kd_jax.training.loop import EpochReport, Task, train_phase
-from kd_jax.training.step import Teacher, cached_teacher, live_teacher
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 Quantity = tuple[str, str, list[float]]
@@ -131,7 +131,7 @@ def _epochs(
 def _checkpoints(folder: Path, report: EpochReport, repeats: int, epoch: float) -> list[Quantity]:
   """The cost of saving the loop's state as a run does, beside an epoch's; and of reading it back."""
   store = CheckpointStore(folder / "checkpoints")
-  meta = {"history": [report.record] * report.epoch}
+  meta = {"history": [report.record.to_json()] * report.epoch}
 
   def seconds(function: Callable[[], object]) -> float:
     began = time.perf_counter()

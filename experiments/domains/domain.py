@@ -8,16 +8,13 @@ import flax.linen as nn
 
 from experiments.domains.links import Link
 from kd_jax.data.augmentation import Augmentation
-from kd_jax.data.dataset import Dataset
-from kd_jax.data.sequences import SequenceDataset
-from kd_jax.data.texts import TextDataset
+from kd_jax.data.examples import Examples
 from kd_jax.recipes.parts import Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.teachers.sources import Teacher
 from kd_jax.training.evaluation import Evaluation
-from kd_jax.training.step import Teacher
 from kd_jax.types import PyTree
 
-Examples = Dataset | SequenceDataset | TextDataset
 Role = Literal["teacher", "assistant", "student"]
 Split = TypeVar("Split", bound=Examples)
 Spec = TypeVar("Spec")

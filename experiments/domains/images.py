@@ -22,8 +22,8 @@ from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, model_name
 from kd_jax.recipes.parts import Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import CLASSIFICATION
-from kd_jax.training.step import cached_teacher
 from kd_jax.types import PyTree
 
 

@@ -25,7 +25,7 @@ from kd_jax.models.sequence_spec import (
 from kd_jax.recipes.parts import Recipe
 from kd_jax.structured import layout
 from kd_jax.teachers import cache as teacher_cache, predicting
-from kd_jax.training.step import Teacher, cached_structures
+from kd_jax.teachers.sources import Teacher, cached_structures
 from kd_jax.types import Tree
 
 HEAD_TITLES = {

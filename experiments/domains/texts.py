@@ -46,8 +46,8 @@ from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import TextSpec, build_text_model, text_model_name
 from kd_jax.recipes.parts import Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
+from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import Evaluation, texts
-from kd_jax.training.step import cached_teacher
 from kd_jax.types import PyTree
 
 

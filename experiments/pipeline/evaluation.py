@@ -61,7 +61,7 @@ def evaluate(students: Students) -> dict[str, Any]:
     folder.evaluation_batch_size,
   )
   on_test = folder.evaluator(domain.networks.student, domain.data.test, said)
-  rows, curves, select = [], [], domain.evaluation.select
+  rows, curves = [], []
   made_with = [*teacher.made_with]
   for method, seeds, phases in finished:
     epochs_before = 0
@@ -75,8 +75,8 @@ def evaluate(students: Students) -> dict[str, Any]:
           continue  # of an earlier, larger study
         facts = {"method": method, "seed": seed, "phase": result.phase.name}
         final = {"final": index == len(phases) - 1}
-        rows.append(facts | _row(select, k, result, test) | final)
-        curves += [facts | point for point in _curve(select, k, result, epochs_before)]
+        rows.append(facts | _row(k, result, test) | final)
+        curves += [facts | point for point in _curve(k, result, epochs_before)]
       epochs_before += result.phase.epochs
       made_with += result.made_with
   order = {method: index for index, method in enumerate(study.rows)}
@@ -101,9 +101,9 @@ def to_json(results: dict[str, Any]) -> str:
 
 
 def _row(
-  select: str, k: int, result: runs.PhaseResult, test: Mapping[str, Mapping[str, np.ndarray]]
+  k: int, result: runs.PhaseResult, test: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, Any]:
-  seconds = [record["seconds"] for record in result.history]
+  seconds = [record.seconds for record in result.history]
   examples = result.examples_per_epoch
   seeds = len(result.state.best_epoch)
   # The first epoch compiles.
@@ -113,7 +113,7 @@ def _row(
     "best_epoch": int(result.state.best_epoch[k]),
     "validation": {
       "best": float(result.state.best_score[k]),
-      "last": result.history[-1][f"validation_{select}"][k],
+      "last": result.history[-1].validation[k],
     },
     "test": {
       which: {name: float(values[k]) for name, values in found.items()}
@@ -129,18 +129,16 @@ def _row(
   }
 
 
-def _curve(
-  select: str, k: int, result: runs.PhaseResult, epochs_before: int
-) -> Iterator[dict[str, Any]]:
+def _curve(k: int, result: runs.PhaseResult, epochs_before: int) -> Iterator[dict[str, Any]]:
   for record in result.history:
     yield {
-      "epoch": record["epoch"],
-      "global_epoch": epochs_before + record["epoch"],
-      "train_loss": record["train_loss"][k],
-      f"validation_{select}": record[f"validation_{select}"][k],
-      "terms": {name: values[k] for name, values in record["terms"].items()},
-      "schedules": record["schedules"],
-      "learning_rate": record["learning_rate"],
+      "epoch": record.epoch,
+      "global_epoch": epochs_before + record.epoch,
+      "train_loss": record.train_loss[k],
+      f"validation_{record.metric}": record.validation[k],
+      "terms": {name: values[k] for name, values in record.terms.items()},
+      "schedules": record.schedules,
+      "learning_rate": record.learning_rate,
     }
 
 

@@ -31,7 +31,6 @@ from kd_jax.teachers import predicting
 from kd_jax.training.evaluation import Evaluation
 from kd_jax.training.loop import Task
 from kd_jax.training.state import one_seed
-from kd_jax.training.step import NO_TEACHER
 from kd_jax.types import Array, Batch, Outputs, PyTree
 
 
@@ -118,7 +117,7 @@ def found_or_trained(
     task = dataclasses.replace(run.task, train=train, validation=validation)
     run = dataclasses.replace(run, task=task)
   with console.Progress("layer classifiers", run.epochs(), "epochs") as progress:
-    result = runs.train(run, lambda: NO_TEACHER, console.epoch_counter(progress))[-1]
+    result = runs.train(run, lambda: None, console.epoch_counter(progress))[-1]
   return one_seed(result.state.best, 0)["params"], result.link(LinkKind.LAYER_CLASSIFIERS)
 
 

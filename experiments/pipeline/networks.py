@@ -104,7 +104,7 @@ def read(
     role, spec, model, variables, restored.digest, source, directory, made_with=tuple(made_with)
   )
   for result in training:
-    seconds = sum(record["seconds"] for record in result.history)
+    seconds = sum(record.seconds for record in result.history)
     score = float(np.asarray(result.state.best_score)[0])
     network = dataclasses.replace(network, seconds=seconds, validation=score)
   return network

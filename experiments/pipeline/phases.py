@@ -25,9 +25,10 @@ from experiments.pipeline.run_log import RunLog, is_logged
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
 from kd_jax.environment import Environment, changes, distinct, environment
+from kd_jax.teachers.sources import Teacher
 from kd_jax.training.loop import Task, train_phase
+from kd_jax.training.records import EpochRecord
 from kd_jax.training.state import LoopState, finished_state
-from kd_jax.training.step import NO_TEACHER, Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ class PhaseResult:
 
   phase: recipes.Phase
   state: LoopState
-  history: list[dict[str, Any]]
+  history: list[EpochRecord]
   made_with: list[Environment]
   digest: str
   path: str
@@ -125,7 +126,7 @@ class PhaseRun:
   phase: recipes.Phase
   start: LoopState
   before: list[PhaseResult]
-  make_teacher: Callable[[], Teacher]
+  make_teacher: Callable[[], Teacher | None]
   progress: Callable[[int, str], None]
 
   @property
@@ -170,7 +171,7 @@ class _Reached:
 
   epoch: int
   state: LoopState
-  history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  history: list[EpochRecord] = dataclasses.field(default_factory=list)
   made_with: list[Environment] = dataclasses.field(default_factory=list)
   digest: str = ""
 
@@ -210,7 +211,7 @@ def _reached(one: PhaseRun, meta: dict[str, Any]) -> _Reached:
   return _Reached(
     restored.step,
     _read_back(one.start, restored, finished=restored.step >= one.phase.epochs),
-    restored.meta["history"],
+    [EpochRecord.from_json(record) for record in restored.meta["history"]],
     restored.meta.get("made_with", []),
     restored.digest,
   )
@@ -252,7 +253,7 @@ def _train_epochs(one: PhaseRun, reached: _Reached, meta: dict[str, Any]) -> _Re
   run, phase, store = one.run, one.phase, one.store
   made_with = _joined(one, reached.made_with)
   meta = meta | run.kept | {"made_with": made_with}
-  teacher = one.make_teacher() if phase.needs_teacher else NO_TEACHER
+  teacher = one.make_teacher() if phase.needs_teacher else None
   reports = train_phase(
     *(run.task, phase, reached.state, teacher),
     label=run.recipe.name,
@@ -263,18 +264,17 @@ def _train_epochs(one: PhaseRun, reached: _Reached, meta: dict[str, Any]) -> _Re
       for report in reports:
         last = report.epoch == phase.epochs
         state = finished_state(report.state) if last else report.state
-        record = report.record | {"seconds": report.seconds}
-        history = [*reached.history, record]
+        history = [*reached.history, report.record]
         digest = store.save(
           report.epoch,
           state,
-          meta | {"history": history},
+          meta | {"history": [record.to_json() for record in history]},
           keep=1 if last else None,
           background=not last,
         )
         reached = _Reached(report.epoch, state, history, made_with, digest)
-        log.write(record)
-        best = max(record[f"validation_{run.task.evaluation.select}"])
+        log.write(report.record)
+        best = max(report.record.validation)
         one.progress(1, f"{one.title} {best:.1%}")
   finally:
     store.wait()

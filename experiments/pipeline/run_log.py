@@ -7,12 +7,13 @@ from typing import Any
 import tensorboardX
 
 from kd_jax import parallel
+from kd_jax.training.records import EpochRecord
 
 
 class RunLog:
   """metrics.jsonl and TensorBoard's events, made anew from the history on resumption."""
 
-  def __init__(self, folder: Path, history: list[dict[str, Any]]):
+  def __init__(self, folder: Path, history: list[EpochRecord]):
     self._folder, self._history = folder, history
 
   def __enter__(self) -> "RunLog":
@@ -27,14 +28,14 @@ class RunLog:
         self.write(record)
     return self
 
-  def write(self, record: dict[str, Any]) -> None:
+  def write(self, record: EpochRecord) -> None:
     if self._file is None:
       return
-    self._file.write(json.dumps(record) + "\n")
+    values = record.to_json()
+    self._file.write(json.dumps(values) + "\n")
     self._file.flush()
-    epoch = record["epoch"]
-    for name, value in _scalars(record):
-      self._events.add_scalar(name, value, epoch)
+    for name, value in _scalars(values):
+      self._events.add_scalar(name, value, record.epoch)
 
   def __exit__(self, *_) -> None:
     if self._file is not None:
@@ -42,7 +43,7 @@ class RunLog:
       self._events.close()
 
 
-def is_logged(folder: Path, history: list[dict[str, Any]]) -> bool:
+def is_logged(folder: Path, history: list[EpochRecord]) -> bool:
   """Whether metrics.jsonl holds every epoch."""
   try:
     return len((folder / "metrics.jsonl").read_bytes().splitlines()) == len(history)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.pipeline.phases import PhaseResult, PhaseRun, Run, locked, run_phase
+from kd_jax.teachers.sources import Teacher
 from kd_jax.training.loop import begin_phase, fresh_variables
-from kd_jax.training.step import Teacher
 
 __all__ = [
   "PhaseResult",
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def train(
-  run: Run, make_teacher: Callable[[], Teacher], progress: Callable[[int, str], None]
+  run: Run, make_teacher: Callable[[], Teacher | None], progress: Callable[[int, str], None]
 ) -> list[PhaseResult]:
   """Trains what is not yet trained, and returns all phases.
 

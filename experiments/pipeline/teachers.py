@@ -18,8 +18,8 @@ from experiments.pipeline.folder import Folder
 from experiments.pipeline.networks import Network
 from kd_jax import parallel
 from kd_jax.data.labelled import labelled_part
+from kd_jax.teachers.sources import Teacher, live_teacher
 from kd_jax.training.state import as_one_of, network_of, one_seed
-from kd_jax.training.step import Teacher, live_teacher
 from kd_jax.types import PyTree
 
 

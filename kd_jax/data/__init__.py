@@ -9,6 +9,7 @@ from kd_jax.data.augmentation import (
 )
 from kd_jax.data.corpora import SequenceSplits, load_parsing, load_tagging
 from kd_jax.data.dataset import Dataset
+from kd_jax.data.examples import Bucket, Examples
 from kd_jax.data.glue import load_glue, read_glue
 from kd_jax.data.labelled import hide_labels, labelled_part, num_labelled
 from kd_jax.data.raw_texts import RawSplits, RawTexts, TextSplits, tokenize
@@ -31,8 +32,10 @@ from kd_jax.data.vocabulary import Vocabulary
 __all__ = [
   "KNOWN",
   "Augmentation",
+  "Bucket",
   "Dataset",
   "DatasetNotPrepared",
+  "Examples",
   "RawSplits",
   "RawTexts",
   "SequenceDataset",

@@ -4,33 +4,12 @@ import dataclasses
 import functools
 import hashlib
 import json
-from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax.data.examples import Bucket
 from kd_jax.data.labelled import check_labelled, erase_labels
 from kd_jax.data.splits import content_ids, hash_ids, refuse_repeated_ids
-from kd_jax.types import PyTree
-
-
-class Bucket(NamedTuple):
-  """Examples of one shape, as a network reads them: a data set is one bucket, or several by length.
-
-  Attributes:
-    rows: [M] int positions in the data set.
-    length: n, to which the sequences are padded; None for images.
-    inputs: [M, ...] what the network reads.
-    labels: [M, ...].
-    keys: [M] uint32, from the example ids.
-    labelled: [M] bool, which examples have labels; None if all of the data set have.
-  """
-
-  rows: np.ndarray
-  length: int | None
-  inputs: PyTree
-  labels: PyTree
-  keys: np.ndarray
-  labelled: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import json
 import jax
 import numpy as np
 
-from kd_jax.data.dataset import Bucket
+from kd_jax.data.examples import Bucket
 from kd_jax.data.labelled import check_labelled, erase_labels
 from kd_jax.data.splits import hash_ids, refuse_repeated_ids
 from kd_jax.types import PyTree, Subwords

@@ -16,6 +16,7 @@ from kd_jax.models.spec import (
   is_convolutional,
   parameter_count,
 )
+from kd_jax.models.subwords import token_mean
 from kd_jax.models.text_classifier import PseudoClassifiers, TextClassifier
 from kd_jax.models.text_params import copyable, merge, select_layers, start_from
 from kd_jax.models.text_spec import (
@@ -66,5 +67,6 @@ __all__ = [
   "start_from",
   "text_model_name",
   "text_sizes",
+  "token_mean",
   "torch_cifar_resnet_depth",
 ]

@@ -78,9 +78,7 @@ class TextClassifier(nn.Module):
   def __call__(self, subwords: Subwords, train: bool = False) -> Outputs:
     """Reads subwords; in training with random numbers named "dropout"."""
     tokens = self.encoder(subwords, train)
-    means = tuple(token_mean(states, tokens.mask) for states in tokens.states[1:])
-    firsts = tuple(states[:, 0].astype(jnp.float32) for states in tokens.states[1:])
-    layers = firsts if self.summary == "first" else means
+    layers = tuple(self._summary(states, tokens.mask) for states in tokens.states[1:])
     pooled = nn.tanh(
       nn.Dense(layers[-1].shape[-1], dtype=self.dtype, kernel_init=INITIAL_WEIGHTS, name="pooler")(
         layers[-1]
@@ -100,7 +98,10 @@ class TextClassifier(nn.Module):
     return Outputs(
       logits=classify(pooled),
       layers=layers,
-      means=means,
       layer_logits=layer_logits,
       tokens=tokens if self.collect_tokens else None,
     )
+
+  def _summary(self, states: Array, mask: Array) -> Array:
+    """[B, D] float32: what stands for a text of a layer's states [B, n, D]."""
+    return token_mean(states, mask) if self.summary == "mean" else states[:, 0].astype(jnp.float32)

@@ -101,13 +101,10 @@ def evenly(num_student: int, num_teacher: int) -> tuple[int, ...]:
 
 
 def _layers(teacher: Outputs) -> Array:
-  """[B, T, D]: a cache keeps them stacked."""
-  found = teacher.layers
-  if isinstance(found, tuple):
-    found = jnp.stack(found, axis=1) if found else None
-  if found is None:
+  """[B, T, D]."""
+  if not teacher.layers:
     raise ValueError("the teacher's layers are not among its outputs: cache them, or run it live")
-  return found
+  return jnp.stack(teacher.layers, axis=1)
 
 
 def _layer_logits(teacher: Outputs) -> Array:

@@ -16,13 +16,13 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from kd_jax import parallel
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_json, write_json
 from kd_jax.environment import environment
 from kd_jax.structured import layout
+from kd_jax.teachers._verification import Verification as Verification, verify as verify
 from kd_jax.teachers.manifest import (
   FORMAT as FORMAT,
   MANIFEST as MANIFEST,
@@ -198,92 +198,6 @@ def check_cache(directory: str | os.PathLike) -> dict[str, Any]:
     if found != digest:
       raise BrokenCacheError(f"chunk {index} of {directory} is not the one of the manifest")
   return manifest
-
-
-_ROUNDING = {"float16": 2.0**-11, "float32": 2.0**-18}
-"""What rounding to a cache's dtype leaves of an error, relative to the largest value."""
-_PRODUCTS = {"gpu": 2.0**-7, "tpu": 2.0**-4}
-"""What a deep network makes of products in the device's default precision: 8 times the step of a number in TF32
-(10 bits) or bfloat16 (7 bits). They differ between kinds of device, and between programs of one device."""
-_EXACT = ("float32", "highest", "tensorfloat32_x3")
-
-
-class Verification(NamedTuple):
-  """The outcome of `verify`.
-
-  Attributes:
-    largest_error: of any recomputed value.
-    largest_value: of any recomputed value, for judging the error.
-    row, view: where the error is.
-    compared: how many rows were recomputed.
-    allowed_error: what the cache's dtype, and the precision of matrix products on this device, explain.
-  """
-
-  largest_error: float
-  largest_value: float
-  row: int
-  view: int
-  compared: int
-  allowed_error: float
-
-  @property
-  def agrees(self) -> bool:
-    """Whether the cache is the teacher's."""
-    return self.largest_error <= self.allowed_error
-
-
-def _relative_tolerance(dtype: np.dtype) -> float:
-  """How far recomputed values may be from a cache's, relative to the largest."""
-  exact = jax.config.jax_default_matmul_precision in _EXACT
-  products = 0.0 if exact else _PRODUCTS.get(jax.default_backend(), 0.0)
-  return _ROUNDING[np.dtype(dtype).name] + products
-
-
-def verify(
-  cache: Cache,
-  predict: Predict,
-  *,
-  sample: int = 64,
-  batch_size: int = 500,
-  seed: int = 0,
-) -> Verification:
-  """Recomputes a sample of rows under each view with the live teacher and compares.
-
-  Args:
-    cache: opened.
-    predict: of the live teacher, as `precompute` takes it.
-    sample: how many examples.
-    batch_size: that of `precompute`: other batches are other programs, whose products round differently.
-    seed: which examples.
-  """
-  ragged = isinstance(cache.outputs, layout.Ragged)
-  kept = cache.outputs if ragged else cache.outputs.top_k or cache.outputs
-  num_rows, num_views = (len(kept.lengths), 1) if ragged else _arrays(kept)[0].shape[:2]
-  rows = np.random.default_rng(seed).choice(num_rows, size=min(sample, num_rows), replace=False)
-  worst = Verification(0.0, 0.0, int(rows[0]), 0, len(rows) * num_views, 0.0)
-  sampled = kept.take(rows) if ragged else None
-  for view in range(num_views):
-    live = predict(rows, view, batch_size)
-    for name, array in live.shared.items() if ragged else ():
-      difference = np.abs(array - kept.shared[name]).max(initial=0)
-      error = float(np.nan_to_num(difference, nan=np.inf))
-      worst = worst._replace(largest_error=max(worst.largest_error, error))
-    for name, array in (live.values if ragged else live).items():
-      then = sampled.values[name] if ragged else getattr(kept, name)[rows, view]
-      # One entry of a ragged field belongs to a sentence, as one row of the others does.
-      row_of = np.repeat(rows, live.sizes(name)) if ragged else rows
-      error = np.abs(array.astype(np.float64) - then.astype(np.float64))
-      error = np.nan_to_num(error.reshape(len(row_of), -1).max(axis=1), nan=np.inf)
-      worst = worst._replace(largest_value=max(worst.largest_value, float(np.abs(array).max())))
-      if error.max() > worst.largest_error:
-        row = int(row_of[error.argmax()])
-        worst = worst._replace(largest_error=float(error.max()), row=row, view=view)
-  tolerance = _relative_tolerance(cache.manifest["spec"]["dtype"])
-  return worst._replace(allowed_error=tolerance * worst.largest_value + 1e-4)
-
-
-def _arrays(outputs: Outputs | TopK) -> list[np.ndarray]:
-  return [x for x in outputs if x is not None and len(x)]
 
 
 def _narrowed(outputs, spec: CacheSpec, rows: np.ndarray, view: int) -> dict[str, Any]:

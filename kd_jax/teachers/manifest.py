@@ -8,12 +8,11 @@ from typing import Any
 
 from kd_jax.checkpoints import digest_json
 from kd_jax.data.augmentation import Augmentation, describe, num_distinct_views
-from kd_jax.data.dataset import Dataset
-from kd_jax.data.sequences import SequenceDataset
+from kd_jax.data.examples import Examples
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-KEPT = ("logits", "layers", "means", "layer_logits")
+KEPT = ("logits", "layers", "layer_logits")
 """Fields of `Outputs` that a cache may hold, arrays with a row for each example and view."""
 
 
@@ -42,7 +41,7 @@ class CacheSpec:
     top_k: k, or None for all logits.
     temperature: at which the top k were taken; 1 where all logits are kept.
     structure: what the rows are in place of logits: the name of a structure of `kd_jax.structured`.
-    outputs: fields of the teacher's `Outputs` that are kept: "logits", "layers", "means", "layer_logits".
+    outputs: fields of the teacher's `Outputs` that are kept: "logits", "layers", "layer_logits".
   """
 
   teacher: str
@@ -82,7 +81,7 @@ class CacheSpec:
 def make_spec(
   teacher_digest: str,
   teacher_model: dict[str, Any],
-  dataset: Dataset | SequenceDataset,
+  dataset: Examples,
   augmentation: Augmentation,
   views: int,
   *,

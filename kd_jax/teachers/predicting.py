@@ -1,9 +1,13 @@
-"""What a finished network says of the examples of a data set, computed on all devices."""
+"""What a finished network says of the examples of a data set, computed on all devices.
+
+All functions here run one loop over buckets (`rows_reader`). They differ in the function of the outputs, and in
+what they make of the rows that come back.
+"""
 
 import collections
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,59 +15,67 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import _programs as programs, parallel
-from kd_jax.data.augmentation import Augmentation, augment_batch
-from kd_jax.data.dataset import Bucket, Dataset
+from kd_jax._reading import BucketLoop, DeviceData, StepBatch, inputs_of
+from kd_jax.data.augmentation import Augmentation
+from kd_jax.data.examples import Bucket, Examples
 from kd_jax.data.sequences import SequenceDataset
 from kd_jax.losses.top_k import top_k_targets
 from kd_jax.structured import layout
-from kd_jax.types import Array, ArrayLike, Outputs, PyTree
+from kd_jax.types import Array, Outputs, PyTree
 
 Predict = Callable[[np.ndarray, int, int], Any]
 """(rows [M], view, global batch size) -> outputs: [M, ...] by name, fields of `Outputs` or of `TopK`; of tagged
 or parsed sentences a `Ragged` of the M sentences."""
 
+PLAIN = Augmentation(name="none")
+
 
 def predictor(
   model: nn.Module,
   variables: PyTree,
-  dataset: Dataset,
-  augmentation: Augmentation,
+  dataset: Examples,
+  augmentation: Augmentation = PLAIN,
   *,
+  fields: Sequence[str] = ("logits",),
   top_k: int | None = None,
   temperature: float = 1.0,
 ) -> Predict:
-  """Builds a function that runs a network on rows of a data set under a view of its augmentation.
+  """Builds a function that gives fields of a network's `Outputs` for rows of a data set.
 
   Each device of each process computes its share of a batch, and every process receives the whole.
 
   Args:
     model: the network.
     variables: of one network, on the host.
-    dataset: whose rows are asked for; it stays on the devices.
-    augmentation: with name "none", the examples as they are.
-    top_k: give the k likeliest classes and the tail instead of all logits.
+    dataset: whose rows are asked for; a bucket goes to the devices with the first of its rows.
+    augmentation: under whose views the examples are read; with name "none", as they are.
+    fields: which; one that is a tuple with an entry for each layer is stacked, [M, T, D].
+    top_k: give the k likeliest classes and the tail in place of the fields.
     temperature: of the top k.
+
+  Raises:
+    ValueError: a field that the network does not have, or layers of several widths.
   """
-  held = parallel.replicate((variables, dataset.images, dataset.keys))
-
-  def step(carry, held, batch):
-    variables, images, keys = held
-    rows, view = batch
-    inputs = augment_batch(augmentation, images[rows], keys[rows], view)
-    logits = model.apply(variables, inputs, train=False).logits.astype(jnp.float32)
-    if top_k is None:
-      outputs = {"logits": logits}
-    else:
-      outputs = top_k_targets(logits, top_k, temperature=temperature)._asdict()
-    return carry, parallel.gather_batch(outputs)
-
-  run = _runner(step)
+  function = (
+    functools.partial(_fields, fields=tuple(fields))
+    if top_k is None
+    else functools.partial(_top_k, k=top_k, temperature=temperature)
+  )
+  read = rows_reader(model, variables, dataset, function, augmentation)
 
   def predict(rows: np.ndarray, view: int, batch_size: int) -> dict[str, np.ndarray]:
-    outputs = run(held, rows, batch_size, np.int32(view))
-    return {name: x.reshape(-1, *x.shape[2:])[: len(rows)] for name, x in outputs.items()}
+    parts = list(read(rows, view, batch_size))
+    order = _order(parts)
+    return jax.tree.map(lambda *x: np.concatenate(x)[order], *[part.own for part in parts])
 
   return predict
+
+
+def fields_predictor(
+  model: nn.Module, variables: PyTree, dataset: Examples, fields: Sequence[str]
+) -> Predict:
+  """`predictor` of several fields, of examples as they are."""
+  return predictor(model, variables, dataset, fields=fields)
 
 
 def structure_predictor(model: nn.Module, variables: PyTree, dataset: SequenceDataset) -> Predict:
@@ -74,67 +86,29 @@ def structure_predictor(model: nn.Module, variables: PyTree, dataset: SequenceDa
     variables: of one network, on the host.
     dataset: whose rows are asked for.
   """
-  run = _bucket_runner(model, variables, dataset, lambda outputs: layout.split(outputs.scores))
+  read = rows_reader(model, variables, dataset, _scores)
   example = jax.tree.map(lambda x: x[:1], dataset.buckets[0].inputs)
   outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, example)
-  kind, by_bucket = type(outputs.scores), _finder(dataset.buckets)
+  kind = type(outputs.scores)
 
   def predict(rows: np.ndarray, view: int, batch_size: int) -> layout.Ragged:
-    del view  # sentences have one
-    parts, places = [], []
-    for index, positions, place in by_bucket(rows):
-      own, shared = run(index, positions, batch_size)
-      shared = {name: array[0] for name, array in shared.items()}
-      scores = kind(**dict.fromkeys(kind._fields) | own | shared)
-      parts.append(layout.pack(scores, dataset.lengths[rows[place]]))
-      places.append(place)
-    return layout.join(parts).take(np.argsort(np.concatenate(places)))
+    parts = list(read(rows, view, batch_size))
+    packed = [
+      layout.pack(
+        kind(**dict.fromkeys(kind._fields) | part.own | part.shared),
+        dataset.lengths[rows[part.places]],
+      )
+      for part in parts
+    ]
+    return layout.join(packed).take(_order(parts))
 
   return predict
-
-
-def fields_predictor(
-  model: nn.Module, variables: PyTree, dataset: SequenceDataset, fields: Sequence[str]
-) -> Predict:
-  """Builds a function that gives fields of a network's `Outputs` for rows of a data set in buckets.
-
-  Args:
-    model: the network.
-    variables: of one network, on the host.
-    dataset: whose rows are asked for.
-    fields: which; one that is a tuple with an entry for each layer is stacked, [M, T, D].
-
-  Raises:
-    ValueError: a field that the network does not have, or layers of several widths.
-  """
-
-  def kept(outputs: Outputs) -> tuple[dict[str, Array], tuple]:
-    return {name: _stacked(name, getattr(outputs, name)) for name in fields}, ()
-
-  run, by_bucket = _bucket_runner(model, variables, dataset, kept), _finder(dataset.buckets)
-
-  def predict(rows: np.ndarray, view: int, batch_size: int) -> dict[str, np.ndarray]:
-    del view  # texts have one
-    found = list(by_bucket(rows))
-    parts = [run(index, positions, batch_size)[0] for index, positions, _ in found]
-    order = np.argsort(np.concatenate([place for _, _, place in found]))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[order], *parts)
-
-  return predict
-
-
-def _stacked(name: str, value) -> Array:
-  if value is None or (isinstance(value, tuple) and not value):
-    raise ValueError(f"the teacher has no {name}")
-  if isinstance(value, tuple) and len({x.shape for x in value}) > 1:
-    raise ValueError(f"the teacher's {name} are of several shapes: {[x.shape[1:] for x in value]}")
-  return jnp.asarray(jnp.stack(value, axis=1) if isinstance(value, tuple) else value, jnp.float32)
 
 
 def predictions(
   model: nn.Module,
   variables: PyTree,
-  dataset: Dataset | SequenceDataset,
+  dataset: Examples,
   function: Callable[[Outputs], PyTree],
   batch_size: int,
 ) -> list[PyTree]:
@@ -150,104 +124,123 @@ def predictions(
   Returns:
     For each bucket, host arrays [M, ...].
   """
-  run = _bucket_runner(model, variables, dataset, lambda outputs: (function(outputs), ()))
-  return [
-    run(index, np.arange(len(bucket.rows)), batch_size)[0]
-    for index, bucket in enumerate(dataset.buckets)
-  ]
+  read = rows_reader(model, variables, dataset, functools.partial(_own, function=function))
+  return [part.own for bucket in dataset.buckets for part in read(bucket.rows, 0, batch_size)]
 
 
-_MOST_PAIRS = 2**17  # of positions, on each device: 512 sentences of 16 tokens, 8 of 128
+# Functions of outputs: (what each example has, what all share).
 
 
-def examples_at_once(model: nn.Module, bucket: Bucket, batch_size: int) -> int:
-  """How many examples of a bucket are read at once, over all devices, if nothing is trained.
+def _fields(outputs: Outputs, *, fields: tuple[str, ...]) -> tuple[dict[str, Array], tuple]:
+  return {name: _stacked(name, getattr(outputs, name)) for name in fields}, ()
 
-  It depends on the bucket, not on which of its rows are asked for: a bucket has one compiled program. No more
-  than there are; and fewer if the network scores pairs of positions (spans, arcs), which grow with n².
 
-  Args:
-    model: the network that reads them.
-    bucket: the examples.
-    batch_size: the most, over all devices.
+def _stacked(name: str, value) -> Array:
+  if value is None or (isinstance(value, tuple) and not value):
+    raise ValueError(f"the teacher has no {name}")
+  if isinstance(value, tuple) and len({x.shape for x in value}) > 1:
+    raise ValueError(f"the teacher's {name} are of several shapes: {[x.shape[1:] for x in value]}")
+  return jnp.asarray(jnp.stack(value, axis=1) if isinstance(value, tuple) else value, jnp.float32)
+
+
+def _top_k(outputs: Outputs, *, k: int, temperature: float) -> tuple[dict[str, Array], tuple]:
+  logits = outputs.logits.astype(jnp.float32)
+  return top_k_targets(logits, k, temperature=temperature)._asdict(), ()
+
+
+def _scores(outputs: Outputs) -> tuple[dict[str, Array], dict[str, Array]]:
+  return layout.split(outputs.scores)
+
+
+def _own(outputs: Outputs, *, function: Callable[[Outputs], PyTree]) -> tuple[PyTree, tuple]:
+  return function(outputs), ()
+
+
+# The one loop.
+
+
+class Part(NamedTuple):
+  """What a network says of the rows of one bucket.
+
+  Attributes:
+    places: [m] which of the rows asked for they are.
+    own: [m, ...] arrays of each of them.
+    shared: what all examples share.
   """
-  devices, size = jax.device_count(), min(batch_size, len(bucket.rows))
-  if bucket.length is not None and _scores_pairs(model, bucket):
-    size = min(size, devices * _MOST_PAIRS // bucket.length**2)
-  return max(-(-size // devices), 1) * devices
 
-
-def _scores_pairs(model: nn.Module, bucket: Bucket) -> bool:
-  """Whether the network's scores have an entry for each pair of positions."""
-
-  def look() -> bool:
-    example = jax.tree.map(lambda x: x[:1], bucket.inputs)
-    outputs = jax.eval_shape(
-      lambda key: model.init_with_output(key, example, train=False)[0], jax.random.key(0)
-    )
-    return layout.has_pairs(outputs.scores)
-
-  return programs.kept(("pairs", model), look)
-
-
-def _bucket_runner(
-  model: nn.Module, variables: PyTree, dataset: Dataset | SequenceDataset, function: Callable
-) -> Callable:
-  """Builds (bucket's number, rows in it [M], batch size) -> (own [M, ...], shared [steps, ...]).
-
-  `function` makes the pair of a batch's outputs: what each example has, and what all share.
-  """
-  held = parallel.replicate(variables)
-  buckets = dataset.buckets
-
-  @functools.cache
-  def on_devices(index: int) -> PyTree:
-    """A bucket's inputs, uploaded with the first of its rows that is asked for."""
-    return held, parallel.replicate(buckets[index].inputs)
-
-  def step(carry, held, batch):
-    variables, inputs = held
-    rows, _ = batch
-    outputs = model.apply(variables, jax.tree.map(lambda x: x[rows], inputs), train=False)
-    own, shared = function(outputs)
-    return carry, (parallel.gather_batch(own), shared)
-
-  run = _runner(step)
-
-  def run_rows(index: int, rows: np.ndarray, batch_size: int):
-    size = examples_at_once(model, buckets[index], batch_size)
-    own, shared = run(on_devices(index), rows, size)
-    own = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: len(rows)], own)
-    return own, shared
-
-  return run_rows
+  places: np.ndarray
+  own: PyTree
+  shared: PyTree
 
 
 _AHEAD = 2  # batches that the devices have before the host reads the first: they never wait for it
 
 
-def _runner(step: Callable) -> Callable:
-  """Builds (held on the devices, rows [M], batch size, option) -> outputs [steps, ...] on the host.
+def rows_reader(
+  model: nn.Module,
+  variables: PyTree,
+  dataset: Examples,
+  function: Callable[[Outputs], tuple[PyTree, PyTree]],
+  augmentation: Augmentation = PLAIN,
+) -> Callable[[np.ndarray, int, int], Iterator[Part]]:
+  """Builds (rows [M], view, batch size) -> the parts of the buckets that have some of the rows.
 
-  A dispatch a batch, and one program whatever M is: the last batch is filled up with the first row.
+  Args:
+    model: the network.
+    variables: of one network, on the host.
+    dataset: whose rows are asked for.
+    function: outputs of a batch -> (what each example has, what all share).
+    augmentation: under whose views the examples are read.
   """
-  mapped = parallel.epoch_runner(step, one_dispatch=False, donate=False)
-  nothing = parallel.replicate(())
+  held, plain, buckets = parallel.replicate(variables), augmentation.name == "none", dataset.buckets
+  loop = BucketLoop(
+    ("predicting", model, programs.key_of(function), augmentation),
+    functools.partial(_said, model, function, augmentation),
+    model,
+    buckets,
+    lambda index: DeviceData(buckets[index].inputs, keys=() if plain else buckets[index].keys),
+    one_dispatch=False,
+  )
+  find = _finder(buckets)
 
-  def run(held: PyTree, rows: np.ndarray, batch_size: int, option: ArrayLike = 0) -> PyTree:
-    order, _ = parallel.batches_of_rows(len(rows), batch_size)
-    batches = parallel.shard(rows.astype(np.int32)[order], axis=1)
-    options = np.full((len(batches), 1), option, np.int32)
-    waiting, found = collections.deque(), []
-    for number in range(batches.shape[1]):
-      _, pieces = mapped(nothing, held, (batches[:, number : number + 1], options))
-      waiting.append(pieces)
-      if len(waiting) > _AHEAD:
-        found.append(parallel.collect(waiting.popleft()))
-    found += [parallel.collect(pieces) for pieces in waiting]
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+  def read(rows: np.ndarray, view: int, batch_size: int) -> Iterator[Part]:
+    for index, positions, places in find(rows):
+      waiting, found = collections.deque(), []
+      for pieces in loop.pieces(held, index, batch_size, positions, None if plain else view):
+        waiting.append(pieces)
+        if len(waiting) > _AHEAD:
+          found.append(parallel.collect(waiting.popleft()))
+      found += [parallel.collect(pieces) for pieces in waiting]
+      own, shared = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+      own = jax.tree.map(functools.partial(_first_rows, count=len(positions)), own)
+      # What is shared is the same in each batch.
+      yield Part(places, own, jax.tree.map(lambda x: x[0], shared))
 
-  return run
+  return read
+
+
+def _first_rows(x: np.ndarray, *, count: int) -> np.ndarray:
+  """[count, ...] of [steps, B, ...], without what fills the last batch up."""
+  return x.reshape(-1, *x.shape[2:])[:count]
+
+
+def _said(
+  model: nn.Module,
+  function: Callable[[Outputs], tuple[PyTree, PyTree]],
+  augmentation: Augmentation,
+  variables: PyTree,
+  data: DeviceData,
+  batch: StepBatch,
+) -> tuple[PyTree, PyTree]:
+  """A function of the outputs on a batch; what each example has is gathered from all devices."""
+  inputs = inputs_of(data, batch.rows, augmentation, batch.view)
+  own, shared = function(model.apply(variables, inputs, train=False))
+  return parallel.gather_batch(own), shared
+
+
+def _order(parts: list[Part]) -> np.ndarray:
+  """What brings the rows of all parts, one after another, into the order asked for."""
+  return np.argsort(np.concatenate([part.places for part in parts]))
 
 
 def _finder(buckets: Sequence[Bucket]) -> Callable[[np.ndarray], Iterator[tuple]]:

@@ -5,9 +5,10 @@ Sequences are several buckets by length, and a batch is of one bucket, so that a
 each length. There no row is left out, or the longest would never be seen: the last batch of a bucket is
 filled up with masked rows.
 
-Seeds that train together take a step on the same bucket: the order of the buckets' steps is that of the first
-of them. All else is each seed's own. So on one bucket, seeds together train as each alone; on several buckets
-only the first does, and the others see the same batches in another order.
+All kinds of data have one shuffle: the rows of a bucket in an order of (seed, epoch, bucket). Seeds that train
+together take a step on the same bucket: the order of the buckets' steps is that of the first of them. All else
+is each seed's own. So on images, seeds together train as each alone; on sequences only the first does, and the
+others see the same batches in another order.
 
 If some examples have no label, a phase that only reads labels takes the labelled ones alone, but as many steps
 in an epoch as any other phase: an epoch goes through them several times, each time in a new order, and its last
@@ -22,8 +23,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import parallel
-from kd_jax.data.dataset import Bucket
+from kd_jax._reading import rows_in_order
+from kd_jax.data.examples import Bucket
 from kd_jax.types import Array, ArrayLike
 
 
@@ -68,37 +69,34 @@ def plan_epoch(
   Raises:
     ValueError: images that do not fill a batch, or no labelled example.
   """
-  if labelled_only and any(bucket.labelled is not None for bucket in buckets):
-    return _labelled_passes(buckets, seeds, epoch, batch_size)
-  if _is_whole(buckets):
-    rows = parallel.shuffled_rows(seeds, epoch, len(buckets[0].rows), batch_size)
-    return [Stretch(0, rows, None)]
-  chosen = [np.arange(len(bucket.rows)) for bucket in buckets]
-  return _one_pass(chosen, seeds, (epoch,), batch_size)
-
-
-def _labelled_passes(
-  buckets: Sequence[Bucket], seeds: tuple[int, ...], epoch: int, batch_size: int
-) -> list[Stretch]:
-  """As many steps as an epoch of all examples has, on the labelled ones, pass after pass."""
-  chosen = [np.flatnonzero(bucket.labelled) for bucket in buckets]
-  count, steps = sum(map(len, chosen)), steps_per_epoch(buckets, batch_size)
-  whole = _is_whole(buckets)
-  if count < (batch_size if whole else 1):
-    raise ValueError(
-      f"{count} labelled training examples do not fill one batch of {batch_size}: label more, or use a smaller "
-      "batch"
-    )
+  some = labelled_only and any(bucket.labelled is not None for bucket in buckets)
+  chosen = [np.flatnonzero(b.labelled) if some else np.arange(len(b.rows)) for b in buckets]
+  whole, steps = _is_whole(buckets), steps_per_epoch(buckets, batch_size)
+  _refuse_too_few(sum(map(len, chosen)), batch_size if whole else 1, batch_size, some)
   stretches: list[Stretch] = []
   number = 0
   while len(stretches) < steps:
-    one = _one_pass(chosen, seeds, (epoch, number), batch_size, fill_up=not whole)
+    key = (epoch, number) if some else (epoch,)
+    one = _one_pass(chosen, seeds, key, batch_size, whole=whole)
     stretches += one[: steps - len(stretches)]
     number += 1
   if not whole:
     return stretches
-  # One stretch, as in the other phases: an epoch is one program.
+  # One stretch: an epoch is one program.
   return [Stretch(0, np.concatenate([stretch.rows for stretch in stretches]), None)]
+
+
+def _refuse_too_few(count: int, least: int, batch_size: int, some_labelled: bool) -> None:
+  if count >= least:
+    return
+  if some_labelled:
+    raise ValueError(
+      f"{count} labelled training examples do not fill one batch of {batch_size}: label more, or use a smaller "
+      "batch"
+    )
+  raise ValueError(
+    f"{count} training examples do not fill one batch of {batch_size}: use a batch of at most {count}"
+  )
 
 
 def _one_pass(
@@ -107,7 +105,7 @@ def _one_pass(
   key: tuple[int, ...],
   batch_size: int,
   *,
-  fill_up: bool = True,
+  whole: bool,
 ) -> list[Stretch]:
   """Takes every chosen row of each bucket once, a stretch for each step.
 
@@ -116,7 +114,8 @@ def _one_pass(
     seeds: K of them.
     key: numbers that the order follows from, besides seed and bucket: the epoch first.
     batch_size: of all devices together.
-    fill_up: whether a batch that is not full is filled up with masked rows; otherwise it is left out.
+    whole: whether a batch that is not full is left out, and each seed's steps come in its own order; otherwise
+      such a batch is filled up with masked rows.
   """
   stretches = []
   epoch, *number = key
@@ -124,13 +123,15 @@ def _one_pass(
     if not len(own):
       continue
     # Slots of the batches, the last ones empty; each seed fills them in an order of its own.
-    slots, mask = parallel.batches_of_rows(len(own), batch_size)
+    slots, mask = rows_in_order(len(own), batch_size)
     orders = [np.random.default_rng((seed, epoch, index, *number)) for seed in seeds]
     orders = np.stack([own[rng.permutation(len(own))] for rng in orders], axis=1)  # [M, K]
-    count = len(slots) if fill_up else len(own) // batch_size
+    count = len(own) // batch_size if whole else len(slots)
     for step in range(count):
       rows = orders[slots[step : step + 1]].transpose(0, 2, 1).astype(np.int32)
-      stretches.append(Stretch(index, rows, mask[step : step + 1] if fill_up else None))
+      stretches.append(Stretch(index, rows, None if whole else mask[step : step + 1]))
+  if whole:
+    return stretches
   order = np.random.default_rng((epoch, seeds[0], *number)).permutation(len(stretches))
   return [stretches[i] for i in order]
 

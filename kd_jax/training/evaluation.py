@@ -1,5 +1,6 @@
 """How a network is judged: what the metrics are, and which of them chooses the best epoch."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -83,6 +84,7 @@ PARSING = Evaluation(
 """Dependency trees: labelled and unlabelled attachment; agreement on head and relation beside them."""
 
 
+@functools.cache
 def texts(kind: str, *, regression: bool = False) -> Evaluation:
   """Texts: the metrics of a GLUE task, of all predictions; agreement with the teacher beside them.
 

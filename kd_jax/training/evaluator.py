@@ -1,22 +1,22 @@
 """Evaluates networks on a whole data set, on all devices."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 import numpy as np
 
-from kd_jax import _programs as programs, metrics, parallel
-from kd_jax.data.dataset import Bucket, Dataset
-from kd_jax.data.sequences import SequenceDataset
-from kd_jax.teachers.predicting import examples_at_once
-from kd_jax.training import step as steps
-from kd_jax.training.evaluation import CLASSIFICATION, Evaluation
+from kd_jax import metrics, parallel
+from kd_jax._reading import BucketLoop, DeviceData, StepBatch, over_seeds, take
+from kd_jax.data.examples import Bucket, Examples
+from kd_jax.training.evaluation import CLASSIFICATION, Evaluation, Pairs
 from kd_jax.types import PyTree
 
 
 def make_evaluator(
   model: nn.Module,
-  dataset: Dataset | SequenceDataset,
+  dataset: Examples,
   batch_size: int,
   *,
   one_dispatch: bool,
@@ -34,30 +34,67 @@ def make_evaluator(
     teacher: its predictions for each bucket of the data set, for the metrics that compare with it.
   """
   parallel.device_batch_size(batch_size)
-  run = programs.kept(
-    ("evaluation", model, evaluation, one_dispatch),
-    lambda: parallel.epoch_runner(
-      steps.make_evaluation_step(model, evaluation), one_dispatch=one_dispatch, donate=False
-    ),
+  buckets = dataset.buckets
+
+  def data_of(index: int) -> DeviceData:
+    inputs, labels = buckets[index].inputs, buckets[index].labels
+    return DeviceData(inputs, labels, teacher=() if teacher is None else teacher[index])
+
+  loop = BucketLoop(
+    ("evaluation", model, evaluation),
+    functools.partial(evaluation_step, model, evaluation),
+    model,
+    buckets,
+    data_of,
+    one_dispatch=one_dispatch,
   )
-  parts = []
-  for index, bucket in enumerate(dataset.buckets):
-    data = parallel.replicate(steps.device_data(bucket, () if teacher is None else teacher[index]))
-    size = examples_at_once(model, bucket, batch_size)
-    rows = parallel.batches_of_rows(len(bucket.rows), size)
-    parts.append((data, tuple(parallel.shard(array, axis=1) for array in rows)))
 
   def evaluate(variables: PyTree) -> dict[str, np.ndarray]:
     # All buckets are on their way before the first is read.
-    running = [run(variables, data, rows)[1] for data, rows in parts]
+    running = [
+      [piece for pieces in loop.pieces(variables, index, batch_size) for piece in pieces]
+      for index in range(len(buckets))
+    ]
     results = [parallel.collect(pieces) for pieces in running]
     found = metrics.totals([pairs for pairs, _ in results])
     if evaluation.whole is not None:
       said = [predictions for _, predictions in results]
-      found |= _of_the_whole(evaluation, dataset.buckets, said)
+      found |= _of_the_whole(evaluation, buckets, said)
     return found
 
   return evaluate
+
+
+def evaluation_step(
+  model: nn.Module,
+  evaluation: Evaluation,
+  variables: PyTree,
+  data: DeviceData,
+  batch: StepBatch,
+) -> tuple[Pairs, PyTree]:
+  """The metrics [K] of variables [K, ...] on a batch, inside a map over `parallel.AXIS`.
+
+  Args:
+    model: the network.
+    evaluation: which metrics.
+    variables: of each seed.
+    data: a bucket, and the teacher's predictions [M, ...] for the metrics that compare with it, or ().
+    batch: rows [B / devices] and mask of this device's share.
+
+  Returns:
+    ({name: (sum, count)}, predictions [K, B, ...] of the whole batch, if metrics of all examples need them, or
+    ()).
+  """
+  compared = bool(jax.tree.leaves(data.teacher))
+  teacher = take(data.teacher, batch.rows) if compared else None
+
+  def one(variables: PyTree):
+    outputs = model.apply(variables, take(data.inputs, batch.rows), train=False)
+    pairs = evaluation.metrics(outputs, take(data.labels, batch.rows), batch.mask, teacher)
+    return pairs, () if evaluation.whole is None else evaluation.predictions(outputs)
+
+  pairs, predictions = over_seeds(one, variables)
+  return parallel.sum_over_devices(pairs), parallel.gather_batch(predictions, axis=1)
 
 
 def _of_the_whole(

@@ -10,9 +10,9 @@ from kd_jax.models.parsers import BiaffineParser
 from kd_jax.models.taggers import CRFTagger, MaxEntTagger, ParsingTagger, SpanTagger
 from kd_jax.structured import layout
 from kd_jax.teachers import predicting
+from kd_jax.teachers.sources import cached_structures, live_teacher
 from kd_jax.training.evaluation import PARSING, TAGGING
 from kd_jax.training.loop import Task
-from kd_jax.training.step import cached_structures, live_teacher
 from kd_jax.types import Tokens, Tree
 
 WORDS, LABELS = 12, 1

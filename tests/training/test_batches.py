@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kd_jax import parallel
-from kd_jax.data.dataset import Bucket
+from kd_jax._reading import rows_in_order
+from kd_jax.data.examples import Bucket
 from kd_jax.training import batches
 from tests import contract, training
 from tests.training import sentences
@@ -151,10 +151,72 @@ def test_images_take_whole_batches_in_one_stretch():
   (only,) = batches.plan_epoch(buckets, (3, 5), 4, 8)
   assert only.bucket == 0
   assert only.mask is None
-  np.testing.assert_array_equal(only.rows, parallel.shuffled_rows((3, 5), 4, 23, 8))
   assert batches.steps_per_epoch(buckets, 8) == len(only.rows) == 2
   with pytest.raises(ValueError, match="23 training examples do not fill one batch of 24"):
     batches.plan_epoch(buckets, (0,), 0, 24)
+
+
+def images(size):
+  """One bucket without a length; nothing but the number of its rows is read."""
+  return (Bucket(np.arange(size), None, None, None, None),)
+
+
+@contract.sampled
+@hypothesis.given(
+  size=st.sampled_from([20, 64]),
+  batch_size=st.integers(1, 20),
+  seeds=st.lists(st.integers(0, 2**31), min_size=1, max_size=4),
+  epoch=st.integers(0, 500),
+)
+def test_every_image_comes_at_most_once_an_epoch(size, batch_size, seeds, epoch):
+  (plan,) = batches.plan_epoch(images(size), tuple(seeds), epoch, batch_size)
+  steps = size // batch_size
+  assert plan.rows.shape == (steps, len(seeds), batch_size)
+  assert plan.rows.dtype == np.int32
+  for index, seed in enumerate(seeds):
+    used = plan.rows[:, index].reshape(-1)
+    assert len(set(used.tolist())) == steps * batch_size
+    assert used.min() >= 0
+    assert used.max() < size
+    # The seed's own order, whatever stands beside it.
+    (alone,) = batches.plan_epoch(images(size), (seed,), epoch, batch_size)
+    np.testing.assert_array_equal(alone.rows[:, 0], plan.rows[:, index])
+
+
+def rows_of(size, seed, epoch, batch_size):
+  (plan,) = batches.plan_epoch(images(size), (seed,), epoch, batch_size)
+  return tuple(plan.rows.reshape(-1).tolist())
+
+
+def test_orders_of_images_differ_between_epochs_and_seeds():
+  orders = {(s, e): rows_of(30, s, e, 10) for s in range(3) for e in range(4)}
+  assert len(set(orders.values())) == 12
+  assert orders[1, 2] == rows_of(30, 1, 2, 10)
+
+
+def test_all_kinds_of_data_have_one_shuffle():
+  """Images and sentences of one bucket: the same examples in the same batches."""
+  (plan,) = batches.plan_epoch(images(24), (5,), 3, 8)
+  sentences_plan = batches.plan_epoch(buckets_of(24), (5,), 3, 8)
+  assert {tuple(rows[0]) for rows in plan.rows.tolist()} == {
+    tuple(s.rows[0, 0].tolist()) for s in sentences_plan
+  }
+
+
+def test_images_that_fill_no_batch_are_left_out_and_change_from_epoch_to_epoch():
+  left = [frozenset(range(23)) - set(rows_of(23, 0, epoch, 10)) for epoch in range(6)]
+  assert all(len(rows) == 3 for rows in left)
+  assert len(set(left)) > 1
+
+
+@contract.sampled
+@hypothesis.given(num_rows=st.integers(1, 100), batch_size=st.integers(1, 30))
+def test_rows_in_order_are_whole_and_padding_is_masked(num_rows, batch_size):
+  rows, mask = rows_in_order(num_rows, batch_size)
+  assert rows.shape == mask.shape == (int(np.ceil(num_rows / batch_size)), batch_size)
+  assert rows[mask == 1].tolist() == list(range(num_rows))
+  assert np.all(rows[mask == 0] == 0)
+  assert set(np.unique(mask)) <= {0.0, 1.0}
 
 
 def test_few_sentences_of_one_length_are_no_images():

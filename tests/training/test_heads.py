@@ -14,6 +14,7 @@ from kd_jax.models.heads import LayerClassifiers, LayerProjections
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import layer_terms, layers as layer_recipes
 from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
+from kd_jax.teachers.sources import cached_teacher
 from kd_jax.training.loop import begin_phase, fresh_variables, train_phase, train_recipe
 from kd_jax.training.state import (
   AUXILIARY,
@@ -22,7 +23,6 @@ from kd_jax.training.state import (
   one_seed,
   start_variables,
 )
-from kd_jax.training.step import cached_teacher
 from kd_jax.types import Outputs
 from tests.training import CLASSES, TASK, assert_close, assert_same_bits, changed, mlp
 
@@ -168,7 +168,7 @@ def test_the_first_step_is_the_one_by_hand(whole):
   for index in range(len(SEEDS)):
     own = one_seed(before, index)
     loss, gradient = step(own)
-    np.testing.assert_allclose(whole[0][1].record["train_loss"][index], loss, rtol=1e-5)
+    np.testing.assert_allclose(whole[0][1].record.train_loss[index], loss, rtol=1e-5)
     rates = dict.fromkeys(own, OPTIMIZER.learning_rate)
     rates[AUXILIARY] *= HEAD_RATE
     expected = {
@@ -303,7 +303,7 @@ def test_training_goes_on_from_initial_variables(whole):
   (_, report), *_ = train_recipe(changed(HEADED, initial=network), labels)
   logits = HEADED.model.apply(network, HEADED.train.images).logits
   loss = optax.softmax_cross_entropy_with_integer_labels(logits, HEADED.train.labels).mean()
-  np.testing.assert_allclose(report.record["train_loss"], float(loss), rtol=1e-5)
+  np.testing.assert_allclose(report.record.train_loss, float(loss), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

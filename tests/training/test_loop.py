@@ -11,22 +11,24 @@ import numpy as np
 import pytest
 
 from experiments.pipeline import runs
-from kd_jax import parallel, recipes
+from kd_jax import _programs as programs, parallel, recipes
 from kd_jax.data import Dataset, augment_batch
 from kd_jax.models.mlp import MLP
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import Budget, Phase, Term
-from kd_jax.training.loop import (
+from kd_jax.teachers.sources import cached_teacher, live_teacher
+from kd_jax.training import (
+  EpochRecord,
   EpochReport,
   NonFiniteError,
   Task,
-  make_evaluator,
-  schedule_values,
-  train_phase,
-  train_recipe,
+  batches,
+  evaluator,
+  step as steps,
 )
+from kd_jax.training.evaluator import make_evaluator
+from kd_jax.training.loop import schedule_values, train_phase, train_recipe
 from kd_jax.training.state import start_phase, track_best
-from kd_jax.training.step import cached_teacher, live_teacher
 from kd_jax.types import Outputs
 from tests import oracles, training
 from tests.training import CLASSES, OPTIMIZER, TASK, assert_close, assert_same_bits, changed, train
@@ -58,20 +60,22 @@ def test_reports_and_records(whole):
   assert [report.epoch for report, _ in whole] == [1, 2, 3]
   for report, _ in whole:
     record = report.record
-    assert record["epoch"] == report.epoch
-    assert record["schedules"] == {"temperature": 4.0 - report.epoch}
-    assert record["learning_rate"] == pytest.approx(0.1)
+    assert record.epoch == report.epoch
+    assert record.schedules == {"temperature": 4.0 - report.epoch}
+    assert record.learning_rate == pytest.approx(0.1)
     assert report.state.train.step.tolist() == [3 * report.epoch] * 2
-    for name in ("train_loss", "train_accuracy", "gradient_norm", "validation_accuracy"):
-      assert len(record[name]) == 2
-      assert all(type(value) is float for value in record[name])
-    terms = np.array(record["terms"]["annealed_regression"])
-    np.testing.assert_allclose(record["train_loss"], terms / CLASSES, rtol=1e-6)
-  assert not np.allclose(*whole[-1][0].record["train_loss"])
+    assert record.metric == "accuracy"
+    values = (record.train_loss, record.train_metrics["accuracy"], record.gradient_norm)
+    for of_seeds in (*values, record.validation):
+      assert len(of_seeds) == 2
+      assert all(type(value) is float for value in of_seeds)
+    terms = np.array(record.terms["annealed_regression"])
+    np.testing.assert_allclose(record.train_loss, terms / CLASSES, rtol=1e-6)
+  assert not np.allclose(*whole[-1][0].record.train_loss)
 
 
 def test_the_best_epoch_by_validation_accuracy_and_the_later_of_equals(whole):
-  accuracies = np.array([report.record["validation_accuracy"] for report, _ in whole])
+  accuracies = np.array([report.record.validation for report, _ in whole])
   for seed in range(2):
     best = max(range(3), key=lambda e: (accuracies[e, seed], e))
     state = whole[-1][0].state
@@ -117,7 +121,7 @@ def test_one_dispatch_an_epoch_equals_a_dispatch_a_step(whole, teacher):
   steps = train(changed(one_dispatch=False), ANNEAL, teacher)
   for report, (expected, _) in zip(steps, whole, strict=True):
     assert_close(report.state.train, expected.state.train)
-    assert_close(report.record["terms"], expected.record["terms"])
+    assert_close(report.record.terms, expected.record.terms)
 
 
 def test_seeds_together_equal_each_alone(whole, teacher):
@@ -132,8 +136,8 @@ def test_validation_decides_nothing_but_the_best(whole, teacher):
   reports = train(other, ANNEAL, teacher)
   for report, (expected, _) in zip(reports, whole, strict=True):
     assert_same_bits(report.state.train, expected.state.train)
-  found = [report.record["validation_accuracy"] for report in reports]
-  assert found != [report.record["validation_accuracy"] for report, _ in whole]
+  found = [report.record.validation for report in reports]
+  assert found != [report.record.validation for report, _ in whole]
 
 
 def test_a_phase_of_labels_alone_needs_no_teacher_and_ignores_one(whole, teacher):
@@ -173,22 +177,22 @@ def test_each_seed_sees_a_view_an_epoch_and_the_teacher_s_row_of_it():
     views = [(epoch + 2 * seed) % 3 for seed in task.seeds]
     assert views[0] != views[1]
     # All 24 rows come once in an epoch, so means over it are known.
-    found = report.record["terms"]
+    found = report.record.terms
     np.testing.assert_allclose(found["row"], [11.5 + 100 * view for view in views], rtol=1e-6)
     np.testing.assert_allclose(found["pixels"], [squares[view] for view in views], rtol=1e-5)
 
 
 def test_the_order_of_examples_goes_on_from_phase_to_phase(monkeypatch):
   asked = []
-  original = parallel.shuffled_rows
+  original = batches.plan_epoch
 
-  def spy(seeds, epoch, num_rows, batch_size):
-    asked.append((seeds, epoch, num_rows, batch_size))
-    return original(seeds, epoch, num_rows, batch_size)
+  def spy(buckets, seeds, epoch, batch_size, **options):
+    asked.append((seeds, epoch, batch_size))
+    return original(buckets, seeds, epoch, batch_size, **options)
 
-  monkeypatch.setattr(parallel, "shuffled_rows", spy)
+  monkeypatch.setattr(batches, "plan_epoch", spy)
   train(TASK, phase(LABELS, epochs=2), epochs_before=4)
-  assert asked == [((3, 5), 4, 24, 8), ((3, 5), 5, 24, 8)]
+  assert asked == [((3, 5), 4, 8), ((3, 5), 5, 8)]
 
 
 def absolute_distance(student, teacher, batch, *, sharpness):
@@ -215,8 +219,8 @@ def test_a_new_method_is_one_function(monkeypatch):
   reports = train(TASK, recipe.phases[0], live, label="own_method")
   for epoch, report in enumerate(reports):
     expected = {"distance_weight": 0.5 - 0.25 * epoch, "sharpness": 1.0 + epoch}
-    assert report.record["schedules"] == expected
-  first, last = (np.array(report.record["terms"]["distance"]) for report in reports)
+    assert report.record.schedules == expected
+  first, last = (np.array(report.record.terms["distance"]) for report in reports)
   # Per unit of sharpness, which rises from 1 to 2 epoch by epoch, students come closer.
   assert np.all(last / 2.3 < first / 1.3)
 
@@ -313,6 +317,10 @@ def test_evaluation_equals_numpy_whatever_the_batch(batch_size):
 # Phases in turn: the files of a run decide where a phase starts.
 
 
+def scripted_record(epoch, accuracy):
+  return EpochRecord(epoch, (0.0, 0.0), {}, {}, (0.0, 0.0), "accuracy", accuracy, {}, 0.1)
+
+
 def test_a_phase_starts_from_fresh_best_or_last_weights(tmp_path, monkeypatch):
   """Scripted accuracies instead of training; the weights of epoch e are e plus 10 per phase."""
   script = {
@@ -330,7 +338,7 @@ def test_a_phase_starts_from_fresh_best_or_last_weights(tmp_path, monkeypatch):
       variables = jax.tree.map(lambda x, w=weight: np.full_like(x, w), state.train.variables)
       train = state.train._replace(step=state.train.step + 3, variables=variables)
       state = track_best(state, train, np.array(accuracy), epoch)
-      yield EpochReport(epoch, state, {"epoch": epoch, "validation_accuracy": accuracy}, 0.0)
+      yield EpochReport(scripted_record(epoch, tuple(accuracy)), state)
 
   monkeypatch.setattr(runs, "train_phase", scripted)
   monkeypatch.setattr(runs, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock()))
@@ -445,7 +453,27 @@ def test_a_phase_is_traced_once_whatever_the_seeds_and_the_epochs_before(teacher
   list(train_phase(other, recipe.phases[1], start, epochs_before=11))
   assert loss.times == 1
   assert len(CountingMLP.traces) == 4
-  assert not np.allclose(first[-1][1].record["train_loss"], second[-1][1].record["train_loss"])
+  assert not np.allclose(first[-1][1].record.train_loss, second[-1][1].record.train_loss)
+
+
+def test_a_step_is_traced_once_a_phase_and_never_for_another_epoch_temperature_or_weight(
+  teacher, monkeypatch
+):
+  """Temperatures fall, weights change, epochs and phases go on: none of them is a new program."""
+  programs.forget()
+  chex.clear_trace_counter()
+  monkeypatch.setattr(steps, "train_step", chex.assert_max_traces(steps.train_step, n=1))
+  monkeypatch.setattr(
+    evaluator, "evaluation_step", chex.assert_max_traces(evaluator.evaluation_step, n=1)
+  )
+  fading = Term("labels", recipes.cross_entropy, lambda epoch: 1 / (1 + epoch), needs_teacher=False)
+  only = dataclasses.replace(ANNEAL, objective=(*ANNEAL.objective, fading))
+  temperatures = [report.record.schedules["temperature"] for report in train(TASK, only, teacher)]
+  assert temperatures == [3.0, 2.0, 1.0]
+  train(changed(seeds=(1, 8)), only, teacher, epochs_before=7)
+  # The guard does notice: another number of views is another program.
+  with pytest.raises(AssertionError, match="train_step"):
+    train(changed(views=1), only, cached_teacher(Outputs(teacher.outputs.logits[:, :1])))
 
 
 def held_for(task, only, teacher):
@@ -477,7 +505,7 @@ def test_cached_fields_that_no_term_reads_stay_off_the_devices(teacher):
 
 
 def layer_mean(student, teacher, batch):
-  return teacher.layers.mean(axis=(1, 2)) + student.logits[:, 0]
+  return sum(layer.mean(axis=1) for layer in teacher.layers) + student.logits[:, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Training on sentences of several lengths: buckets, batches that are filled up, dropout, teachers."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,19 +9,19 @@ import numpy as np
 import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from kd_jax import parallel
-from kd_jax.data import Augmentation
+from kd_jax import _programs as programs, parallel
+from kd_jax._reading import DeviceData, StepBatch
 from kd_jax.losses import sequences, structural
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import structures as structured_recipes
 from kd_jax.recipes.parts import Budget, Phase, Term
 from kd_jax.structured import layout
 from kd_jax.structured.structure import decode, log_prob
-from kd_jax.training import batches, loop, step as steps
+from kd_jax.training import batches, loop
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import train_recipe
 from kd_jax.training.state import init_variables, one_seed, start_phase
-from kd_jax.training.step import device_data
+from kd_jax.training.step import Program, step_of_seeds
 from kd_jax.types import Outputs
 from tests import training
 from tests.training import assert_close, assert_same_bits, sentences, train
@@ -40,21 +42,23 @@ def structural_phase(epochs):
 # Rows that fill a batch up.
 
 
-def step_on(task, terms, rows, mask, teacher=steps.NO_TEACHER):
+def step_on(task, terms, rows, mask):
   """The state after one step of plain gradient descent on rows of the first bucket, and its results."""
-  optimizer = DESCENT.build(1)
-  step = steps.make_train_step(
-    task.model, terms, optimizer, teacher.outputs, Augmentation("none"),
-    steps_per_epoch=1, views=1, evaluation=task.evaluation,
-  )  # fmt: skip
-  run = parallel.epoch_runner(step, one_dispatch=True, donate=False)
+  program = Program(task.model, terms, DESCENT, 1, 1, evaluation=task.evaluation)
+  run = programs.kept(
+    ("test", program.key()),
+    lambda: parallel.epoch_runner(
+      functools.partial(step_of_seeds, program), one_dispatch=True, donate=False
+    ),
+  )
   variables = init_variables(task.model, task.example, task.seeds)
-  data = device_data(task.train.buckets[0], teacher.of_bucket(0), task.seeds)
+  bucket, seeds = task.train.buckets[0], np.asarray(task.seeds, np.uint32)
+  data = DeviceData(bucket.inputs, bucket.labels, bucket.keys, None, seeds, np.int32(0))
   rows = np.stack([rows] * len(task.seeds))[None].astype(np.int32)  # [1, K, B]
-  batch = steps.StepBatch(
+  batch = StepBatch(
     parallel.shard(rows, axis=2), None if mask is None else parallel.shard(mask[None], axis=1)
   )
-  state = parallel.replicate(start_phase(variables, optimizer).train)
+  state = parallel.replicate(start_phase(variables, DESCENT.build(1)).train)
   after, results = run(state, parallel.replicate(data), batch)
   return variables, parallel.fetch(after), parallel.collect(results)
 
@@ -85,10 +89,10 @@ def test_rows_that_fill_a_batch_up_add_nothing():
 
   for seed in range(2):
     value, gradient = loss(one_seed(before, seed))
-    np.testing.assert_allclose(results["loss"][0, seed], value, rtol=1e-5)
-    np.testing.assert_allclose(results["terms"]["labels"][0, seed], value, rtol=1e-5)
+    np.testing.assert_allclose(results.loss[0, seed], value, rtol=1e-5)
+    np.testing.assert_allclose(results.terms["labels"][0, seed], value, rtol=1e-5)
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
-    np.testing.assert_allclose(results["gradient_norm"][0, seed], norm, rtol=1e-5)
+    np.testing.assert_allclose(results.gradient_norm[0, seed], norm, rtol=1e-5)
     expected = jax.tree.map(lambda x, g: x - g, one_seed(before, seed), gradient)
     assert_close(one_seed(after.variables, seed), expected, 1e-5)
 
@@ -98,8 +102,7 @@ def test_a_real_row_does_change_the_step():
   task = sentences.task("LinearChain")
   mask = np.float32([1, 1, 1, 1, 1, 0, 0, 0])
   one, other = (
-    step_on(task, (LABELS,), np.array([row, 0, 6, 2, 5, 1, 1, 1]), mask)[2]["loss"]
-    for row in (3, 4)
+    step_on(task, (LABELS,), np.array([row, 0, 6, 2, 5, 1, 1, 1]), mask)[2].loss for row in (3, 4)
   )
   assert np.all(np.abs(one - other) > 1e-3)
 
@@ -205,10 +208,10 @@ def test_reports_of_sentences(task, whole):
   for report in whole:
     assert report.state.train.step.tolist() == [2 * report.epoch] * 3
     record = report.record
-    assert {"train_loss", "validation_f1", "gradient_norm", "terms"} <= set(record)
-    assert set(record["terms"]) == {"structural_kd", "labels"}
-    assert "train_accuracy" not in record
-    schedules = record["schedules"]
+    assert record.metric == "f1"
+    assert set(record.terms) == {"structural_kd", "labels"}
+    assert record.train_metrics == {}
+    schedules = record.schedules
     expected = 1 - (report.epoch - 1) / 3
     assert schedules["structural_kd_weight"] == pytest.approx(expected, abs=1e-6)
     assert schedules["labels_weight"] == pytest.approx(1 - expected, abs=1e-6)
@@ -245,7 +248,7 @@ def test_every_sentence_is_trained_on_once_an_epoch(task):
   # Two steps, of the eight short sentences and of the five longer ones: the mean is that over all thirteen.
   assert [len(bucket.rows) for bucket in task.train.buckets] == [8, 5]
   mean = np.mean(np.sum(words**2, axis=1))
-  np.testing.assert_allclose(report.record["terms"]["content"], [mean], rtol=1e-5)
+  np.testing.assert_allclose(report.record.terms["content"], [mean], rtol=1e-5)
 
 
 # Teachers.
@@ -261,8 +264,8 @@ def test_a_cached_teacher_says_what_the_live_one_says(head):
   @jax.jit
   def run(held, kept, inputs, rows):
     said = [
-      live.outputs(held, rows, inputs, 0).scores,
-      cached.outputs(kept, rows, inputs, 0).scores,
+      held.outputs(rows, inputs, 0).scores,
+      kept.outputs(rows, inputs, 0).scores,
     ]
     own = student[0].apply(student[1], inputs, train=False).scores
     distances = (sequences.token_kd_loss, structural.structural_kd_loss)
@@ -271,7 +274,7 @@ def test_a_cached_teacher_says_what_the_live_one_says(head):
   for index, bucket in enumerate(data.buckets):
     rows = np.random.default_rng(0).permutation(len(bucket.rows))[:5]
     inputs = jax.tree.map(lambda x, rows=rows: x[rows], bucket.inputs)
-    said, (by_live, by_cached) = run(live.shared, cached.of_bucket(index), inputs, rows)
+    said, (by_live, by_cached) = run(live, cached[index], inputs, rows)
     lengths = data.lengths[bucket.rows[rows]]
     expected, found = (layout.pack(jax.device_get(scores), lengths) for scores in said)
     assert_close(found.values, expected.values, 1e-5)
@@ -288,8 +291,8 @@ def test_cached_and_live_teachers_train_alike():
   live = train(task, only, sentences.live("refined", task.train))
   for one, other in zip(cached, live, strict=True):
     assert_close(one.state.train.variables, other.state.train.variables, 1e-4)
-    assert_close(one.record["terms"], other.record["terms"], 1e-4)
-  assert {"validation_las"} <= set(cached[0].record)
+    assert_close(one.record.terms, other.record.terms, 1e-4)
+  assert cached[0].record.metric == "las"
 
 
 def test_a_live_teacher_lies_on_the_devices_once_for_all_buckets():
@@ -303,10 +306,10 @@ def test_a_live_teacher_lies_on_the_devices_once_for_all_buckets():
 
 def test_a_teacher_of_other_sentences_is_refused(task, teacher):
   only, state = structural_phase(3), training.fresh(task, structural_phase(3))
-  of_one = steps.cached_structures(teacher.arrays[:1])
+  of_one = teacher[:1]
   with pytest.raises(ValueError, match="1 buckets, the task has 2"):
     train(task, only, of_one, state=state)
-  swapped = steps.cached_structures(teacher.arrays[::-1])
+  swapped = teacher[::-1]
   with pytest.raises(ValueError, match=r"(?=.*\(5, 8\)).*\(8, 4\)"):
     train(task, only, swapped, state=state)
 
@@ -316,7 +319,7 @@ def test_a_recipe_for_sentences_in_memory():
   recipe = structured_recipes.scratch(Budget(6, ADAM, 5))
   reports = [report for _, report in train_recipe(task, recipe)]
   assert [report.epoch for report in reports] == [1, 2, 3, 4, 5, 6]
-  assert reports[-1].record["train_loss"] < reports[0].record["train_loss"]
+  assert reports[-1].record.train_loss < reports[0].record.train_loss
 
 
 # Evaluation.

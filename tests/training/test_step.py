@@ -1,15 +1,19 @@
 """One step against NumPy, and the parts it is made of."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kd_jax import parallel, recipes
-from kd_jax.data import Augmentation, augment_batch
+from kd_jax._reading import DeviceData, StepBatch
+from kd_jax.data import augment_batch
 from kd_jax.recipes import Term
-from kd_jax.training import step as steps
-from kd_jax.training.step import device_data
+from kd_jax.teachers.sources import cached_teacher, live_teacher
+from kd_jax.training import objective as objectives
+from kd_jax.training.step import Program, step_of_seeds
 from kd_jax.types import Batch, Outputs
 from tests import oracles, training
 from tests.training import CLASSES, OPTIMIZER, TASK
@@ -20,7 +24,7 @@ def test_epochs_are_exact_where_they_begin(per_epoch):
   """Under jit and with an axis of seeds, where XLA multiplies by a rounded reciprocal."""
   epochs = np.arange(300)
   first = epochs * per_epoch
-  at = jax.jit(jax.vmap(lambda step: steps.epoch_at(step, per_epoch)))
+  at = jax.jit(jax.vmap(lambda step: objectives.epoch_at(step, per_epoch)))
   np.testing.assert_array_equal(at(first), epochs)
   last = at(first + per_epoch - 1)
   assert np.all(np.floor(last) == epochs)
@@ -28,7 +32,7 @@ def test_epochs_are_exact_where_they_begin(per_epoch):
 
 
 def test_half_an_epoch():
-  assert float(steps.epoch_at(25, 10)) == 2.5
+  assert float(objectives.epoch_at(25, 10)) == 2.5
 
 
 def test_the_objective_is_divided_by_the_size_of_the_whole_batch():
@@ -48,7 +52,7 @@ def test_the_objective_is_divided_by_the_size_of_the_whole_batch():
 
   def shares(logits, labels, mask):
     batch = Batch(logits, labels, mask)
-    return steps.objective(terms, Outputs(logits), Outputs(), batch, jnp.float32(0.5))
+    return objectives.objective(terms, Outputs(logits), Outputs(), batch, jnp.float32(0.5))
 
   loss, parts = jax.vmap(shares, axis_name=parallel.AXIS)(logits, labels, mask)
   rows = 1.5 * logits[..., 0][mask > 0].sum() / mask.size
@@ -60,22 +64,21 @@ def test_the_objective_is_divided_by_the_size_of_the_whole_batch():
 
 def test_cached_outputs_are_those_of_the_example_and_the_view():
   arrays = Outputs(np.arange(4 * 3 * 2.0).reshape(4, 3, 2), (np.arange(12).reshape(4, 3),))
-  teacher = steps.cached_teacher(arrays)
-  held = jax.tree.map(jnp.asarray, teacher.of_bucket(0))
-  found = teacher.outputs(held, jnp.array([2, 0]), None, 1)
+  (kept,) = cached_teacher(arrays)
+  found = jax.tree.map(jnp.asarray, kept).outputs(jnp.array([2, 0]), None, 1)
   assert found.logits.tolist() == [[14, 15], [2, 3]]
   assert found.layers[0].tolist() == [7, 1]
 
 
 def test_cached_outputs_equal_the_live_teacher():
-  cached = steps.cached_teacher(training.teacher_outputs())
-  live = steps.live_teacher(*training.teacher_network())
+  (cached,) = cached_teacher(training.teacher_outputs())
+  live = live_teacher(*training.teacher_network())
   rows = np.array([5, 0, 23])
   for view in range(TASK.views):
     inputs = augment_batch(TASK.augmentation, TASK.train.images[rows], TASK.train.keys[rows], view)
     np.testing.assert_allclose(
-      cached.outputs(cached.of_bucket(0), rows, inputs, view).logits,
-      live.outputs(live.shared, rows, inputs, view).logits,
+      cached.outputs(rows, inputs, view).logits,
+      live.outputs(rows, inputs, view).logits,
       rtol=1e-5,
       atol=1e-6,
     )
@@ -134,26 +137,20 @@ def test_steps_of_a_linear_model_equal_numpy(one_dispatch):
       {"temperature": recipes.annealing_by_epoch(2, 2)},
     ),
   )
-  teacher = steps.cached_teacher(Outputs(teacher_logits[:, None]))
-  optimizer = OPTIMIZER.build(4)
-  step = steps.make_train_step(
-    model,
-    terms,
-    optimizer,
-    teacher.outputs,
-    Augmentation("none"),
-    steps_per_epoch=per_epoch,
-    views=1,
-  )
+  (teacher,) = cached_teacher(Outputs(teacher_logits[:, None]))
+  program = Program(model, terms, OPTIMIZER, total_steps=4, steps_per_epoch=per_epoch)
+  step = functools.partial(step_of_seeds, program)
   rng = np.random.default_rng(2)
   rows = np.stack([np.stack([rng.permutation(24)[:16] for _ in seeds]) for _ in range(4)])
   state = training.init_variables(model, TASK.train.images[:1], seeds)
-  data = device_data(TASK.train.buckets[0], teacher.of_bucket(0), seeds)
+  (bucket,) = TASK.train.buckets
+  numbers = np.asarray(seeds, np.uint32), np.int32(0)
+  data = DeviceData(bucket.inputs, bucket.labels, bucket.keys, teacher, *numbers)
   run = parallel.epoch_runner(step, one_dispatch=one_dispatch, donate=True)
   carry, results = run(
-    parallel.replicate(training.start_phase(state, optimizer).train),
+    parallel.replicate(training.start_phase(state, OPTIMIZER.build(4)).train),
     parallel.replicate(data),
-    steps.StepBatch(parallel.shard(rows.astype(np.int32), axis=2), None),
+    StepBatch(parallel.shard(rows.astype(np.int32), axis=2)),
   )
   after, results = parallel.fetch(carry), parallel.collect(results)
   assert after.step.tolist() == [4, 4]
@@ -164,7 +161,7 @@ def test_steps_of_a_linear_model_equal_numpy(one_dispatch):
     training.assert_close(training.one_seed(after.variables["params"], seed), params, 2e-5)
     for number, record in enumerate(records):
       found = jax.tree.map(lambda x, n=number, s=seed: x[n, s], results)
-      training.assert_close(found, record, 2e-5)
+      training.assert_close(found._asdict(), record, 2e-5)
 
 
 def test_a_temperature_falls_with_the_first_step_of_an_epoch():

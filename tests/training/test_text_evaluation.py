@@ -137,4 +137,4 @@ def test_the_accuracy_in_training_is_that_of_all_texts():
   )  # fmt: skip
   (report,) = train_phase(task, only, start_phase(variables, still.build(4)))
   expected = [np.mean(logits.argmax(axis=1) == data.labels) for logits in said]
-  np.testing.assert_allclose(report.record["train_accuracy"], expected, rtol=1e-6)
+  np.testing.assert_allclose(report.record.train_metrics["accuracy"], expected, rtol=1e-6)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from experiments.pipeline import layer_classifiers
 from kd_jax import parallel, recipes
-from kd_jax.data.dataset import Bucket
+from kd_jax.data.examples import Bucket
 from kd_jax.recipes import layers as layer_recipes, structures as structured_recipes
 from kd_jax.recipes.parts import Budget, Phase, Term
 from kd_jax.structured.linear_chain import LinearChain
-from kd_jax.training import batches, step as steps
+from kd_jax.teachers.sources import cached_teacher
+from kd_jax.training import batches, objective as objectives
 from kd_jax.types import Batch, Outputs
 from tests import contract, oracles, training
 from tests.training import (
@@ -46,7 +47,7 @@ def objective_of(terms, masked, hidden):
 
   def share(logits, teacher, labels, mask, labelled):
     batch = Batch(logits, labels, mask, labelled)
-    return steps.objective(terms, Outputs(logits), Outputs(teacher), batch, jnp.float32(0))
+    return objectives.objective(terms, Outputs(logits), Outputs(teacher), batch, jnp.float32(0))
 
   axes = (0, 0, 0, 0 if masked else None, 0 if hidden else None)
   differentiated = jax.value_and_grad(share, has_aux=True)
@@ -215,7 +216,7 @@ def test_hidden_labels_change_no_bit_of_loss_or_gradient(kind):
   def share(student, labels):
     batch = Batch(np.zeros(4), labels, None, labelled)
     term = Term("labels", loss, needs_teacher=False)
-    return steps.objective((term,), student, Outputs(), batch, jnp.float32(0))[0]
+    return objectives.objective((term,), student, Outputs(), batch, jnp.float32(0))[0]
 
   run = jax.jit(jax.vmap(jax.value_and_grad(share), None, axis_name=parallel.AXIS, axis_size=1))
   poisoned = labels.copy()
@@ -251,7 +252,7 @@ def hidden_task(task):
 
 def images_of_kd():
   (phase,) = recipes.kd(Budget(1, OPTIMIZER, CLASSES)).phases
-  return hidden_task(TASK), phase, steps.cached_teacher(training.teacher_outputs())
+  return hidden_task(TASK), phase, cached_teacher(training.teacher_outputs())
 
 
 def sentences_of_structural_kd():
@@ -267,7 +268,7 @@ def test_hidden_labels_change_no_bit_of_a_trained_student(method):
   again = training.train(training.changed(task, train=poisoned(task.train)), phase, teacher)[-1]
   assert_same_bits(again.state, report.state)
   assert again.record == report.record
-  assert all(np.isfinite(report.record["train_loss"]))
+  assert all(np.isfinite(report.record.train_loss))
   assert report.state.train.step.tolist() == [task.steps_per_epoch]
 
 

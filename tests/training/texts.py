@@ -56,7 +56,6 @@ class Network(nn.Module):
     return Outputs(
       nn.Dense(self.num_outputs, name="classifier")(x),
       tuple(layers),
-      means=tuple(2 * layer for layer in layers),
       layer_logits=None if pseudo is None else pseudo(layers[:-1]),
     )
 

@@ -28,10 +28,10 @@ from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import layers as layer_recipes
 from kd_jax.recipes.parts import Budget, Phase
 from kd_jax.teachers import predicting
+from kd_jax.teachers.sources import Teacher, cached_teacher, live_teacher
 from kd_jax.training.batches import plan_epoch
 from kd_jax.training.loop import Task, begin_phase, fresh_variables, train_phase
 from kd_jax.training.state import init_variables, one_seed
-from kd_jax.training.step import Teacher, cached_teacher, live_teacher
 from kd_jax.types import Outputs, PyTree, Subwords
 
 
@@ -173,7 +173,7 @@ def _train(
   rows = np.concatenate([task.train.buckets[s.bucket].rows[s.rows] for s in stretches])
   np.save(Path(job.folder) / "rows.npy", rows)
   for report in train_phase(task, phase, begin_phase(task, phase, fresh, None), teacher):
-    yield Measurement(report.seconds / job.steps, float(np.mean(report.record["train_loss"])))
+    yield Measurement(report.seconds / job.steps, float(np.mean(report.record.train_loss)))
 
 
 def _image_outputs(job: Job) -> Iterator[Measurement]:

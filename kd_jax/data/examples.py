@@ -1,0 +1,57 @@
+"""What training, caching and evaluation ask of a set of examples, of whatever kind."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from kd_jax.types import PyTree
+
+
+class Bucket(NamedTuple):
+  """Examples of one shape, as a network reads them: a data set is one bucket, or several by length.
+
+  Attributes:
+    rows: [M] int positions in the data set.
+    length: n, to which the sequences are padded; None for images.
+    inputs: [M, ...] what the network reads.
+    labels: [M, ...].
+    keys: [M] uint32, from the example ids.
+    labelled: [M] bool, which examples have labels; None if all of the data set have.
+  """
+
+  rows: np.ndarray
+  length: int | None
+  inputs: PyTree
+  labels: PyTree
+  keys: np.ndarray
+  labelled: np.ndarray | None = None
+
+
+class Examples(Protocol):
+  """Images, sentences or texts of one split, with a name for every example.
+
+  Attributes:
+    name: of the data set.
+    version: of its prepared form.
+    split: "train", "validation" or "test".
+    ids: [N] str, unique: what an example is called in every run.
+    labelled: [N] bool, which examples have labels; None if all have.
+    buckets: each example once, in arrays of one shape.
+    fingerprint: SHA-256 of ids in order, labels and inputs, as hex.
+  """
+
+  @property
+  def name(self) -> str: ...
+  @property
+  def version(self) -> str: ...
+  @property
+  def split(self) -> str: ...
+  @property
+  def ids(self) -> np.ndarray: ...
+  @property
+  def labelled(self) -> np.ndarray | None: ...
+  @property
+  def buckets(self) -> tuple[Bucket, ...]: ...
+  @property
+  def fingerprint(self) -> str: ...
+  def __len__(self) -> int: ...

@@ -1,0 +1,147 @@
+"""Where a training step finds its teacher's outputs: kept from before, or made by the teacher on the spot.
+
+Both kinds are pytrees, so that a step is handed the teacher itself, with its arrays on the device. Their one
+method gives the teacher's `Outputs` for some examples.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import overload
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.data.examples import Bucket
+from kd_jax.structured import layout
+from kd_jax.types import ArrayLike, Outputs, PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedTeacher:
+  """The outputs for the examples of one bucket, computed before.
+
+  Attributes:
+    kept: arrays [M, V, ...] of each example and view, `layers` in one array [M, V, L, D]; or the `scores` of
+      structures [M, n, ...], of one view.
+  """
+
+  kept: Outputs
+
+  def outputs(self, rows: ArrayLike, inputs: PyTree, view: ArrayLike) -> Outputs:
+    """What is kept of some rows [B] under a view; the inputs are not read."""
+    del inputs
+    if self.kept.scores is not None:
+      return Outputs(scores=layout.take_rows(self.kept.scores, rows))
+    found = jax.tree.map(lambda x: x[rows, view], self.kept)
+    if not isinstance(found.layers, tuple):
+      found = found._replace(layers=tuple(jnp.unstack(found.layers, axis=1)))
+    return found
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class LiveTeacher:
+  """A network that is run on the very inputs that the student sees.
+
+  Attributes:
+    variables: on the host, or on a device within a step.
+    model: to apply; part of what a step is compiled for.
+  """
+
+  variables: PyTree
+  model: nn.Module = dataclasses.field(metadata={"static": True})
+
+  def outputs(self, rows: ArrayLike, inputs: PyTree, view: ArrayLike) -> Outputs:
+    """What the network says of the inputs [B, ...]; rows and view are not read."""
+    del rows, view
+    return self.model.apply(self.variables, inputs, train=False)
+
+
+Teacher = LiveTeacher | Sequence[CachedTeacher]
+"""What a student is trained with: one network, or what is cached for each bucket of its training examples."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedBuckets(Sequence[CachedTeacher]):
+  """Outputs of all examples, cut to a bucket's when it is asked for: no second copy is kept on the host.
+
+  Attributes:
+    outputs: arrays [N, V, ...], in the order of the data set.
+    rows: for each bucket, its rows [M]; None if it has all of them in order.
+  """
+
+  outputs: Outputs
+  rows: tuple[np.ndarray | None, ...]
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  @overload
+  def __getitem__(self, index: int) -> CachedTeacher: ...
+  @overload
+  def __getitem__(self, index: slice) -> list[CachedTeacher]: ...
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return [self[number] for number in range(len(self))[index]]
+    rows = self.rows[index]
+    whole = rows is None
+    return CachedTeacher(self.outputs if whole else jax.tree.map(lambda x: x[rows], self.outputs))
+
+
+def cached_teacher(outputs: Outputs, buckets: Sequence[Bucket] | None = None) -> CachedBuckets:
+  """A teacher whose outputs were computed before.
+
+  Args:
+    outputs: arrays [N, V, ...] of each example and view, in the order of the data set; `layers` in one array
+      [N, V, L, D], or a tuple of arrays [N, V, D] if their widths differ.
+    buckets: of the data set, if it has several.
+  """
+  rows = (None,) if buckets is None else tuple(bucket.rows for bucket in buckets)
+  if len(rows) == 1 and rows[0] is not None and np.array_equal(rows[0], np.arange(len(rows[0]))):
+    rows = (None,)
+  return CachedBuckets(outputs, rows)
+
+
+def cached_structures(buckets: Sequence[layout.Structure]) -> tuple[CachedTeacher, ...]:
+  """A teacher of sequences: its scores for each bucket of the data set, in the bucket's order and length."""
+  return tuple(CachedTeacher(Outputs(scores=scores)) for scores in buckets)
+
+
+def live_teacher(model: nn.Module, variables: PyTree) -> LiveTeacher:
+  """A teacher that is run on the very inputs that the student sees."""
+  return LiveTeacher(variables, model)
+
+
+def reading(teacher: Teacher, fields: set[str]) -> Teacher:
+  """The same teacher without the cached fields of `Outputs` that nothing reads."""
+  if not isinstance(teacher, CachedBuckets):
+    return teacher
+  nothing = Outputs()
+  unread = {name: getattr(nothing, name) for name in Outputs._fields if name not in fields}
+  return dataclasses.replace(teacher, outputs=teacher.outputs._replace(**unread))
+
+
+def check_teacher(teacher: Teacher, buckets: Sequence[Bucket], views: int) -> None:
+  """Refuses cached outputs of other examples: on a device, a row out of range is silently clamped.
+
+  Raises:
+    ValueError: other numbers of buckets, examples, positions or views, with both.
+  """
+  if isinstance(teacher, LiveTeacher):
+    return
+  if len(teacher) != len(buckets):
+    raise ValueError(f"teacher outputs are of {len(teacher)} buckets, the task has {len(buckets)}")
+  if not isinstance(teacher, CachedBuckets):
+    for bucket, own in zip(buckets, teacher, strict=True):
+      layout.check(own.kept.scores, len(bucket.rows), bucket.length)
+    return
+  expected = (sum(len(bucket.rows) for bucket in buckets), views)
+  for leaf in jax.tree.leaves(teacher.outputs):
+    if leaf.shape[:2] != expected:
+      raise ValueError(
+        f"teacher outputs {leaf.shape} are of {leaf.shape[0]} examples and {leaf.shape[1]} views, the "
+        f"task has {expected[0]} and {expected[1]}"
+      )
