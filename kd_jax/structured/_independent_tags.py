@@ -68,7 +68,9 @@ def k_best_tags(logits: ArrayLike, k: int, mask: ArrayLike | None = None) -> tup
     raise ValueError(f"k must be at least 1, got {k}")
   logits, mask = _checked(logits, mask)
   width = min(k, logits.shape[-1])
-  values, tags = jax.lax.top_k(logits, width)  # no other tag of a position can be part of the k best
+  values, tags = jax.lax.top_k(
+    logits, width
+  )  # no other tag of a position can be part of the k best
 
   def step(scores, position):
     values, valid = position

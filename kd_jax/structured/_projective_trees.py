@@ -27,7 +27,9 @@ def _derive(scores, mask, single_root, choose, k, key=None) -> tuple[Array, Arra
   def one(scores, mask, noise):
     return derive(scores, jnp.sum(mask), noise, choose, k)
 
-  heads, values = jnp.vectorize(one, signature="(n,m),(n),(n,t,n)->(k,n),(k)")(scores, padded, noise)
+  heads, values = jnp.vectorize(one, signature="(n,m),(n),(n,t,n)->(k,n),(k)")(
+    scores, padded, noise
+  )
   if not single_root:
     heads = remove_root_token(heads)
   empty = ~jnp.any(mask, axis=-1, keepdims=True)

@@ -67,7 +67,9 @@ def _topmost(heads: Array, marked: Array) -> Array:
   """
   above = jnp.concatenate([jnp.zeros(1, heads.dtype), heads])
   found = jnp.concatenate([jnp.zeros(1, bool), marked]) * jnp.arange(above.size)
-  for _ in range(heads.size.bit_length()):  # each round doubles the length of the paths that are covered
+  for _ in range(
+    heads.size.bit_length()
+  ):  # each round doubles the length of the paths that are covered
     found = jnp.where(found[above] > 0, found[above], found)
     above = above[above]
   return found

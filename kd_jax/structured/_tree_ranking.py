@@ -32,6 +32,7 @@ def rank_trees(
   Returns:
     heads [..., k, n], 0 for trees with an excluded arc, and scores [..., k], NEG_INF for those.
   """
+
   def taken(values):
     rows = jnp.broadcast_to(values[..., None, :, :], (*heads.shape, values.shape[-1]))
     return jnp.take_along_axis(rows, heads[..., None], axis=-1)[..., 0]
