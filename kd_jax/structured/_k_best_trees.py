@@ -44,9 +44,11 @@ def best_spanning_tree(
     >>> best_spanning_tree(jnp.array([[5.0, 0.0, 4.0], [5.0, 1.0, 0.0]]), single_root=False).tolist()
     [0, 0]
   """
-  if single_root:
-    return maximum_spanning_tree(arc, mask)
   scores, _, mask = as_arcs(arc, mask)
+  if mask.shape[-1] == 0:
+    return jnp.zeros(mask.shape, jnp.int32)
+  if single_root:
+    return maximum_spanning_tree(scores, mask)
   heads = remove_root_token(maximum_spanning_tree(*add_root_token(scores, mask)))
   return jnp.where(mask, heads, 0)
 
@@ -85,6 +87,9 @@ def k_best_spanning_trees(
     raise ValueError(f"k must be at least 1, got {k}")
   scores, valid, mask = as_arcs(arc, mask)
   allowed = valid & (scores > EXCLUDED)
+  if mask.shape[-1] == 0:
+    exists = jnp.broadcast_to(jnp.arange(k) == 0, (*mask.shape[:-1], k))
+    return rank_trees(scores, allowed, jnp.zeros((*exists.shape, 0), jnp.int32), exists, mask)
 
   def one(scores, allowed, mask):
     return _divide(scores, allowed, mask, k, single_root)
@@ -106,13 +111,18 @@ def _divide(
     total = jnp.sum(jnp.where(mask, scores[tokens, heads], 0.0))
     return heads, jnp.where(fits, total, NEG_INF), allowed
 
+  def solve_all(divided):
+    if tokens.size <= SETS_AT_ONCE:
+      return jax.vmap(solve)(divided)
+    return jax.lax.map(solve, divided, batch_size=SETS_AT_ONCE)
+
   def step(sets, rank):
     heads, values, allowed = sets
     on_tree = jnp.arange(scores.shape[1]) == heads[rank][:, None]
     earlier = (tokens[None, :] < tokens[:, None])[..., None]  # [set, token, 1]
     itself = jnp.eye(tokens.size, dtype=bool)[..., None]
     divided = allowed[rank] & jnp.where(earlier, on_tree, ~(itself & on_tree))
-    new = jax.lax.map(solve, divided, batch_size=SETS_AT_ONCE)
+    new = solve_all(divided)
     pool = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), sets, new)
     # The sets up to this rank stay where they are. A set that differs at padding is none.
     first = jnp.where(jnp.arange(k) <= rank, jnp.inf, values)

@@ -13,14 +13,12 @@ from kd_jax.types import EXCLUDED, Array, ArrayLike
 def _derive(scores, mask, single_root, choose, k, key=None) -> tuple[Array, Array]:
   """int32 heads [..., k, n], and bool [..., k]: which derivations exist. Scores [..., n, n+1] are finite."""
   scores, padded = jax.lax.stop_gradient(scores), mask
+  if mask.shape[-1] == 0:
+    exists = jnp.broadcast_to(jnp.arange(k) == 0, (*mask.shape[:-1], k))
+    return jnp.zeros((*exists.shape, 0), jnp.int32), exists
   if not single_root:
     scores, padded = add_root_token(scores, mask)
   size = padded.shape[-1]
-  if size == 0:
-    exists = jnp.arange(k) == 0
-    return jnp.zeros((*mask.shape[:-1], k, 0), jnp.int32), jnp.broadcast_to(
-      exists, (*mask.shape[:-1], k)
-    )
   shape = (*mask.shape[:-1], size, 3, size)
   noise = jnp.zeros(shape) if key is None else jax.random.uniform(key, shape)
 

@@ -136,10 +136,10 @@ def sample_spanning_tree(
   scores = jax.lax.stop_gradient(scores)
   tokens, best = shift_rows(scores[..., 1:])  # only differences within a row count
   scores = jnp.concatenate([scores[..., :1] - best[..., None], tokens], axis=-1)
-  head_key, path_key = jax.random.split(key)
-  shape = (*padded.shape[:-1], size - 1, size)
-  gumbel = jax.random.gumbel(head_key, shape)
-  logistic = jax.random.logistic(path_key, shape)
+  shape = (2, *padded.shape[:-1], size - 1, size)
+  uniform = jax.random.uniform(key, shape, minval=jnp.finfo(jnp.float32).tiny)
+  gumbel = -jnp.log(-jnp.log(uniform[0]))
+  logistic = jnp.log(uniform[1]) - jnp.log1p(-uniform[1])
 
   def one(scores, mask, gumbel, logistic):
     return _grow(*_eliminate(scores, mask, gumbel), logistic)

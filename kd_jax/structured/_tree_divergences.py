@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.structured.arcs import as_arcs, chain_padding, shift_rows
-from kd_jax.structured.matrix_tree import _with_marginals
+from kd_jax.structured.matrix_tree import _log_trees, _with_marginals
 from kd_jax.structured.projective import _all_trees
 from kd_jax.types import EXCLUDED, Array, ArrayLike
 
@@ -21,15 +21,22 @@ NEAR = 0.1
 """Distributions are near if no arc's score, within its row, differs by more: then KL is an integral."""
 
 
+def _log_partition(scores: Array, single_root: bool, projective: bool) -> tuple[Array, Array]:
+  """log Z [...] of scores without masks: a whole number, and the rest."""
+  if not projective:
+    return _log_trees(scores, single_root)
+  trees = _all_trees(scores, single_root)
+  return trees.exponent, jnp.log(trees.mantissa)
+
+
 def _inference(scores: Array, single_root: bool, projective: bool) -> tuple[Array, Array, Array]:
-  """log Z of scores without masks, as a whole number and the rest [...], and the marginals [..., n, n+1]."""
+  """log Z in two parts, and the marginals [..., n, n+1]."""
   if not projective:
     return _with_marginals(scores, single_root)
 
   def total(scores):
-    trees = _all_trees(scores, single_root)
-    log = jnp.log(trees.mantissa)
-    return jnp.sum(log), (trees.exponent, log)  # exponents have no gradient
+    whole, fraction = _log_partition(scores, single_root, projective)
+    return jnp.sum(fraction), (whole, fraction)  # exponents have no gradient
 
   marginals, (whole, fraction) = jax.grad(total, has_aux=True)(scores)
   return whole, fraction, marginals
@@ -80,7 +87,8 @@ def tree_entropy(
     7.0
   """
   scores = _shifted(arc, mask)
-  return _at_least_0(_cross_entropy(scores, scores, single_root, projective))
+  whole, fraction, marginals = _inference(scores, single_root, projective)
+  return _at_least_0((whole - _expected(marginals, scores, scores > EXCLUDED)) + fraction)
 
 
 def tree_cross_entropy(
@@ -136,9 +144,10 @@ def tree_kl_divergence(
   .. math:: \sum_{trees} P_t(tree) (\log P_t(tree) - \log P_s(tree))
 
   The difference of cross-entropy and entropy cancels if the two are near each other. Then the same number is
-  computed from the variance of the difference d of tree scores, along the way from teacher to student:
+  computed from marginals P_x along the way from teacher to student, with d the difference of arc scores:
 
-  .. math:: KL = \int_0^1 (1 - x) \, Var_x[d] \, dx \approx \frac{1}{2} Var_{1/3}[d]
+  .. math:: KL = \int_0^1 \sum_{i, h} (P_x(i, h) - P_t(i, h)) \, d(i, h) \, dx
+    \approx \frac{3}{4} \sum_{i, h} (P_{2/3}(i, h) - P_t(i, h)) \, d(i, h)
 
   which is exact up to the third order in d. Both are differentiated.
 
@@ -163,37 +172,37 @@ def tree_kl_divergence(
   _same_shape(teacher, student)
   p, q = _shifted(teacher, mask), _shifted(student, mask)
   whole_p, fraction_p, marginals = _inference(p, single_root, projective)
-  whole_q, fraction_q, _ = _inference(q, single_root, projective)
+  whole_q, fraction_q = _log_partition(q, single_root, projective)
   possible = p > EXCLUDED
   difference = jnp.where(possible, q - p, 0.0)
   moved = _expected(marginals, difference, possible)
   found = (whole_q - whole_p - moved) + (fraction_q - fraction_p)
+  # Values alone: the derivatives do not cancel.
+  value = _integrated(
+    *jax.lax.stop_gradient((found, p, difference, marginals)), single_root, projective
+  )
+  return _with_value(jnp.maximum(value, 0.0), found)
 
-  # Values alone: the derivatives of the difference do not cancel.
-  p, difference, marginals = jax.lax.stop_gradient((p, difference, marginals))
+
+def _integrated(
+  found: Array, p: Array, difference: Array, marginals: Array, single_root: bool, projective: bool
+) -> Array:
+  """KL as an integral for those that are near; else what was found."""
   expected = jnp.sum(marginals * difference, axis=-1, keepdims=True)
-  centred = jnp.where(possible, difference - expected, 0.0)
+  centred = jnp.where(p > EXCLUDED, difference - expected, 0.0)
   near = jnp.max(jnp.abs(centred), axis=(-2, -1), initial=0.0) < NEAR
 
-  def variance(centred):
+  def integral(centred):
     centred = jnp.where(near[..., None, None], centred, 0.0)
-    third = jnp.where(possible, p + centred / 3, p)
-    change = jax.jvp(
-      lambda scores: _inference(scores, single_root, projective)[2], (third,), (centred,)
-    )[1]
-    return jnp.sum(centred * change, axis=(-2, -1))
+    *_, later = _inference(p + centred * (2 / 3), single_root, projective)
+    return jnp.where(near, 0.75 * jnp.sum((later - marginals) * centred, axis=(-2, -1)), found)
 
-  value = jax.lax.stop_gradient(found)
-  halved = jax.lax.cond(
-    jnp.any(near), lambda centred: 0.5 * variance(centred), lambda _: value, centred
-  )
-  value = jnp.maximum(jnp.where(near, halved, value), 0.0)
-  return _with_value(value, found)
+  return jax.lax.cond(jnp.any(near), integral, lambda _: found, centred)
 
 
 def _cross_entropy(p: Array, q: Array, single_root: bool, projective: bool) -> Array:
   _, _, marginals = _inference(p, single_root, projective)
-  whole, fraction, _ = _inference(q, single_root, projective)
+  whole, fraction = _log_partition(q, single_root, projective)
   return (whole - _expected(marginals, q, p > EXCLUDED)) + fraction
 
 

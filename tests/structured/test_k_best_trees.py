@@ -1,0 +1,55 @@
+"""The best dependency trees, the k best and samples, crossing arcs allowed, against lists of all trees."""
+
+import jax
+import numpy as np
+import pytest
+
+from kd_jax.structured._k_best_trees import best_spanning_tree, k_best_spanning_trees
+from kd_jax.structured._spanning_tree_sampling import sample_spanning_tree
+from tests.structured import oracles
+from tests.structured.tree_search import TreeSearchContract, draw
+
+
+class SpanningTreeSearch(TreeSearchContract):
+  projective = False
+
+  def best(self, arc, mask):
+    return best_spanning_tree(arc, mask, single_root=self.single_root)
+
+  def k_best(self, arc, k, mask):
+    return k_best_spanning_trees(arc, k, mask, single_root=self.single_root)
+
+  def sample(self, arc, key, mask):
+    return sample_spanning_tree(arc, key, mask, single_root=self.single_root)
+
+
+class TestSingleRoot(SpanningTreeSearch):
+  single_root = True
+
+
+class TestMultiRoot(SpanningTreeSearch):
+  single_root = False
+
+
+@pytest.mark.parametrize("depth", [0.0, 3.0])
+def test_marginals_of_samples_of_longer_sentences(depth):
+  """Longer than enumeration reaches, with cycles of three that several subtrees hang on."""
+  n, count = 9, 4000
+  arc = draw(seed=7, n=n, batch=1)[0]
+  for i in range(n):
+    arc[i, 1 + 3 * (i // 3) + (i + 1) % 3] += depth
+  samples = np.asarray(_many(arc, count))
+  assert all(oracles.is_tree(list(tree), single_root=True) for tree in samples[:50])
+  found = np.stack([(samples == head).mean(axis=0) for head in range(n + 1)], axis=1)
+  expected = oracles.forced_marginals(lambda arc: oracles.tree_log_partition(arc, True), arc)
+  deviation = np.sqrt(expected * (1 - expected) / count)
+  assert (np.abs(found - expected) < 4.5 * deviation + 2 / count).all()
+
+
+@jax.jit
+def _samples(arc, keys):
+  return jax.vmap(lambda key: sample_spanning_tree(arc, key))(keys)
+
+
+def _many(arc, count):
+  return _samples(arc, jax.random.split(jax.random.key(8), count))
