@@ -124,6 +124,8 @@ def _read(choices: Array, spans: Array, k: int) -> Array:
     int32 [n] heads, from 1; 0 for the top token and for what lies outside the spans.
   """
   size = choices.shape[2]
+  if size == 1:
+    return jnp.zeros(1, jnp.int32)
   ranks = jnp.asarray(_pairs(k))
   first_kind, second_kind = jnp.asarray(_FIRST), jnp.asarray(_SECOND)
 

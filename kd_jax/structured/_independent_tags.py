@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
+from kd_jax._checks import as_mask, as_scores, refuse_nan
 from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 
@@ -23,7 +23,7 @@ def sample_tags(logits: ArrayLike, key: Array, mask: ArrayLike | None = None) ->
   Args:
     logits: [..., n, L].
     key: a key of `jax.random`.
-    mask: [..., n], ones and then zeros; None if all count.
+    mask: [..., n], nonzero for tokens; None if all are.
 
   Returns:
     int32 tags [..., n], 0 at masked positions.
@@ -49,7 +49,7 @@ def k_best_tags(logits: ArrayLike, k: int, mask: ArrayLike | None = None) -> tup
   Args:
     logits: [..., n, L].
     k: how many, a Python integer.
-    mask: [..., n], ones and then zeros; None if all count.
+    mask: [..., n], nonzero for tokens; None if all are.
 
   Returns:
     int32 tags [..., k, n] and scores [..., k]. If fewer than k sequences are allowed, the rest has tags 0 and

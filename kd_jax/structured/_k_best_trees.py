@@ -8,10 +8,10 @@ common, each given by the arcs that it allows. The best tree of each is a maximu
 import jax
 import jax.numpy as jnp
 
+from kd_jax.structured._arcs import as_arcs, shift_rows
 from kd_jax.structured._root_token import add_root_token, remove_root_token
+from kd_jax.structured._spanning_tree import maximum_spanning_tree
 from kd_jax.structured._tree_ranking import rank_trees
-from kd_jax.structured.arcs import as_arcs, shift_rows
-from kd_jax.structured.spanning_tree import maximum_spanning_tree
 from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 SETS_AT_ONCE = 16

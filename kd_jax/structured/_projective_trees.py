@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from kd_jax.structured._arcs import as_arcs, shift_rows
 from kd_jax.structured._eisner import choose_best, choose_sample, derive
 from kd_jax.structured._root_token import add_root_token, remove_root_token
 from kd_jax.structured._tree_ranking import cost_exclusions, rank_trees
-from kd_jax.structured.arcs import as_arcs, shift_rows
 from kd_jax.types import EXCLUDED, Array, ArrayLike
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.segments import as_segments, log_conditionals
+from kd_jax.structured._segments import as_segments, log_conditionals
 from kd_jax.types import Array, ArrayLike
 
 
@@ -16,7 +16,7 @@ def sample_spans(scores: ArrayLike, key: Array, mask: ArrayLike | None = None) -
   Args:
     scores: [..., n, n, R] by start, end (inclusive) and label; only start <= end is read.
     key: a key of `jax.random`.
-    mask: [..., n], ones and then zeros; None if all are tokens.
+    mask: [..., n], nonzero for tokens; None if all are.
 
   Returns:
     tags [..., n] int32, numbered as in `tag_marginals`, 0 at padding.

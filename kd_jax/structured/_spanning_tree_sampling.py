@@ -19,8 +19,8 @@ anything else. Colbourn's method updates an inverse matrix, which cancels. Here 
 import jax
 import jax.numpy as jnp
 
+from kd_jax.structured._arcs import as_arcs, shift_rows
 from kd_jax.structured._root_token import add_root_token, remove_root_token
-from kd_jax.structured.arcs import as_arcs, shift_rows
 from kd_jax.types import Array, ArrayLike
 
 

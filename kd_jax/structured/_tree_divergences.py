@@ -12,9 +12,9 @@ An arc that p excludes adds nothing. One that q alone excludes adds its probabil
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.arcs import as_arcs, chain_padding, shift_rows
-from kd_jax.structured.matrix_tree import _log_trees, _with_marginals
-from kd_jax.structured.projective import _all_trees
+from kd_jax.structured._arcs import as_arcs, chain_padding, shift_rows
+from kd_jax.structured._matrix_tree import _log_trees, _with_marginals
+from kd_jax.structured._projective import _all_trees
 from kd_jax.types import EXCLUDED, Array, ArrayLike
 
 NEAR = 0.1

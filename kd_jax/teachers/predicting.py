@@ -85,7 +85,7 @@ def structure_predictor(model: nn.Module, variables: PyTree, dataset: SequenceDa
     for index, positions, place in by_bucket(rows):
       own, shared = run(index, positions, batch_size)
       shared = {name: array[0] for name, array in shared.items()}
-      scores = kind(**dict.fromkeys(kind._fields) | own | shared)
+      scores = layout.assemble(kind, own | shared)
       parts.append(layout.pack(scores, dataset.lengths[rows[place]]))
       places.append(place)
     return layout.join(parts).take(np.argsort(np.concatenate(places)))
