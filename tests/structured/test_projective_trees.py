@@ -27,3 +27,6 @@ class TestSingleRoot(ProjectiveTreeSearch):
 
 class TestMultiRoot(ProjectiveTreeSearch):
   single_root = False
+
+  def test_eager_equals_jit(self):
+    self.check_eager_samples()
