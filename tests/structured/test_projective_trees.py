@@ -27,6 +27,3 @@ class TestSingleRoot(ProjectiveTreeSearch):
 
 class TestMultiRoot(ProjectiveTreeSearch):
   single_root = False
-
-  def test_eager_equals_jit(self):
-    self.check_eager_samples()

@@ -120,7 +120,7 @@ def test_derivatives_equal_differences(single_root, projective):
   up, here, down = total(*moved(step)), total(*moved(0.0)), total(*moved(-step))
   slope = sum(np.sum(g * d) for g, d in zip(gradients, DIRECTION, strict=True))
   np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-3, atol=1e-3)
-  if projective:  # the other kind takes the same path, and five times as long to compile
+  if projective:  # the other kind takes the same path, and longer to compile
     change = second(teacher, student)
     curvature = sum(np.sum(c * d) for c, d in zip(change, DIRECTION, strict=True))
     np.testing.assert_allclose(curvature, (up - 2 * here + down) / step**2, rtol=1e-2, atol=1e-2)
@@ -147,6 +147,11 @@ def test_extreme_scores_and_excluded_arcs(single_root, projective):
     wanted = expected(single_root, projective, p, q)[:, some]
     atol = 5e-2 if teacher is wide[0] else 1e-5
     np.testing.assert_allclose(np.array(found)[:, some], wanted, rtol=1e-4, atol=atol)
+  # What the student alone excludes is as unlikely as a finite number can say.
+  found, gradients = run(*excluded[::-1])
+  assert (np.asarray(found[2])[some] > 1e20).all()
+  for values in jax.tree.leaves((found, gradients)):
+    assert np.isfinite(values).all()
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf])

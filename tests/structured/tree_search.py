@@ -169,11 +169,6 @@ class TreeSearchContract:
     dirty = np.where(unread(), np.float32(garbage), arc)
     jax.tree.map(np.testing.assert_array_equal, self.search(dirty), self.search(arc))
 
-  def check_eager_samples(self):
-    arc = np.where(unread(), np.float32(np.nan), draw(seed=6))
-    key = jax.random.split(jax.random.key(3), SAMPLES)[0]
-    np.testing.assert_array_equal(self.sample(arc, key, MASK), self.search(arc)[2][0])
-
   def test_arguments_are_checked(self):
     key = jax.random.key(0)
     for function in (
