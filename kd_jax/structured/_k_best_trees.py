@@ -38,11 +38,6 @@ def best_spanning_tree(
 
   Raises:
     ValueError: for shapes that do not fit, integer scores, or NaN.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> best_spanning_tree(jnp.array([[5.0, 0.0, 4.0], [5.0, 1.0, 0.0]]), single_root=False).tolist()
-    [0, 0]
   """
   scores, _, mask = as_arcs(arc, mask)
   if mask.shape[-1] == 0:
@@ -76,12 +71,6 @@ def k_best_spanning_trees(
 
   References:
     Lawler (1972); Camerini, Fratta, Maffioli (1980); Zmigrod, Vieira, Cotterell (2021), arXiv 2106.00780.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> heads, scores = k_best_spanning_trees(jnp.array([[5.0, 0.0, 4.0], [5.0, 1.0, 0.0]]), 3)
-    >>> heads.tolist(), scores.tolist()[:2]
-    ([[2, 0], [0, 1], [0, 0]], [9.0, 6.0])
   """
   if k < 1:
     raise ValueError(f"k must be at least 1, got {k}")

@@ -58,11 +58,6 @@ def maximum_projective_tree(
 
   References:
     Eisner (1996), Three new probabilistic models for dependency parsing: an exploration.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> maximum_projective_tree(jnp.array([[5.0, 0.0, 4.0], [5.0, 1.0, 0.0]])).tolist()
-    [2, 0]
   """
   scores, valid, mask = as_arcs(arc, mask)
   costs = cost_exclusions(scores, valid & (scores > EXCLUDED))
@@ -91,12 +86,6 @@ def k_best_projective_trees(
 
   References:
     Huang, Chiang (2005), Better k-best parsing, algorithm 0 with fewer pairs.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> heads, scores = k_best_projective_trees(jnp.array([[5.0, 0.0, 4.0], [5.0, 1.0, 0.0]]), 3)
-    >>> heads.tolist(), scores.tolist()[:2]
-    ([[2, 0], [0, 1], [0, 0]], [9.0, 6.0])
   """
   if k < 1:
     raise ValueError(f"k must be at least 1, got {k}")
@@ -128,12 +117,6 @@ def sample_projective_tree(
 
   Raises:
     ValueError: for shapes that do not fit, integer scores, or NaN.
-
-  Example:
-    >>> import jax, jax.numpy as jnp
-    >>> certain = jnp.array([[0.0, 0.0, 99.0], [99.0, 0.0, 0.0]])
-    >>> sample_projective_tree(certain, jax.random.key(0)).tolist()
-    [2, 0]
   """
   scores, _, mask = as_arcs(arc, mask)
   scores, _ = shift_rows(scores)

@@ -23,12 +23,6 @@ def sample_spans(scores: ArrayLike, key: Array, mask: ArrayLike | None = None) -
 
   Raises:
     ValueError: for shapes that do not fit, integer scores, or NaN.
-
-  Example:
-    >>> import jax, jax.numpy as jnp
-    >>> certain = jnp.zeros((2, 2, 1)).at[0, 1].set(99.0)
-    >>> sample_spans(certain, jax.random.key(0)).tolist()
-    [2, 4]
   """
   segments, _, mask = as_segments(scores, mask)
   num_tokens, kinds = segments.shape[-2:]

@@ -119,12 +119,6 @@ def sample_spanning_tree(
   References:
     Wilson (1996), Colbourn, Myrvold, Neufeld (1996) sample from the same distribution; see also Zmigrod,
     Vieira, Cotterell (2021), arXiv 2109.06521.
-
-  Example:
-    >>> import jax, jax.numpy as jnp
-    >>> certain = jnp.array([[0.0, 0.0, 99.0], [99.0, 0.0, 0.0]])
-    >>> sample_spanning_tree(certain, jax.random.key(0)).tolist()
-    [2, 0]
   """
   scores, _, mask = as_arcs(arc, mask)
   padded = mask

@@ -1,5 +1,7 @@
 """The k best sequences of independent tags and samples of them, against the list of all."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from kd_jax.types import NEG_INF
 from tests.structured import oracles
 from tests.structured.contract import BATCH, LENGTHS, MASK, TOKENS
 from tests.structured.frequencies import assert_drawn
+from tests.structured.tree_search import QUICKLY
 
 TAGS, K = 3, 12
 
@@ -23,7 +26,7 @@ def parts(logits, length):
   return oracles.chain_parts(logits[:length], np.zeros((TAGS, TAGS)))
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=QUICKLY)
 def search(logits):
   keys = jax.random.split(jax.random.key(1), 3000)
   samples = jax.vmap(lambda key: sample_tags(logits, key, MASK))(keys)
@@ -86,7 +89,10 @@ def test_padding_has_no_influence(garbage):
 def test_the_gradient_of_a_score_is_its_sequence():
   logits = draw(seed=4)
   tags, _, _ = search(logits)
-  gradient = jax.jit(jax.grad(lambda logits: k_best_tags(logits, K, MASK)[1][:, 1].sum()))(logits)
+  second = functools.partial(jax.jit, compiler_options=QUICKLY)(
+    jax.grad(lambda logits: k_best_tags(logits, K, MASK)[1][:, 1].sum())
+  )
+  gradient = second(logits)
   for row in range(4):  # shorter sentences have a second sequence too, but no more than one token
     np.testing.assert_array_equal(gradient[row], np.eye(TAGS)[tags[row, 1]] * MASK[row, :, None])
 
