@@ -33,27 +33,25 @@ FIXED = {
   "universal_kd_loss": "student_layer_logits, teacher_layer_logits",
   "alp_kd_loss": "student_layers, teacher_layers",
   "patient_kd_loss": "student_layers, teacher_layers",
-  "structural_kd_loss": "teacher, student",
-  "structured.linear_chain.log_partition": "chain",
-  "structured.linear_chain.marginals": "chain",
-  "structured.linear_chain.viterbi": "chain",
-  "structured.linear_chain.k_best": "chain, k",
-  "structured.linear_chain.entropy": "chain",
-  "structured.linear_chain.log_prob": "chain, tags",
-  "structured.linear_chain.cross_entropy": "teacher, student",
-  "structured.linear_chain.kl_divergence": "teacher, student",
-  "structured.spans.log_partition": "scores, mask=None",
-  "structured.spans.tag_marginals": "scores, mask=None",
-  "structured.spans.span_marginals": "scores, mask=None",
-  "structured.spans.viterbi": "scores, mask=None",
-  "structured.spans.entropy": "scores, mask=None",
-  "structured.dependency.head_marginals": "arc, mask=None",
-  "structured.dependency.spanning_tree_log_partition": "arc, mask=None, *, single_root=True",
-  "structured.dependency.spanning_tree_marginals": "arc, mask=None, *, single_root=True",
-  "structured.dependency.projective_log_partition": "arc, mask=None",
-  "structured.dependency.projective_marginals": "arc, mask=None",
-  "structured.dependency.mean_field_marginals": "arc, sibling, grandparent, mask=None",
-  "structured.dependency.maximum_spanning_tree": "arc, mask=None",
+  "structural_kd_loss": "student, teacher",
+  "structured.log_partition": "structure",
+  "structured.log_prob": "structure, labels",
+  "structured.marginals": "structure",
+  "structured.argmax": "structure",
+  "structured.top_k": "structure, k",
+  "structured.sample": "structure, key",
+  "structured.entropy": "structure",
+  "structured.cross_entropy": "p, q",
+  "structured.kl_divergence": "p, q",
+  "structured.tag_marginals": "structure",
+  "structured.head_marginals": "structure",
+  "structured.mean_field_marginals": "arc, sibling, grandparent, mask=None",
+  "structured.LinearChain": "unary, transition, mask=None",
+  "structured.MaxEnt": "logits, mask=None",
+  "structured.SpanScores": "scores, mask=None",
+  "structured.DependencyTrees": "arc, mask=None, single_root=True, projective=False",
+  "structured.DependencyScores": "arc, relation, mask=None, refined=None",
+  "structured.ParsingTags": "logits, offsets, relations, mask=None",
 }
 
 
@@ -118,7 +116,8 @@ def starts_with(name, prefixes):
 
 
 STANDARD = sys.stdlib_module_names
-PURE = {"jax", "optax", "chex", "numpy", "kd_jax.types", "kd_jax.structured"}
+PURE = {"jax", "optax", "chex", "jaxtyping", "numpy", "kd_jax.types", "kd_jax.structured"}
+PURE |= {"kd_jax._checks", "kd_jax._numerics"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -11,8 +11,7 @@ import pytest
 
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.data import Augmentation
-from kd_jax.structured import layout
-from kd_jax.structured.spans import SpanScores
+from kd_jax.structured import SpanScores, layout
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.teachers.cache import BrokenCacheError, CacheError, make_spec, precompute
 from tests.training import sentences

@@ -11,6 +11,7 @@ import optax
 import pytest
 import tyro
 
+from kd_jax import structured
 from kd_jax.models.biaffine import Biaffine
 from kd_jax.models.embeddings import CharacterCNN, TokenEmbedding
 from kd_jax.models.encoders import Transformer, sinusoidal_positions
@@ -24,8 +25,7 @@ from kd_jax.models.sequence_spec import (
 )
 from kd_jax.models.spec import parameter_count
 from kd_jax.models.taggers import CRFTagger, bioes_rules
-from kd_jax.structured import linear_chain
-from kd_jax.structured.structure import decode, log_prob
+from kd_jax.structured import argmax, log_prob
 from kd_jax.types import Tokens, Tree
 
 LENGTHS = np.array([5, 3, 1, 0])
@@ -368,7 +368,7 @@ def test_decoded_tags_of_a_constrained_chain_are_well_formed():
   free = scores_of("crf")
   model = build("crf", dataclasses.replace(SMALL, bioes=True))
   chain = jax.jit(lambda variables: model.apply(variables, sentences()).scores)(noisy("crf"))
-  best = jax.jit(decode)
+  best = jax.jit(argmax)
   tags = np.asarray(best(chain))
   for row, length in zip(tags, LENGTHS, strict=True):
     assert tuple(row[:length].tolist()) in well_formed(length)
@@ -380,7 +380,7 @@ def test_decoded_tags_of_a_constrained_chain_are_well_formed():
   # Well-formed sequences make up all of the probability.
   one = chain._replace(unary=chain.unary[1], mask=chain.mask[1])
   sequences = np.array([[*tags, 0, 0] for tags in sorted(well_formed(3))])
-  total = jax.jit(jax.vmap(linear_chain.log_prob, in_axes=(None, 0)))(one, sequences)
+  total = jax.jit(jax.vmap(structured.log_prob, in_axes=(None, 0)))(one, sequences)
   np.testing.assert_allclose(jax.nn.logsumexp(total), 0, atol=1e-4)
 
 
@@ -487,7 +487,7 @@ def test_layers_and_a_transformer_s_parameters():
 def test_seeds_in_one_program_are_those_in_turn():
   models = [noisy("crf", seed=seed) for seed in (1, 2)]
   together = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
-  axes = linear_chain.LinearChain(0, 0, 0)
+  axes = structured.LinearChain(0, 0, 0)
   scores = jax.jit(jax.vmap(applied("crf"), in_axes=(0, None), out_axes=axes))(
     together, sentences()
   )

@@ -10,8 +10,7 @@ from kd_jax.losses import sequences, structural
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import structures as structured_recipes
 from kd_jax.recipes.parts import Budget
-from kd_jax.structured.linear_chain import LinearChain
-from kd_jax.structured.structure import log_prob
+from kd_jax.structured import LinearChain, log_prob
 from kd_jax.types import Batch, Outputs
 
 BUDGET = Budget(epochs=8, optimizer=Optimizer(learning_rate=0.2), num_classes=3)
@@ -90,15 +89,15 @@ def test_scratch_is_the_likelihood_of_the_labels_alone():
 
 
 @pytest.mark.parametrize("name", DISTILLING)
-def test_losses_get_the_teacher_first_and_their_settings(name):
+def test_losses_get_the_student_first_and_their_settings(name):
   settings = {"k": 3} if name in ("topk_kd", "multi_grained") else {"temperature": 2.0}
   *terms, labels = make(name, **settings).phases[0].objective
   expected = {
-    "token_kd": lambda: sequences.token_kd_loss(TEACHER, STUDENT, temperature=2.0),
-    "posterior_kd": lambda: sequences.posterior_kd_loss(TEACHER, STUDENT, temperature=2.0),
-    "topk_kd": lambda: sequences.k_best_kd_loss(TEACHER, STUDENT, k=3, weighted=True),
-    "fuzzy_crf": lambda: sequences.fuzzy_crf_loss(TEACHER, STUDENT, k=3),
-    "structural_kd": lambda: structural.structural_kd_loss(TEACHER, STUDENT, temperature=2.0),
+    "token_kd": lambda: sequences.token_kd_loss(STUDENT, TEACHER, temperature=2.0),
+    "posterior_kd": lambda: sequences.posterior_kd_loss(STUDENT, TEACHER, temperature=2.0),
+    "topk_kd": lambda: sequences.k_best_kd_loss(STUDENT, TEACHER, k=3, weighted=True),
+    "fuzzy_crf": lambda: sequences.fuzzy_crf_loss(STUDENT, TEACHER, k=3),
+    "structural_kd": lambda: structural.structural_kd_loss(STUDENT, TEACHER, temperature=2.0),
   }
   for term in terms:
     np.testing.assert_allclose(values(term), expected[term.name](), rtol=1e-6)
@@ -109,7 +108,7 @@ def test_the_weighting_of_the_k_best_reaches_the_loss():
   (plain, _), (weighted, _) = (
     make("topk_kd", weighted=flag).phases[0].objective for flag in (False, True)
   )
-  even = sequences.k_best_kd_loss(TEACHER, STUDENT, k=5, weighted=False)
+  even = sequences.k_best_kd_loss(STUDENT, TEACHER, k=5, weighted=False)
   np.testing.assert_allclose(values(plain), even, rtol=1e-6)
   assert not np.allclose(values(plain)[0], values(weighted)[0])
 

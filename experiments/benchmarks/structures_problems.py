@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import kd_jax
-from kd_jax.structured import dependency, linear_chain, spans
-from kd_jax.structured.linear_chain import LinearChain
-from kd_jax.structured.maxent import MaxEnt
+from kd_jax import structured
+from kd_jax.structured import DependencyTrees, LinearChain, MaxEnt, SpanScores
 
 TAGS, RELATIONS = 17, 4
 
@@ -73,20 +72,24 @@ def _with_gradients(function: Callable[..., jax.Array], count: int) -> Callable:
 
 def _case_1a(unary, transition, teacher_unary, teacher_transition):
   teacher = LinearChain(teacher_unary, teacher_transition)
-  return kd_jax.structural_kd_loss(teacher, LinearChain(unary, transition))
+  return kd_jax.structural_kd_loss(LinearChain(unary, transition), teacher)
 
 
 def _case_2a(logits, teacher_unary, teacher_transition):
   teacher = LinearChain(teacher_unary, teacher_transition)
-  return kd_jax.structural_kd_loss(teacher, MaxEnt(logits))
+  return kd_jax.structural_kd_loss(MaxEnt(logits), teacher)
 
 
 def _log_z(unary, transition, algorithm="scan"):
-  return linear_chain.log_partition(LinearChain(unary, transition), algorithm=algorithm)
+  return structured.log_partition(LinearChain(unary, transition), algorithm=algorithm)
 
 
 def _nll(unary, transition, tags):
-  return -linear_chain.log_prob(LinearChain(unary, transition), tags)
+  return -structured.log_prob(LinearChain(unary, transition), tags)
+
+
+def _log_trees(arc, projective=False):
+  return structured.log_partition(DependencyTrees(arc, projective=projective))
 
 
 PROBLEMS = {
@@ -122,7 +125,7 @@ PROBLEMS = {
   "case 4": Problem(
     "the teacher's BIOES tag marginals from span scores",
     _spans,
-    {"kd_jax": lambda scores: (spans.tag_marginals(scores),)},
+    {"kd_jax": lambda scores: (structured.tag_marginals(SpanScores(scores)),)},
     {"B": 32, "n": 40, "R": RELATIONS},
     (16, 32, 64, 128),
     8,
@@ -130,7 +133,7 @@ PROBLEMS = {
   "matrix-tree": Problem(
     "log Z over dependency trees with one root child, and its gradient, the marginals",
     _arcs,
-    {"kd_jax": _with_gradients(dependency.spanning_tree_log_partition, 1)},
+    {"kd_jax": _with_gradients(_log_trees, 1)},
     {"B": 32, "n": 40},
     (16, 32, 64, 128, 256, 512),
     1,
@@ -138,7 +141,7 @@ PROBLEMS = {
   "projective": Problem(
     "log Z over projective trees with one root child, and its gradient, the marginals",
     _arcs,
-    {"kd_jax": _with_gradients(dependency.projective_log_partition, 1)},
+    {"kd_jax": _with_gradients(functools.partial(_log_trees, projective=True), 1)},
     {"B": 32, "n": 40},
     (16, 32, 64, 128),
     2,
@@ -146,7 +149,7 @@ PROBLEMS = {
   "best tree": Problem(
     "the best dependency tree with one root child",
     _arcs,
-    {"kd_jax": lambda arc: (dependency.maximum_spanning_tree(arc),)},
+    {"kd_jax": lambda arc: (structured.argmax(DependencyTrees(arc)),)},
     {"B": 32, "n": 40},
     (16, 32, 64, 128, 256, 512),
     8,

@@ -2,13 +2,7 @@
 
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import (
-  apply_mask,
-  as_float32,
-  check_temperature,
-  per_distribution,
-  static_value,
-)
+from kd_jax._checks import apply_mask, as_float32, check_temperature, per_distribution, static_value
 from kd_jax.losses.logits import logit_regression_loss
 from kd_jax.types import Array, ArrayLike
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import apply_mask, broadcast_mask, tempered_pair
+from kd_jax._checks import apply_mask, broadcast_mask, tempered_pair
 from kd_jax.types import Array, ArrayLike
 
 

@@ -7,7 +7,8 @@ their mean, and no factor T² (that belongs to `soft_target_kd_loss` alone).
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import apply_mask, tempered_pair
+from kd_jax._checks import apply_mask, tempered_pair
+from kd_jax._numerics import kl_from_log_probs
 from kd_jax.types import Array, ArrayLike
 
 
@@ -17,22 +18,6 @@ def _expectation(log_p: Array, values: Array) -> Array:
   p = jnp.exp(jnp.where(probable, log_p, 0.0))
   probable &= p > 0  # underflow counts as 0 too
   return jnp.sum(jnp.where(probable, p * jnp.where(probable, values, 0.0), 0.0), axis=-1)
-
-
-def kl_from_log_probs(log_p: Array, log_q: Array) -> Array:
-  """KL(p || q) = sum_c [p_c (log p_c - log q_c) - p_c + q_c] over the last axis.
-
-  The two terms more add up to 0 over the classes and make every summand non-negative. The plain sum
-  cancels: near convergence its float32 error, magnified by T², exceeds the divergence and turns it negative.
-  """
-  probable = log_p > -jnp.inf
-  difference = jnp.where(probable, log_p, 0.0) - jnp.where(probable, log_q, 0.0)
-  p, q = jnp.exp(log_p), jnp.exp(log_q)
-  near = probable & (jnp.abs(difference) < 1)
-  small = jnp.where(near, difference, 0.0)
-  possible = probable & (p > 0)  # 0 · inf = 0, also where p underflows
-  far = jnp.where(possible, p * jnp.where(possible, difference, 0.0), 0.0) - p + q
-  return jnp.sum(jnp.where(near, p * (small + jnp.expm1(-small)), far), axis=-1)
 
 
 def _log_softmax_pair(

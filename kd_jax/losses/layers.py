@@ -9,8 +9,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.divergences import kl_from_log_probs
-from kd_jax.losses.inputs import apply_mask, as_float32, blank
+from kd_jax._checks import apply_mask, as_float32, blank
+from kd_jax._numerics import kl_from_log_probs
 from kd_jax.types import Array, ArrayLike
 
 SMALLEST_NORM = 1e-12

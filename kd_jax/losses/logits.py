@@ -3,14 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.divergences import forward_kl, kl_from_log_probs
-from kd_jax.losses.inputs import (
-  apply_mask,
-  prepare_pair,
-  static_value,
-  tempered_pair,
-  times_squared_temperature,
-)
+from kd_jax._checks import apply_mask, prepare_pair, static_value, tempered_pair
+from kd_jax._numerics import kl_from_log_probs, times_squared_temperature
+from kd_jax.losses.divergences import forward_kl
 from kd_jax.types import Array, ArrayLike
 
 

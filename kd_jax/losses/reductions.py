@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import broadcast_mask
+from kd_jax._checks import broadcast_mask
 from kd_jax.types import Array, ArrayLike
 
 

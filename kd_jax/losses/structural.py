@@ -9,7 +9,7 @@ structures:
   L = - \sum_u P_t(u|x) \log P_s(u|x)                    \quad\text{locally normalised student}
 
 What differs from case to case is how the teacher's marginals P_t(u|x) are found. Every case takes the
-teacher first and gives one value for each sentence, the sum over its substructures.
+student first and gives one value for each sentence, the sum over its substructures.
 
 Temperature, as in the released code: the teacher's marginals are taken at T = 1, raised to 1/T and
 renormalised LOCALLY, over the values of one substructure; the student's scores and its log-partition are
@@ -22,30 +22,42 @@ References:
   ACL 2021, arXiv 2010.05010.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
-from kd_jax.losses.inputs import times_squared_temperature
-from kd_jax.losses.marginals import (
-  at_the_door,
-  divide,
-  expect,
+from kd_jax._numerics import times_squared_temperature
+from kd_jax.losses._marginals import (
+  checked_pair,
   is_one,
   refuse_other_shapes,
   sharpen,
   token_cross_entropy,
-  with_one_mask,
 )
-from kd_jax.structured import linear_chain, maxent, parsing_as_tagging, spans
-from kd_jax.structured.dependency import DependencyScores, ParsingTags
-from kd_jax.structured.linear_chain import LinearChain
-from kd_jax.structured.maxent import MaxEnt
-from kd_jax.structured.spans import SpanScores
-from kd_jax.types import Array, ArrayLike, PyTree
+from kd_jax.structured import (
+  DependencyScores,
+  DependencyTrees,
+  LinearChain,
+  MaxEnt,
+  ParsingTags,
+  SpanScores,
+  Structure,
+  cross_entropy,
+  log_partition,
+  marginals,
+  scaled,
+  tag_marginals,
+)
+from kd_jax.structured._chain import closed
+from kd_jax.structured._dependency_scores import log_head_marginals, log_relation_probs
+from kd_jax.structured._maxent import as_chain
+from kd_jax.structured._parsing_tags import tags_of_arcs
+from kd_jax.types import Array, ArrayLike
 
 
 def structural_kd_loss(
-  teacher: PyTree,
-  student: PyTree,
+  student: Structure,
+  teacher: Structure,
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
@@ -54,26 +66,27 @@ def structural_kd_loss(
 
   The types of the two say which case it is:
 
-  ==== ======================================== ==============================
-  case teacher                                  student
-  ==== ======================================== ==============================
-  1a   `LinearChain`                            `LinearChain`
-  1b   `DependencyScores`                       `ParsingTags`
-  2a   `LinearChain`                            `MaxEnt`
-  2b   `DependencyScores` with `refined`        `ParsingTags`
-  3    `MaxEnt`                                 `LinearChain`
-  4    `SpanScores`                             `MaxEnt` over BIOES tags
-  ==== ======================================== ==============================
+  ==== ============================== ========================================
+  case student                        teacher
+  ==== ============================== ========================================
+  1a   `LinearChain`                  `LinearChain`
+  1b   `ParsingTags`                  `DependencyScores`
+  2a   `MaxEnt`                       `LinearChain`
+  2b   `ParsingTags`                  `DependencyScores` with `refined`
+  3    `LinearChain`                  `MaxEnt`
+  4    `MaxEnt` over BIOES tags       `SpanScores`
+  ==== ============================== ========================================
 
-  Beyond the paper's table, `MaxEnt` to `MaxEnt`, `SpanScores` to `SpanScores` (at T = 1 alone), and a
-  first-order parser (`DependencyScores`) as the student of 1b and 2b go too.
+  Beyond the paper's table, `MaxEnt` learns from `MaxEnt`, `SpanScores` from `SpanScores` and
+  `DependencyTrees` from `DependencyTrees` (both at T = 1 alone), and a first-order parser
+  (`DependencyScores`) as in 1b and 2b.
 
   A student that excludes (by NEG_INF) what the teacher allows has an infinite cross-entropy, here a finite one
   near 1e30: constrain both, or the teacher alone.
 
   Args:
-    teacher: scores of the teacher's structure.
-    student: scores of the student's structure, of the same sentences.
+    student: scores of the student's structure.
+    teacher: scores of the teacher's structure, of the same sentences. A mask may be given once.
     temperature: T >= 1, a scalar; see the head of this module for what it means here.
     stop_teacher_gradient: False where the teacher learns too.
 
@@ -85,29 +98,128 @@ def structural_kd_loss(
 
   Example:
     >>> import jax.numpy as jnp, kd_jax
-    >>> from kd_jax.structured.linear_chain import LinearChain
+    >>> from kd_jax.structured import LinearChain
     >>> chain = LinearChain(jnp.zeros((3, 2)), jnp.zeros((2, 2)))  # all 8 paths are equally likely
     >>> round(float(kd_jax.structural_kd_loss(chain, chain)), 4)  # log 8
     2.0794
   """
-  fitting = [loss for t, s, loss in _BY_TYPE if isinstance(teacher, t) and isinstance(student, s)]
-  if not fitting:
+  loss = _CASES.get((type(student), type(teacher)))
+  if loss is None:
+    pairs = ", ".join(f"{s.__name__} from {t.__name__}" for s, t in _CASES)
     raise ValueError(
-      f"no case of structural KD takes a {type(teacher).__name__} teacher and a "
-      f"{type(student).__name__} student: cases are "
-      + ", ".join(f"{t.__name__} to {s.__name__}" for t, s, _ in _BY_TYPE)
+      f"no case of structural KD has a {type(student).__name__} student and a {type(teacher).__name__} "
+      f"teacher: cases are {pairs}"
     )
-  loss = fitting[0]
-  if loss is structural_kd_case_1b and teacher.refined is not None:
-    loss = structural_kd_case_2b
-  return loss(
-    teacher, student, temperature=temperature, stop_teacher_gradient=stop_teacher_gradient
-  )
+  student, teacher = checked_pair(student, teacher, temperature, stop_teacher_gradient)
+  return loss(student, teacher, temperature)
+
+
+# The cases by the types of student and teacher. Each gets both with one mask, and T checked.
+
+_CASES: dict[tuple[type, type], Callable[[Structure, Structure, ArrayLike], Array]] = {}
+
+
+def _case(student: type, teacher: type):
+  def register(loss):
+    _CASES[student, teacher] = loss
+    return loss
+
+  return register
+
+
+@_case(LinearChain, LinearChain)
+def _chain_from_chain(student: LinearChain, teacher: LinearChain, temperature: ArrayLike) -> Array:
+  if is_one(temperature):
+    return cross_entropy(teacher, student)
+  refuse_other_shapes(teacher.unary, student.unary)
+  student, teacher = closed(student), closed(teacher)
+  unary, pairwise = marginals(teacher)
+  cooled = scaled(student, 1 / temperature)
+  first = sharpen(unary[..., 0, :], temperature, axes=1)
+  pairs = sharpen(pairwise, temperature, axes=2)
+  first_score = jnp.where(first != 0, cooled.unary[..., 0, :], 0.0)
+  pair_scores = cooled.transition[..., None, :, :] + cooled.unary[..., 1:, None, :]
+  # What the teacher excludes counts 0, and so does padding.
+  pair_scores = jnp.where(pairs != 0, pair_scores, 0.0)
+  expected = jnp.sum(first * first_score, axis=-1) + jnp.sum(pairs * pair_scores, axis=(-3, -2, -1))
+  return times_squared_temperature(log_partition(cooled) - expected, temperature)
+
+
+@_case(LinearChain, MaxEnt)
+def _chain_from_tokens(student: LinearChain, teacher: MaxEnt, temperature: ArrayLike) -> Array:
+  factor = 1 / temperature
+  loss = cross_entropy(as_chain(scaled(teacher, factor)), scaled(student, factor))
+  return times_squared_temperature(loss, temperature)
+
+
+@_case(MaxEnt, LinearChain)
+@_case(MaxEnt, SpanScores)
+@_case(MaxEnt, MaxEnt)
+def _tokens_from_tags(student: MaxEnt, teacher: Structure, temperature: ArrayLike) -> Array:
+  return token_cross_entropy(student, tag_marginals(teacher), temperature)
+
+
+@_case(SpanScores, SpanScores)
+@_case(DependencyTrees, DependencyTrees)
+def _same_parts(student: Structure, teacher: Structure, temperature: ArrayLike) -> Array:
+  if not is_one(temperature):
+    raise ValueError(
+      f"temperature must be 1 from {type(teacher).__name__} to {type(student).__name__}, got {temperature}: "
+      "marginals of their parts cannot be renormalised one by one"
+    )
+  return cross_entropy(teacher, student)
+
+
+@_case(ParsingTags, DependencyScores)
+def _tags_from_parser(
+  student: ParsingTags, teacher: DependencyScores, temperature: ArrayLike
+) -> Array:
+  targets = tags_of_arcs(log_head_marginals(teacher), log_relation_probs(teacher), student)
+  return token_cross_entropy(MaxEnt(student.logits, student.mask), targets, temperature)
+
+
+@_case(DependencyScores, DependencyScores)
+def _parser_from_parser(
+  student: DependencyScores, teacher: DependencyScores, temperature: ArrayLike
+) -> Array:
+  refuse_other_shapes(teacher.relation, student.relation)
+  cooled = scaled(student, 1 / temperature)
+  log_heads, log_relations = log_head_marginals(cooled), log_relation_probs(cooled)
+  target = sharpen(jnp.exp(log_head_marginals(teacher)), temperature, axes=1)
+  relation_target = sharpen(jnp.exp(log_relation_probs(teacher)), temperature, axes=1)
+  inner = jnp.sum(relation_target * log_relations, axis=-1)
+  values = jnp.where(target != 0, target * (log_heads + inner), 0.0)
+  return times_squared_temperature(-jnp.sum(values, axis=(-2, -1)), temperature)
+
+
+# The rows of the paper's table, by name.
+
+_TYPES = {
+  "1a": ((LinearChain,), LinearChain),
+  "1b": ((ParsingTags, DependencyScores), DependencyScores),
+  "2a": ((MaxEnt,), LinearChain),
+  "2b": ((ParsingTags, DependencyScores), DependencyScores),
+  "3": ((LinearChain,), MaxEnt),
+  "4": ((MaxEnt,), SpanScores),
+}
+"""(types of the student, type of the teacher) that a row takes."""
+
+
+def _of_case(name: str, student: Structure, teacher: Structure, **options) -> Array:
+  """`structural_kd_loss` of a pair that must be of one case."""
+  students, kind = _TYPES[name]
+  if type(student) not in students or type(teacher) is not kind:
+    kinds = " or ".join(kind.__name__ for kind in students)
+    raise ValueError(
+      f"case {name} takes a {kinds} student and a {kind.__name__} teacher, got {type(student).__name__} and "
+      f"{type(teacher).__name__}: structural_kd_loss finds the case by type"
+    )
+  return structural_kd_loss(student, teacher, **options)
 
 
 def structural_kd_case_1a(
-  teacher: LinearChain,
   student: LinearChain,
+  teacher: LinearChain,
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
@@ -118,28 +230,18 @@ def structural_kd_case_1a(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
-  expect(teacher, LinearChain)
-  expect(student, LinearChain)
-  teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
-  teacher, student = with_one_mask(teacher, student)
-  if is_one(temperature):
-    return linear_chain.cross_entropy(teacher, student)
-  refuse_other_shapes(teacher.unary, student.unary)
-  unary, pairwise = linear_chain.marginals(teacher)
-  cooled = divide(student, temperature)
-  first = sharpen(unary[..., 0, :], temperature, axes=1)
-  pairs = sharpen(pairwise, temperature, axes=2)
-  first_score = jnp.where(first != 0, cooled.unary[..., 0, :].astype(jnp.float32), 0.0)
-  pair_scores = cooled.transition[..., None, :, :] + cooled.unary[..., 1:, None, :]
-  # What the teacher excludes counts 0, and so does padding.
-  pair_scores = jnp.where(pairs != 0, pair_scores, 0.0)
-  expected = jnp.sum(first * first_score, axis=-1) + jnp.sum(pairs * pair_scores, axis=(-3, -2, -1))
-  return times_squared_temperature(linear_chain.log_partition(cooled) - expected, temperature)
+  return _of_case(
+    "1a",
+    student,
+    teacher,
+    temperature=temperature,
+    stop_teacher_gradient=stop_teacher_gradient,
+  )
 
 
 def structural_kd_case_1b(
-  teacher: DependencyScores,
   student: ParsingTags | DependencyScores,
+  teacher: DependencyScores,
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
@@ -153,14 +255,20 @@ def structural_kd_case_1b(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
-  expect(teacher, DependencyScores)
-  expect(student, ParsingTags, DependencyScores)
-  return _parsing_case(teacher._replace(refined=None), student, temperature, stop_teacher_gradient)
+  if isinstance(teacher, DependencyScores):
+    teacher = teacher._replace(refined=None)
+  return _of_case(
+    "1b",
+    student,
+    teacher,
+    temperature=temperature,
+    stop_teacher_gradient=stop_teacher_gradient,
+  )
 
 
 def structural_kd_case_2a(
-  teacher: LinearChain,
   student: MaxEnt,
+  teacher: LinearChain,
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
@@ -171,16 +279,18 @@ def structural_kd_case_2a(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
-  expect(teacher, LinearChain)
-  expect(student, MaxEnt)
-  teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
-  teacher, student = with_one_mask(teacher, student)
-  return token_cross_entropy(linear_chain.marginals(teacher)[0], student, temperature)
+  return _of_case(
+    "2a",
+    student,
+    teacher,
+    temperature=temperature,
+    stop_teacher_gradient=stop_teacher_gradient,
+  )
 
 
 def structural_kd_case_2b(
-  teacher: DependencyScores,
   student: ParsingTags | DependencyScores,
+  teacher: DependencyScores,
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
@@ -188,20 +298,24 @@ def structural_kd_case_2b(
   """Second-order parser to a first-order student: as case 1b, with P_arc after mean-field inference.
 
   The teacher's `refined` holds the logarithms of those head marginals: the second-order parser gives them,
-  and `kd_jax.structured.dependency.mean_field_marginals` computes them from scores.
+  and `kd_jax.structured.mean_field_marginals` computes them from scores.
 
   Args, Returns and Raises as of `structural_kd_loss`; and ValueError for a teacher without `refined`.
   """
-  expect(teacher, DependencyScores)
-  expect(student, ParsingTags, DependencyScores)
-  if teacher.refined is None:
+  if isinstance(teacher, DependencyScores) and teacher.refined is None:
     raise ValueError("case 2b needs a second-order teacher, whose `refined` is not None: see 1b")
-  return _parsing_case(teacher, student, temperature, stop_teacher_gradient)
+  return _of_case(
+    "2b",
+    student,
+    teacher,
+    temperature=temperature,
+    stop_teacher_gradient=stop_teacher_gradient,
+  )
 
 
 def structural_kd_case_3(
-  teacher: MaxEnt,
   student: LinearChain,
+  teacher: MaxEnt,
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
@@ -214,73 +328,36 @@ def structural_kd_case_3(
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
-  expect(teacher, MaxEnt)
-  expect(student, LinearChain)
-  teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
-  teacher, student = with_one_mask(teacher, student)
-  chain = maxent.as_chain(divide(teacher, temperature))
-  loss = linear_chain.cross_entropy(chain, divide(student, temperature))
-  return times_squared_temperature(loss, temperature)
+  return _of_case(
+    "3",
+    student,
+    teacher,
+    temperature=temperature,
+    stop_teacher_gradient=stop_teacher_gradient,
+  )
 
 
 def structural_kd_case_4(
-  teacher: SpanScores,
   student: MaxEnt,
+  teacher: SpanScores,
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
 ) -> Array:
   """Named entity recognition as parsing (spans) to independent BIOES tags.
 
-  The teacher's marginals of tags come from the dynamic programme of
-  `kd_jax.structured.spans.tag_marginals`; the student's tags are numbered as there.
+  The teacher's marginals of tags come from the dynamic programme of `kd_jax.structured.tag_marginals`; the
+  student's tags are numbered as there.
 
   Args, Returns and Raises as of `structural_kd_loss`.
   """
-  expect(teacher, SpanScores)
-  expect(student, MaxEnt)
-  teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
-  teacher, student = with_one_mask(teacher, student)
-  return token_cross_entropy(spans.tag_marginals(*teacher), student, temperature)
-
-
-def structural_kd_maxent(
-  teacher: MaxEnt,
-  student: MaxEnt,
-  *,
-  temperature: ArrayLike = 1.0,
-  stop_teacher_gradient: bool = True,
-) -> Array:
-  """Independent tags to independent tags: structural KD is token KD, up to the teacher's entropy.
-
-  Args, Returns and Raises as of `structural_kd_loss`.
-  """
-  expect(teacher, MaxEnt)
-  expect(student, MaxEnt)
-  teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
-  teacher, student = with_one_mask(teacher, student)
-  return token_cross_entropy(maxent.marginals(teacher), student, temperature)
-
-
-def structural_kd_spans(
-  teacher: SpanScores,
-  student: SpanScores,
-  *,
-  temperature: ArrayLike = 1.0,
-  stop_teacher_gradient: bool = True,
-) -> Array:
-  """Spans to spans: the cross-entropy over segmentations, by the same dynamic programme.
-
-  Args, Returns and Raises as of `structural_kd_loss`; and ValueError for a temperature other than 1: marginals
-  of spans that overlap cannot be renormalised one by one.
-  """
-  expect(teacher, SpanScores)
-  expect(student, SpanScores)
-  if not is_one(temperature):
-    raise ValueError(f"from spans to spans the temperature is 1, got {temperature}")
-  teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
-  teacher, student = with_one_mask(teacher, student)
-  return spans.cross_entropy(teacher.scores, student.scores, student.mask)
+  return _of_case(
+    "4",
+    student,
+    teacher,
+    temperature=temperature,
+    stop_teacher_gradient=stop_teacher_gradient,
+  )
 
 
 STRUCTURAL_KD_CASES = {
@@ -292,43 +369,3 @@ STRUCTURAL_KD_CASES = {
   "4": structural_kd_case_4,
 }
 """The rows of the paper's table of cases."""
-
-_BY_TYPE = (
-  (LinearChain, LinearChain, structural_kd_case_1a),
-  (LinearChain, MaxEnt, structural_kd_case_2a),
-  (MaxEnt, LinearChain, structural_kd_case_3),
-  (MaxEnt, MaxEnt, structural_kd_maxent),
-  (SpanScores, MaxEnt, structural_kd_case_4),
-  (SpanScores, SpanScores, structural_kd_spans),
-  (DependencyScores, ParsingTags, structural_kd_case_1b),
-  (DependencyScores, DependencyScores, structural_kd_case_1b),
-)
-
-
-def _parsing_case(
-  teacher: DependencyScores,
-  student: ParsingTags | DependencyScores,
-  temperature: ArrayLike,
-  stop_teacher_gradient: bool,
-) -> Array:
-  teacher = at_the_door(teacher, temperature, stop_teacher_gradient)
-  teacher, student = with_one_mask(teacher, student)
-  heads, relations = (
-    parsing_as_tagging.log_head_marginals(teacher),
-    parsing_as_tagging.log_relation_probs(teacher),
-  )
-  if isinstance(student, ParsingTags):
-    marginals = parsing_as_tagging.tag_marginals(heads, relations, student)
-    return token_cross_entropy(marginals, MaxEnt(student.logits, student.mask), temperature)
-  refuse_other_shapes(teacher.relation, student.relation)
-  cooled = student._replace(
-    arc=jnp.asarray(student.arc, jnp.float32) / temperature,
-    relation=jnp.asarray(student.relation, jnp.float32) / temperature,
-  )
-  log_heads = parsing_as_tagging.log_head_marginals(cooled)
-  log_relations = parsing_as_tagging.log_relation_probs(cooled)
-  target = sharpen(jnp.exp(heads), temperature, axes=1)
-  relation_target = sharpen(jnp.exp(relations), temperature, axes=1)
-  inner = jnp.sum(relation_target * log_relations, axis=-1)
-  values = jnp.where(target != 0, target * (log_heads + inner), 0.0)
-  return times_squared_temperature(-jnp.sum(values, axis=(-2, -1)), temperature)

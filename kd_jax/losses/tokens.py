@@ -7,8 +7,8 @@ none. What stands in padding has no influence.
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.divergences import kl_from_log_probs
-from kd_jax.losses.inputs import as_float32, blank, broadcast_mask
+from kd_jax._checks import as_float32, blank, broadcast_mask
+from kd_jax._numerics import kl_from_log_probs
 from kd_jax.losses.reductions import masked_mean
 from kd_jax.types import NEG_INF, Array, ArrayLike
 

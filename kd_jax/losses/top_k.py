@@ -3,16 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.divergences import kl_from_log_probs
-from kd_jax.losses.inputs import (
-  apply_mask,
-  as_float32,
-  blank,
-  broadcast_mask,
-  check_temperature,
-  temper,
-  times_squared_temperature,
-)
+from kd_jax._checks import apply_mask, as_float32, blank, broadcast_mask, check_temperature, temper
+from kd_jax._numerics import kl_from_log_probs, times_squared_temperature
 from kd_jax.types import NEG_INF, Array, ArrayLike, TopK
 
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.biaffine import Biaffine, Projection
-from kd_jax.structured.dependency import DependencyScores, mean_field_marginals
+from kd_jax.structured import DependencyScores, mean_field_marginals
 from kd_jax.types import Array, Outputs, Tokens
 
 

@@ -6,10 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.models.biaffine import Biaffine, Projection
-from kd_jax.structured.dependency import ParsingTags
-from kd_jax.structured.linear_chain import constrain, with_boundaries
-from kd_jax.structured.maxent import MaxEnt
-from kd_jax.structured.spans import SpanScores
+from kd_jax.structured import MaxEnt, ParsingTags, SpanScores, constrain, with_boundaries
 from kd_jax.types import Array, Outputs, Tokens
 
 

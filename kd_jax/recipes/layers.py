@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from kd_jax import recipes
-from kd_jax.losses.inputs import check_temperature
+from kd_jax._checks import check_temperature
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
 from kd_jax.recipes import (

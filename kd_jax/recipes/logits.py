@@ -15,8 +15,8 @@ import numpy as np
 import optax
 
 from kd_jax import schedules
+from kd_jax._checks import check_temperature
 from kd_jax.losses import annealing, logits, top_k
-from kd_jax.losses.inputs import check_temperature
 from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
 from kd_jax.recipes.parts import (
   Budget as Budget,

@@ -10,8 +10,8 @@ import functools
 from collections.abc import Callable
 
 from kd_jax import schedules
+from kd_jax._checks import check_temperature
 from kd_jax.losses import sequences, structural
-from kd_jax.losses.inputs import check_temperature
 from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
 from kd_jax.types import Array, Batch, Outputs, Schedule
 
@@ -27,31 +27,31 @@ def label_likelihood(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
 def token_soft_targets(student: Outputs, teacher: Outputs, batch: Batch, *, temperature) -> Array:
   """`token_kd_loss`."""
   del batch
-  return sequences.token_kd_loss(teacher.scores, student.scores, temperature=temperature)
+  return sequences.token_kd_loss(student.scores, teacher.scores, temperature=temperature)
 
 
 def posteriors(student: Outputs, teacher: Outputs, batch: Batch, *, temperature) -> Array:
   """`posterior_kd_loss`."""
   del batch
-  return sequences.posterior_kd_loss(teacher.scores, student.scores, temperature=temperature)
+  return sequences.posterior_kd_loss(student.scores, teacher.scores, temperature=temperature)
 
 
 def k_best(student: Outputs, teacher: Outputs, batch: Batch, *, k, weighted) -> Array:
   """`k_best_kd_loss`."""
   del batch
-  return sequences.k_best_kd_loss(teacher.scores, student.scores, k=k, weighted=weighted)
+  return sequences.k_best_kd_loss(student.scores, teacher.scores, k=k, weighted=weighted)
 
 
 def fuzzy(student: Outputs, teacher: Outputs, batch: Batch, *, k) -> Array:
   """`fuzzy_crf_loss`."""
   del batch
-  return sequences.fuzzy_crf_loss(teacher.scores, student.scores, k=k)
+  return sequences.fuzzy_crf_loss(student.scores, teacher.scores, k=k)
 
 
 def structures(student: Outputs, teacher: Outputs, batch: Batch, *, temperature) -> Array:
   """`structural_kd_loss`."""
   del batch
-  return structural.structural_kd_loss(teacher.scores, student.scores, temperature=temperature)
+  return structural.structural_kd_loss(student.scores, teacher.scores, temperature=temperature)
 
 
 # Methods.

@@ -5,52 +5,45 @@ are cut to their true size and joined end to end (ragged): scores of spans and a
 the length, so padding to the longest would multiply them.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.structured.dependency import DependencyScores, ParsingTags
-from kd_jax.structured.linear_chain import LinearChain
-from kd_jax.structured.maxent import MaxEnt
-from kd_jax.structured.spans import SpanScores
-from kd_jax.structured.structure import Structure
+from kd_jax.structured._declaration import (
+  KINDS as KINDS,
+  declaration,
+  field_names,
+  replace,
+  static_flags,
+)
+from kd_jax.structured._generic import Structure
 from kd_jax.types import Array
 
-KINDS = {
-  kind.__name__: kind for kind in (LinearChain, MaxEnt, SpanScores, DependencyScores, ParsingTags)
-}
 
-# For each field with a value for every sentence, by how much each of its leading axes exceeds n.
-_AXES = {
-  "LinearChain": {"unary": (0,)},
-  "MaxEnt": {"logits": (0,)},
-  "SpanScores": {"scores": (0, 0)},
-  "DependencyScores": {"arc": (0, 1), "relation": (0, 1), "refined": (0, 1)},
-  "ParsingTags": {"logits": (0,)},
-}
-
-_SHARED_RANKS = {"transition": 2, "offsets": 1, "relations": 1}
-
-
-class Ragged(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ragged:
   """The scores of many sentences at their true lengths.
 
   Attributes:
-    kind: name of the structure.
+    kind: name of the structure. Static.
     lengths: [N] int32.
     values: {field: [sum of the sentences' sizes, ...]} sentence after sentence.
-    shared: {field: array} what all sentences have in common: a chain's transitions.
+    shared: {field: array} what all sentences have in common: a chain's transitions, static flags as 0 or 1.
   """
 
-  kind: str
+  kind: str = dataclasses.field(metadata={"static": True})
   lengths: np.ndarray
   values: dict[str, np.ndarray]
   shared: dict[str, np.ndarray]
 
   def sizes(self, name: str) -> np.ndarray:
     """How many entries of a field each sentence has."""
-    axes = _AXES[self.kind][name]
+    axes = _axes(self.kind)[name]
     return np.prod([self.lengths.astype(np.int64) + extra for extra in axes], axis=0)
 
   def take(self, rows: np.ndarray) -> "Ragged":
@@ -64,6 +57,28 @@ class Ragged(NamedTuple):
     return Ragged(self.kind, self.lengths[rows], values, self.shared)
 
 
+def _axes(kind: str) -> Mapping[str, tuple[int, ...]]:
+  """For each field with a value for every sentence, by how much each of its leading axes exceeds n.
+
+  Raises:
+    ValueError: for a structure that this version of kd_jax does not have.
+  """
+  if kind not in KINDS:
+    raise ValueError(
+      f"a cache of {kind} was written by another version of kd_jax: precompute it again, known are "
+      f"{', '.join(KINDS)}"
+    )
+  return declaration(KINDS[kind]).sentence
+
+
+def assemble(kind: type, fields: Mapping[str, Any]) -> Structure:
+  """A structure from some of its fields; the others are None."""
+  flags = declaration(kind).flags
+  given = {name: bool(value) if name in flags else value for name, value in fields.items()}
+  rest = dict.fromkeys(name for name in field_names(kind) if name not in flags)
+  return kind(**rest | given)
+
+
 def pack(scores: Structure, lengths: np.ndarray) -> Ragged:
   """Cuts the scores of a batch to the sentences' true lengths.
 
@@ -75,14 +90,14 @@ def pack(scores: Structure, lengths: np.ndarray) -> Ragged:
   own, shared = split(scores)
   values = {}
   for name, array in own.items():
-    axes, array = _AXES[kind][name], np.asarray(array)
+    axes, array = _axes(kind)[name], np.asarray(array)
     tail = array.shape[1 + len(axes) :]
     parts = [
       row[tuple(slice(length + extra) for extra in axes)].reshape(-1, *tail)
       for row, length in zip(array, lengths, strict=True)
     ]
     values[name] = np.concatenate(parts) if parts else array.reshape(-1, *tail)[:0]
-  shared = {name: np.asarray(array) for name, array in shared.items()}
+  shared = {name: np.asarray(array) for name, array in shared.items()} | static_flags(scores)
   return Ragged(kind, np.asarray(lengths, np.int32), values, shared)
 
 
@@ -94,10 +109,10 @@ def unpack(ragged: Ragged, length: int) -> Structure:
   """
   if len(ragged.lengths) and ragged.lengths.max() > length:
     raise ValueError(f"a sentence of {ragged.lengths.max()} tokens does not fit into {length}")
-  fields = dict.fromkeys(KINDS[ragged.kind]._fields) | ragged.shared
+  own_axes, fields = _axes(ragged.kind), dict(ragged.shared)
   fields["mask"] = np.arange(length) < ragged.lengths[:, None]
   for name, flat in ragged.values.items():
-    axes = _AXES[ragged.kind][name]
+    axes = own_axes[name]
     tail = flat.shape[1:]
     padded = np.zeros((len(ragged.lengths), *(length + extra for extra in axes), *tail), flat.dtype)
     start = 0
@@ -108,7 +123,7 @@ def unpack(ragged: Ragged, length: int) -> Structure:
       padded[where] = flat[start : start + size].reshape(*shape, *tail)
       start += size
     fields[name] = padded
-  return KINDS[ragged.kind](**fields)
+  return assemble(KINDS[ragged.kind], fields)
 
 
 def join(parts: list[Ragged]) -> Ragged:
@@ -123,35 +138,32 @@ def join(parts: list[Ragged]) -> Ragged:
 
 
 def split(scores: Structure) -> tuple[dict[str, Array], dict[str, Array]]:
-  """(fields with a value for every sentence, fields that sentences share), without the mask.
+  """(fields with a value for every sentence, fields that sentences share), without mask and flags.
 
   Raises:
     ValueError: a chain whose sentences have transitions of their own.
   """
-  own, shared = {}, {}
-  for name, array in scores._asdict().items():
-    if name == "mask" or array is None:
-      continue
-    if name in _AXES[type(scores).__name__]:
-      own[name] = array
-    elif jnp.ndim(array) == _SHARED_RANKS[name]:
-      shared[name] = array
-    else:
+  fields = declaration(scores)
+  own = {name: getattr(scores, name) for name in fields.sentence}
+  shared = {name: getattr(scores, name) for name in fields.shared}
+  for name, array in shared.items():
+    if jnp.ndim(array) != fields.shared[name]:
       raise ValueError(
         f"{name} {jnp.shape(array)} must be one for all sentences, without their axis"
       )
-  return own, shared
+  return {name: array for name, array in own.items() if array is not None}, shared
 
 
 def has_pairs(scores: Structure | None) -> bool:
   """Whether scores have an entry for each pair of positions, so that they grow with n²."""
-  return any(len(axes) > 1 for axes in _AXES.get(type(scores).__name__, {}).values())
+  fields = declaration(scores)
+  return fields is not None and any(len(axes) > 1 for axes in fields.sentence.values())
 
 
 def take_rows(scores: Structure, rows: Array) -> Structure:
   """The given sentences of a padded structure [M, n, ...]; what all share stays as it is."""
   own = split(scores)[0] | {"mask": scores.mask}
-  return scores._replace(**{name: jnp.asarray(array)[rows] for name, array in own.items()})
+  return replace(scores, **{name: jnp.asarray(array)[rows] for name, array in own.items()})
 
 
 def check(scores: Structure, rows: int, length: int) -> None:

@@ -94,10 +94,7 @@ def structure_predictor(model: nn.Module, variables: PyTree, dataset: SequenceDa
   def predict(rows: np.ndarray, view: int, batch_size: int) -> layout.Ragged:
     parts = list(read(rows, view, batch_size))
     packed = [
-      layout.pack(
-        kind(**dict.fromkeys(kind._fields) | part.own | part.shared),
-        dataset.lengths[rows[part.places]],
-      )
+      layout.pack(layout.assemble(kind, part.own | part.shared), dataset.lengths[rows[part.places]])
       for part in parts
     ]
     return layout.join(packed).take(_order(parts))

@@ -9,7 +9,7 @@ import numpy as np
 
 from kd_jax import metrics
 from kd_jax.losses.reductions import masked_sum_and_count
-from kd_jax.structured.structure import Parse, decode
+from kd_jax.structured import Parse, argmax
 from kd_jax.types import Array, Outputs, PyTree
 
 Pairs = dict[str, metrics.Pair]
@@ -40,7 +40,7 @@ def _classification(outputs: Outputs, labels, mask, teacher) -> Pairs:
 
 
 def _tagging(outputs: Outputs, labels, mask, teacher) -> Pairs:
-  tags, valid = decode(outputs.scores), _valid(outputs, mask)
+  tags, valid = argmax(outputs.scores), _valid(outputs, mask)
   pairs = metrics.span_f1(tags, labels, valid)
   pairs["token_accuracy"] = metrics.token_accuracy(tags, labels, valid)
   if teacher is not None:
@@ -49,7 +49,7 @@ def _tagging(outputs: Outputs, labels, mask, teacher) -> Pairs:
 
 
 def _parsing(outputs: Outputs, labels, mask, teacher) -> Pairs:
-  tree, valid = decode(outputs.scores), _valid(outputs, mask)
+  tree, valid = argmax(outputs.scores), _valid(outputs, mask)
   pairs = metrics.attachment_scores(tree.heads, tree.relations, labels, valid)
   if teacher is not None:
     same = (tree.heads == teacher.heads) & (tree.relations == teacher.relations)
@@ -74,12 +74,12 @@ CLASSIFICATION = Evaluation(
 """Images: accuracy; calibration, and agreement with the teacher beside it."""
 
 TAGGING = Evaluation(
-  select="f1", metrics=_tagging, predictions=lambda outputs: decode(outputs.scores)
+  select="f1", metrics=_tagging, predictions=lambda outputs: argmax(outputs.scores)
 )
 """Named entities: precision, recall and F1 of spans; accuracy of, and agreement on, tokens beside them."""
 
 PARSING = Evaluation(
-  select="las", metrics=_parsing, predictions=lambda outputs: Parse(*decode(outputs.scores))
+  select="las", metrics=_parsing, predictions=lambda outputs: Parse(*argmax(outputs.scores))
 )
 """Dependency trees: labelled and unlabelled attachment; agreement on head and relation beside them."""
 

@@ -13,10 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.structured.dependency import DependencyScores, ParsingTags
-from kd_jax.structured.linear_chain import LinearChain
-from kd_jax.structured.maxent import MaxEnt
-from kd_jax.structured.spans import SpanScores
+from kd_jax.structured import DependencyScores, LinearChain, MaxEnt, ParsingTags, SpanScores
 from tests import oracles
 from tests.structured import oracles as structures
 
@@ -252,7 +249,7 @@ class Found(NamedTuple):
 
 def _differentiate(loss, pair):
   def total(student, teacher):
-    values = loss(pair.teacher._replace(**teacher), pair.student._replace(**student))
+    values = loss(pair.student._replace(**student), pair.teacher._replace(**teacher))
     return jnp.sum(values), values
 
   (_, values), gradients = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(
@@ -289,10 +286,10 @@ def compiled_map(loss, options):
   return jax.jit(find)
 
 
-def refused(loss, *pair, match, **options):
+def refused(loss, teacher, student, match, **options):
   """Whether a pair is refused while it is being traced; nothing is computed."""
   with pytest.raises(ValueError, match=match):
-    jax.eval_shape(lambda: loss(*pair, **options))
+    jax.eval_shape(lambda: loss(student, teacher, **options))
 
 
 def pad(scores):
@@ -309,7 +306,7 @@ class StructuredLossContract:
   """Properties of a loss of a teacher's structure and a student's structure.
 
   Attributes:
-    loss: the function under test, `loss(teacher, student, **options)`.
+    loss: the function under test, `loss(student, teacher, **options)`.
     kinds: what `build` makes teacher and student from.
     options: arguments of the loss and of its reference, temperature apart.
     temperatures: to be tested; one None for a loss that has none.
@@ -448,12 +445,12 @@ def assert_one_mask(loss, pair, expected, **options):
   """A side without a mask takes the other's; masks that differ are refused."""
   for side in ("teacher", "student"):
     without = pair._replace(**{side: getattr(pair, side)._replace(mask=None)})
-    found = jax.jit(lambda pair: loss(*pair, **options))(without)
+    found = jax.jit(lambda pair: loss(*pair[::-1], **options))(without)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
   other = mask()
   other[0, -1] = False
   with pytest.raises(ValueError, match="differ at 1 positions"):
-    loss(pair.teacher, pair.student._replace(mask=other), **options)
+    loss(pair.student._replace(mask=other), pair.teacher, **options)
 
 
 class EagerContract:
@@ -461,5 +458,5 @@ class EagerContract:
 
   def test_eager_with_nan_at_padding(self):
     pair = self.pair(5)
-    found = self.loss(*(pad(scores) for scores in pair), **dict(self.options))
+    found = self.loss(*(pad(scores) for scores in pair[::-1]), **dict(self.options))
     self.assert_close(found, self.find(pair, 1.0).values)

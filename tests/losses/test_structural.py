@@ -5,11 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd_jax import structured
 from kd_jax.losses import structural
-from kd_jax.structured import dependency, linear_chain
-from kd_jax.structured.dependency import ParsingTags
-from kd_jax.structured.linear_chain import LinearChain
-from kd_jax.structured.maxent import MaxEnt
+from kd_jax.structured import LinearChain, MaxEnt, ParsingTags
 from tests.losses import structures as builders
 from tests.losses.structures import EagerContract, Pair, StructuredLossContract, refused
 from tests.structured import oracles
@@ -135,7 +133,7 @@ class TestDispatch:
     assert structural.STRUCTURAL_KD_CASES[name] is case.loss
     pair = case().pair(seed=1)
     by_type, by_name = (
-      jax.make_jaxpr(lambda pair, loss=loss: loss(*pair, temperature=2.0))(pair)
+      jax.make_jaxpr(lambda pair, loss=loss: loss(*pair[::-1], temperature=2.0))(pair)
       for loss in (structural.structural_kd_loss, case.loss)
     )
     assert str(by_type) == str(by_name)
@@ -156,7 +154,7 @@ class TestDispatch:
   def test_other_pairs_are_refused_by_name(self, teacher, student):
     pair = builders.pair_of(teacher, student)
     with pytest.raises(ValueError, match="no case of structural KD") as raised:
-      structural.structural_kd_loss(*pair)
+      structural.structural_kd_loss(*pair[::-1])
     for scores in pair:
       assert type(scores).__name__ in str(raised.value)
 
@@ -178,7 +176,7 @@ class TestDispatch:
 
   def test_case_1b_takes_a_second_order_teacher_by_its_arcs(self):
     teacher, student = builders.pair_of("refined parser", "parsing tags")
-    found = jax.jit(structural.structural_kd_case_1b)(teacher, student)
+    found = jax.jit(structural.structural_kd_case_1b)(student, teacher)
     reference = TestCase1b().expect(Pair(teacher._replace(refined=None), student))
     np.testing.assert_allclose(found, reference, rtol=2e-5)
 
@@ -231,7 +229,7 @@ class TestExactness:
     student.unary[1, 3] += reward
     student.transition[2, 4:] += reward
     for temperature in (1.0, 3.0):
-      found = structural.structural_kd_case_1a(teacher, student, temperature=temperature)
+      found = structural.structural_kd_case_1a(student, teacher, temperature=temperature)
       reference = TestCase1a().reference(teacher, student, temperature)
       np.testing.assert_allclose(found, reference, rtol=1e-4, atol=1e-3)
       parts = builders.parts(student) / temperature
@@ -262,9 +260,9 @@ class TestExactness:
 
     @jax.jit
     def loss(teacher, student):
-      arcs = dependency.mean_field_marginals(teacher.arc, sibling, grandparent, teacher.mask)
+      arcs = structured.mean_field_marginals(teacher.arc, sibling, grandparent, teacher.mask)
       refined = teacher._replace(refined=jnp.log(jnp.maximum(arcs, 1e-30)))
-      return structural.structural_kd_loss(refined, student)
+      return structural.structural_kd_loss(student, refined)
 
     expected = np.zeros(batch)
     for row, length in enumerate(builders.LENGTHS):
@@ -296,9 +294,11 @@ class TestExactness:
       )
 
     loss = jax.jit(case.loss)
-    found = loss(*(reshape(scores, (2, 2)) for scores in pair))
+    found = loss(*(reshape(scores, (2, 2)) for scores in pair[::-1]))
     np.testing.assert_allclose(found, np.reshape(expected, (2, 2)), rtol=1e-5)
-    found = loss(*(reshape(builders.take(scores, np.s_[:1]), (), mask=None) for scores in pair))
+    found = loss(
+      *(reshape(builders.take(scores, np.s_[:1]), (), mask=None) for scores in pair[::-1])
+    )
     np.testing.assert_allclose(found, expected[0], rtol=1e-5)
 
 
@@ -315,7 +315,7 @@ def test_relations_that_the_teacher_does_not_know():
   teacher, student = builders.pair_of("parser", "parsing tags")
   wrong = student._replace(relations=student.relations + 1)
   with pytest.raises(ValueError, match=r"relation 2.*2 relations"):
-    structural.structural_kd_loss(teacher, wrong)
+    structural.structural_kd_loss(wrong, teacher)
 
 
 class TestHardConstraints:
@@ -333,7 +333,7 @@ class TestHardConstraints:
     def chain():
       unary = rng.standard_normal((2, self.n, tags)).astype(np.float32)
       transition = rng.standard_normal((2, tags, tags)).astype(np.float32)
-      return linear_chain.constrain(LinearChain(unary, transition, valid), *allowed)
+      return structured.constrain(LinearChain(unary, transition, valid), *allowed)
 
     return Pair(chain(), chain())
 

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd_jax import structured
+from kd_jax.structured import _generic
 from kd_jax.types import NEG_INF
 from tests import oracles as differences
 from tests.structured import oracles
@@ -23,11 +25,21 @@ from tests.structured import oracles
 LENGTHS = (4, 4, 3, 2, 1, 0)
 BATCH, TOKENS = len(LENGTHS), max(LENGTHS)
 MASK = np.arange(TOKENS) < np.array(LENGTHS)[:, None]
+HOLES = np.array(
+  [[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool
+)
+"""As many tokens in each sentence as in MASK, with masked ones before and between them."""
 GARBAGE = (np.nan, np.inf, -np.inf, 1e30)
 
 
 def row_of(arrays, row):
   return {name: values[row] for name, values in arrays.items()}
+
+
+def viterbi(structure):
+  """The best labelling and its score."""
+  labels, scores = structured.top_k(structure, 1)
+  return labels[..., 0, :], scores[..., 0]
 
 
 class StructureContract:
@@ -41,18 +53,25 @@ class StructureContract:
   """
 
   tolerance = 2e-5
+  axes = None
+  """{name: by how much each axis of positions exceeds n}, of the arrays that sentences own."""
 
   # What a test class says.
 
   def shapes(self, n):
     raise NotImplementedError
 
-  def log_partition(self, arrays, mask):
+  def build(self, arrays, mask):
+    """The structure of these scores."""
     raise NotImplementedError
+
+  def log_partition(self, arrays, mask):
+    return structured.log_partition(self.build(arrays, mask))
 
   def counts(self, arrays, mask):
     """The marginals, as a dict like `arrays`: how often each score is expected to count."""
-    raise NotImplementedError
+    (name,) = arrays
+    return {name: structured.marginals(self.build(arrays, mask))}
 
   def more_functions(self):
     """Further functions (arrays, mask) -> arrays: these must be masked, jit, refuse, ... too."""
@@ -179,7 +198,64 @@ class StructureContract:
     for (path, found), wanted in zip(paths, jax.tree.leaves(expected), strict=True):
       np.testing.assert_allclose(found, wanted, **tolerance, err_msg=str(path))
 
+  def positions(self, row):
+    return np.flatnonzero(HOLES[row])
+
+  def apart(self, values, extras, filler):
+    """Values of a batch under MASK, moved to where its tokens stand under HOLES."""
+    found = np.full(np.shape(values), filler, np.asarray(values).dtype)
+    for i, length in enumerate(LENGTHS):
+      place = self.positions(i)
+      old = [np.arange(length + extra) for extra in extras]
+      new = [np.append([0], place + 1) if extra else place for extra in extras]
+      found[(i, *np.ix_(*new))] = np.asarray(values)[(i, *np.ix_(*old))]
+    return found
+
+  def labels_apart(self, labels):
+    """Labels [B, n] or [B, k, n] of a batch under MASK, as they are under HOLES."""
+    labels = np.asarray(labels)
+    rows = labels.reshape(BATCH, -1, TOKENS)
+    moved = [self.apart(self.named_apart(row), (0,), 0) for row in rows.swapaxes(0, 1)]
+    return np.stack(moved, 1).reshape(labels.shape)
+
+  def named_apart(self, labels):
+    """What the labels of a batch [B, n] are called if their tokens stand elsewhere."""
+    return labels
+
+  def found_apart(self, name, values):
+    """What a function gives under MASK, as it must be under HOLES."""
+    if name == "counts":
+      return {
+        key: self.apart(array, self.axes[key], 0) if key in self.axes else array
+        for key, array in values.items()
+      }
+    if name == "decode":
+      return self.labels_apart(values)
+    if name == "top_k":
+      return self.labels_apart(values[0]), values[1]
+    if name == "tag_marginals":
+      return self.apart(values, (0,), 0)
+    return values
+
   # The properties.
+
+  def test_masked_tokens_are_as_if_they_were_not_there(self):
+    """Wherever they stand: every function and every gradient, traced and not."""
+    arrays = self.draw(seed=6)
+    holed = {
+      name: self.apart(values, self.axes[name], np.nan) if name in self.axes else values
+      for name, values in arrays.items()
+    }
+    of_labels = ("score", "log_prob")  # of other labels here; they have a test of their own
+    expected, found = self.evaluate(arrays), self.evaluate(holed, HOLES)
+    for name in expected.keys() - {*of_labels, *self.random}:
+      self.assert_same(found[name], self.found_apart(name, expected[name]))
+    wanted = self.gradients(arrays)
+    for name, gradients in self.gradients(holed, HOLES).items():
+      if name not in (*of_labels, "weighted_counts"):
+        self.assert_same(gradients, self.found_apart("counts", wanted[name]))
+    eager = self.log_partition(holed, HOLES.astype(np.float32))
+    self.assert_same(eager, expected["log_partition"])
 
   @pytest.mark.parametrize("scale", [0.3, 3.0, 20.0])
   def test_log_partition_and_marginals_equal_enumeration(self, scale):
@@ -351,10 +427,6 @@ class StructureContract:
       for wrong in (MASK[:, :-1], MASK[:-1], MASK[0], MASK[..., None]):
         with pytest.raises(ValueError, match="(?s)mask.*" + re.escape(str(wrong.shape))):
           function(arrays, wrong)
-      gap = MASK.copy()
-      gap[0, 1] = False
-      with pytest.raises(ValueError, match="mask"):
-        function(arrays, gap)
       for key, wrong in self.misshapen(arrays):
         with pytest.raises(ValueError, match=r"\(\d"):
           function(arrays | {key: wrong}, MASK)
@@ -366,7 +438,7 @@ class EntropyContract:
   names = ("entropy",)
 
   def entropy(self, arrays, mask):
-    raise NotImplementedError
+    return structured.entropy(self.build(arrays, mask))
 
   def more_functions(self):
     return super().more_functions() | {"entropy": self.entropy}
@@ -396,10 +468,10 @@ class LogProbContract:
   names = ("score", "log_prob")
 
   def score_of(self, arrays, decoded, mask):
-    raise NotImplementedError
+    return _generic.score(self.build(arrays, mask), decoded)
 
   def log_prob_of(self, arrays, decoded, mask):
-    raise NotImplementedError
+    return structured.log_prob(self.build(arrays, mask), decoded)
 
   def gold(self, arrays, mask):
     """Any one structure [..., n] of every row."""
@@ -436,6 +508,20 @@ class LogProbContract:
       )
       np.testing.assert_allclose(np.exp(np.float64(log_prob)).sum(), 1, rtol=2e-5)
 
+  def test_log_prob_under_holes(self):
+    arrays = self.draw(seed=6)
+    holed = {
+      name: self.apart(values, self.axes[name], np.nan) if name in self.axes else values
+      for name, values in arrays.items()
+    }
+    labels = np.zeros((BATCH, TOKENS), int)
+    for i, length in enumerate(LENGTHS):
+      labels[i, :length] = self.structures(length).decoded[-1]
+    log_prob = jax.jit(self.log_prob_of)
+    expected = log_prob(arrays, labels, MASK)
+    found = log_prob(holed, self.labels_apart(labels), HOLES)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+
   def test_gradient_of_the_log_prob(self):
     arrays = self.draw()
     gradients = self.gradients(arrays)
@@ -451,10 +537,10 @@ class DivergenceContract:
   names = ("cross_entropy", "kl_divergence")
 
   def cross_entropy_of(self, teacher, student, mask):
-    raise NotImplementedError
+    return structured.cross_entropy(self.build(teacher, mask), self.build(student, mask))
 
   def kl_divergence_of(self, teacher, student, mask):
-    raise NotImplementedError
+    return structured.kl_divergence(self.build(teacher, mask), self.build(student, mask))
 
   def student(self, arrays):
     """Another distribution, of the same excluded structures."""
@@ -569,8 +655,7 @@ class DecodingContract:
   """Beside StructureContract: the best structure."""
 
   def decode(self, arrays, mask):
-    """Decoded [..., n] and, where the function returns it, the score [...]."""
-    raise NotImplementedError
+    return structured.argmax(self.build(arrays, mask))
 
   def more_functions(self):
     return super().more_functions() | {"decode": self.decode}
@@ -579,24 +664,83 @@ class DecodingContract:
   def test_decoding_finds_the_best(self, scale):
     for seed in range(4):
       arrays = self.draw(scale, seed=seed)
-      decoded, score = self.evaluate(arrays)["decode"]
+      decoded = self.evaluate(arrays)["decode"]
       assert decoded.dtype == jnp.int32
       for i, length in enumerate(LENGTHS):
         parts = self.parts(row_of(arrays, i), length)
-        (best,), (best_score,) = oracles.k_best(self.structures(length), parts, 1)
+        (best,), _ = oracles.k_best(self.structures(length), parts, 1)
         np.testing.assert_array_equal(decoded[i, :length], best)
         np.testing.assert_array_equal(decoded[i, length:], 0)
-        if score is not None:
-          np.testing.assert_allclose(score[i], best_score, rtol=1e-5, atol=1e-5)
 
   @pytest.mark.parametrize("kind", ["signs", "wide", "flat", "excluded"])
   def test_decoding_of_extreme_scores(self, kind):
     """Where several are best, any of them will do: these scores add up without rounding."""
     arrays = self.extreme(kind)
-    decoded, _ = self.evaluate(arrays)["decode"]
+    decoded = self.evaluate(arrays)["decode"]
     for i, length in enumerate(LENGTHS):
       structures = self.structures(length)
       scores = oracles.scores(structures, self.parts(row_of(arrays, i), length))
       found = np.flatnonzero((structures.decoded == decoded[i, :length]).all(-1))
       assert len(found) == 1, f"{decoded[i]} is no structure of {length} tokens"
       assert scores[found[0]] >= scores.max() - 1e-5 * np.abs(scores.max()), kind
+
+
+class SearchContract:
+  """Beside StructureContract: the k best structures, and samples."""
+
+  k = 7
+  draws = 4000
+
+  def more_functions(self):
+    return super().more_functions() | {
+      "top_k": lambda arrays, mask: structured.top_k(self.build(arrays, mask), self.k),
+      "sample": lambda arrays, mask: structured.sample(self.build(arrays, mask), jax.random.key(0)),
+    }
+
+  def test_the_k_best(self):
+    arrays = self.draw(seed=7)
+    labels, scores = self.evaluate(arrays)["top_k"]
+    assert (labels.shape, labels.dtype) == ((BATCH, self.k, TOKENS), jnp.int32)
+    for i, length in enumerate(LENGTHS):
+      parts = self.parts(row_of(arrays, i), length)
+      best, expected = oracles.k_best(self.structures(length), parts, self.k)
+      count = len(expected)
+      np.testing.assert_allclose(scores[i, :count], expected, rtol=1e-5, atol=2e-5)
+      np.testing.assert_array_equal(labels[i, :count, :length], best)
+      np.testing.assert_array_equal(labels[i, :, length:], 0)
+      np.testing.assert_array_equal(scores[i, count:], np.float32(NEG_INF))
+      np.testing.assert_array_equal(labels[i, count:], 0)
+
+  def test_k_below_one_is_refused(self):
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+      structured.top_k(self.build(self.draw(), MASK), 0)
+
+  def test_samples_have_their_probabilities(self):
+    """Under HOLES, with one sentence of three tokens many times over and one empty one."""
+    arrays, row, length = self.draw(1.0, seed=9), 2, 3
+    holed = {
+      name: self.apart(values, self.axes[name], np.nan) if name in self.axes else values
+      for name, values in arrays.items()
+    }
+    many = {name: np.repeat(values[[row, 5]], self.draws // 2, 0) for name, values in holed.items()}
+    mask = np.repeat(HOLES[[row, 5]], self.draws // 2, 0)
+
+    @jax.jit
+    def draw(keys):
+      return jax.lax.map(lambda key: structured.sample(self.build(many, mask), key), keys)
+
+    samples = np.asarray(draw(jax.random.split(jax.random.key(1), 2))).reshape(-1, TOKENS)
+    assert samples.dtype == np.int32
+    empty = np.tile(np.arange(self.draws) >= self.draws // 2, 2)
+    np.testing.assert_array_equal(samples[empty], 0)
+    samples = samples[~empty]
+    np.testing.assert_array_equal(samples[:, ~HOLES[row]], 0)
+    listed = self.structures(length)
+    labels = np.zeros((len(listed.decoded), BATCH, TOKENS), int)
+    labels[:, row, :length] = listed.decoded
+    possible = np.stack([self.labels_apart(each)[row] for each in labels])
+    expected = np.exp(oracles.log_probs(listed, self.parts(row_of(arrays, row), length)))
+    for sample, prob in zip(possible, expected, strict=True):
+      frequency = (samples == sample).all(-1).mean()
+      # 4.5 standard deviations, for some forty frequencies.
+      assert abs(frequency - prob) <= 4.5 * np.sqrt(prob * (1 - prob) / len(samples)) + 1e-9

@@ -1,14 +1,15 @@
 """Dependency trees, against lists of all trees and float64 eliminations of tokens one by one."""
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.structured import dependency
+from kd_jax import structured
+from kd_jax.structured import DependencyScores, DependencyTrees
+from kd_jax.structured._spanning_tree import maximum_spanning_tree
 from kd_jax.types import NEG_INF
 from tests.structured import contract, oracles
 from tests.structured.contract import BATCH, GARBAGE, LENGTHS, MASK, TOKENS
@@ -21,11 +22,34 @@ def unread_arcs(n, mask):
   return ~read
 
 
-class ArcContract(contract.StructureContract):
+class ArcContract(
+  contract.EntropyContract,
+  contract.LogProbContract,
+  contract.DecodingContract,
+  contract.SearchContract,
+  contract.StructureContract,
+):
   """Trees scored by their arcs."""
 
   single_root = True
   projective = False
+  axes = {"arc": (0, 1)}  # noqa: RUF012
+
+  def build(self, arrays, mask):
+    return DependencyTrees(
+      arrays["arc"], mask, single_root=self.single_root, projective=self.projective
+    )
+
+  def gold(self, arrays, mask):
+    """Each token below the one before it."""
+    shape = arrays["arc"].shape[:-1]
+    return np.broadcast_to(np.arange(shape[-1]), shape)
+
+  def named_apart(self, labels):
+    place = np.zeros((BATCH, TOKENS + 1), int)
+    for i, length in enumerate(LENGTHS):
+      place[i, 1 : length + 1] = self.positions(i) + 1
+    return np.take_along_axis(place, labels, 1)
 
   def shapes(self, n):
     return {"arc": (n, n + 1)}
@@ -96,25 +120,10 @@ class ArcContract(contract.StructureContract):
       np.testing.assert_allclose(row[:n, : n + 1], expected, atol=min(5e-5 * scale, 1e-2))
 
 
-class SpanningTreeContract(contract.EntropyContract, ArcContract):
-  def log_partition(self, arrays, mask):
-    return dependency.spanning_tree_log_partition(arrays["arc"], mask, single_root=self.single_root)
-
-  def counts(self, arrays, mask):
-    return {
-      "arc": dependency.spanning_tree_marginals(arrays["arc"], mask, single_root=self.single_root)
-    }
-
-  def entropy(self, arrays, mask):
-    return dependency.spanning_tree_entropy(arrays["arc"], mask, single_root=self.single_root)
-
-
-class TestSingleRootTrees(SpanningTreeContract):
-  single_root = True
-
+class TestSingleRootTrees(contract.DivergenceContract, ArcContract):
   def test_is_the_default(self):
-    for function in (dependency.spanning_tree_log_partition, dependency.spanning_tree_marginals):
-      assert inspect.signature(function).parameters["single_root"].default is True
+    trees = DependencyTrees(np.zeros((1, 2), np.float32))
+    assert (trees.single_root, trees.projective) == (True, False)
 
   def test_against_the_determinant(self):
     """Matrix-tree theorem, at a length that no other reference reaches."""
@@ -127,20 +136,12 @@ class TestSingleRootTrees(SpanningTreeContract):
       np.testing.assert_allclose(found[i], expected, rtol=2e-5)
 
 
-class TestMultiRootTrees(SpanningTreeContract):
+class TestMultiRootTrees(ArcContract):
   single_root = False
 
 
 class ProjectiveContract(ArcContract):
   projective = True
-
-  def log_partition(self, arrays, mask):
-    return dependency.projective_log_partition(arrays["arc"], mask, single_root=self.single_root)
-
-  def counts(self, arrays, mask):
-    return {
-      "arc": dependency.projective_marginals(arrays["arc"], mask, single_root=self.single_root)
-    }
 
   def test_projective_trees_are_some_of_all_trees(self):
     """Up to two tokens all trees are projective; of three with one root 7 of 9."""
@@ -154,13 +155,14 @@ class ProjectiveContract(ArcContract):
 class TestProjectiveSingleRootTrees(ProjectiveContract):
   single_root = True
 
-  def test_is_the_default(self):
-    for function in (dependency.projective_log_partition, dependency.projective_marginals):
-      assert inspect.signature(function).parameters["single_root"].default is True
-
 
 class TestProjectiveMultiRootTrees(ProjectiveContract):
   single_root = False
+
+
+def head_marginals(arc, mask):
+  """Of a parser with one relation."""
+  return structured.head_marginals(DependencyScores(arc, jnp.zeros((*arc.shape, 1)), mask))
 
 
 class TestHeadMarginals:
@@ -174,7 +176,7 @@ class TestHeadMarginals:
   def test_is_a_softmax_over_other_tokens_and_the_root(self):
     for scale in (1.0, 1e4):
       arc = self.arc(np.nan, scale)
-      found = dependency.head_marginals(arc, MASK)
+      found = head_marginals(arc, MASK)
       assert found.dtype == jnp.float32
       for i, length in enumerate(LENGTHS):
         expected = self.expected(arc[i, :length, : length + 1])
@@ -188,7 +190,7 @@ class TestHeadMarginals:
     @jax.jit
     @jax.value_and_grad
     def total(arc):
-      return jnp.sum(weights * dependency.head_marginals(arc, MASK))
+      return jnp.sum(weights * head_marginals(arc, MASK))
 
     (found, gradient), expected = total(self.arc(garbage)), total(self.arc())
     np.testing.assert_allclose(found, expected[0], rtol=1e-5)
@@ -199,12 +201,12 @@ class TestHeadMarginals:
     arc = self.arc()
     for wrong in (arc[:, :, :-1], arc[:, :-1]):
       with pytest.raises(ValueError, match=r"\(6, "):
-        dependency.head_marginals(wrong, MASK)
+        head_marginals(wrong, MASK)
     with pytest.raises(ValueError, match="int32"):
-      dependency.head_marginals(arc.astype(np.int32), MASK)
+      head_marginals(arc.astype(np.int32), MASK)
     arc[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
-      dependency.head_marginals(arc, MASK)
+      head_marginals(arc, MASK)
 
 
 # Second-order scores.
@@ -239,7 +241,7 @@ def unread_second_order():
   return arc, sibling, grandparent
 
 
-mean_field = jax.jit(dependency.mean_field_marginals, static_argnames="iterations")
+mean_field = jax.jit(structured.mean_field_marginals, static_argnames="iterations")
 
 
 class TestMeanField:
@@ -276,7 +278,7 @@ class TestMeanField:
   def test_three_iterations_are_the_default(self):
     arc, sibling, grandparent = second_order()
     expected = mean_field(arc, sibling, grandparent, MASK, iterations=3)
-    found = dependency.mean_field_marginals(arc, sibling, grandparent, MASK)
+    found = structured.mean_field_marginals(arc, sibling, grandparent, MASK)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
   @pytest.mark.parametrize("garbage", GARBAGE)
@@ -284,7 +286,7 @@ class TestMeanField:
     weights = np.cos(np.arange(BATCH * TOKENS * (TOKENS + 1))).reshape(BATCH, TOKENS, TOKENS + 1)
 
     def total(scores):
-      found = dependency.mean_field_marginals(*scores, MASK, iterations=2)
+      found = structured.mean_field_marginals(*scores, MASK, iterations=2)
       return jnp.sum(weights * found), found
 
     program = jax.jit(jax.value_and_grad(total, has_aux=True))
@@ -294,7 +296,7 @@ class TestMeanField:
     for gradient, want, where in zip(gradients, wanted, unread_second_order(), strict=True):
       np.testing.assert_allclose(gradient, want, atol=1e-5)
       np.testing.assert_array_equal(np.asarray(gradient)[where], 0)
-    eager = dependency.mean_field_marginals(*second_order(garbage=garbage), MASK, iterations=2)
+    eager = structured.mean_field_marginals(*second_order(garbage=garbage), MASK, iterations=2)
     np.testing.assert_allclose(eager, expected, atol=1e-5)
 
   def test_extreme_scores(self):
@@ -303,7 +305,7 @@ class TestMeanField:
     @jax.jit
     @jax.value_and_grad
     def total(scores):
-      return jnp.sum(weights * dependency.mean_field_marginals(*scores, MASK))
+      return jnp.sum(weights * structured.mean_field_marginals(*scores, MASK))
 
     scores = second_order(1e4)
     value, gradients = total(scores)
@@ -316,23 +318,23 @@ class TestMeanField:
   def test_scores_are_checked(self):
     arc, sibling, grandparent = second_order()
     with pytest.raises(ValueError, match=r"\(6, 4, 5, 3\)"):
-      dependency.mean_field_marginals(arc, sibling[..., :-1], grandparent, MASK)
+      structured.mean_field_marginals(arc, sibling[..., :-1], grandparent, MASK)
     with pytest.raises(ValueError, match=r"\(6, 4, 5, 5\)"):
-      dependency.mean_field_marginals(arc, sibling, np.zeros((6, 4, 5, 5), np.float32), MASK)
+      structured.mean_field_marginals(arc, sibling, np.zeros((6, 4, 5, 5), np.float32), MASK)
     with pytest.raises(ValueError, match="iterations"):
-      dependency.mean_field_marginals(arc, sibling, grandparent, MASK, iterations=-1)
+      structured.mean_field_marginals(arc, sibling, grandparent, MASK, iterations=-1)
     # Dependent 2, head 1 (0 for the root) and a third token.
     for broken, where in enumerate([(0, 1, 0), (0, 1, 0, 3), (0, 1, 0, 3)]):
       scores = second_order()
       scores[broken][where] = np.nan
       with pytest.raises(ValueError, match="NaN"):
-        dependency.mean_field_marginals(*scores, MASK)
+        structured.mean_field_marginals(*scores, MASK)
 
 
 # The best tree.
 
 
-decode = jax.jit(dependency.maximum_spanning_tree)
+decode = jax.jit(maximum_spanning_tree)
 
 
 class TestMaximumSpanningTree:
@@ -389,7 +391,7 @@ class TestMaximumSpanningTree:
       (2, 0, -1),
     ):
       arc[dependent - 1, head] = score
-    np.testing.assert_array_equal(dependency.maximum_spanning_tree(arc), [2, 0, 1, 3])
+    np.testing.assert_array_equal(maximum_spanning_tree(arc), [2, 0, 1, 3])
 
   def test_cycles_within_cycles(self):
     """Contracted cycles that close again into longer ones."""
@@ -441,7 +443,7 @@ class TestMaximumSpanningTree:
       arc = np.where(unread_arcs(TOKENS, MASK), np.float32(garbage), arc)
       heads = decode(arc, MASK)
       self.assert_best(arc, heads, MASK)
-    np.testing.assert_array_equal(dependency.maximum_spanning_tree(arc, MASK), heads)
+    np.testing.assert_array_equal(maximum_spanning_tree(arc, MASK), heads)
 
   def test_vmap_and_leading_axes(self):
     arc = np.random.default_rng(2).normal(size=(6, 5, 6)).astype(np.float32)
@@ -453,16 +455,11 @@ class TestMaximumSpanningTree:
   def test_scores_are_checked(self):
     arc = np.zeros((2, 5, 6), np.float32)
     with pytest.raises(ValueError, match=r"\(2, 5, 5\)"):
-      dependency.maximum_spanning_tree(arc[..., :-1])
+      maximum_spanning_tree(arc[..., :-1])
     with pytest.raises(ValueError, match="int32"):
-      dependency.maximum_spanning_tree(arc.astype(np.int32))
+      maximum_spanning_tree(arc.astype(np.int32))
     with pytest.raises(ValueError, match=r"mask.*\(2, 4\)"):
-      dependency.maximum_spanning_tree(arc, np.ones((2, 4), bool))
+      maximum_spanning_tree(arc, np.ones((2, 4), bool))
     arc[0, 1, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
-      dependency.maximum_spanning_tree(arc)
-
-
-def test_what_networks_return():
-  assert dependency.DependencyScores._fields == ("arc", "relation", "mask", "refined")
-  assert dependency.ParsingTags._fields == ("logits", "offsets", "relations", "mask")
+      maximum_spanning_tree(arc)

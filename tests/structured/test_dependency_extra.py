@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.structured import dependency
-from kd_jax.structured.dependency import DependencyScores, ParsingTags
+from kd_jax import structured
+from kd_jax.structured import DependencyScores, DependencyTrees, ParsingTags, _parsing_tags
+from kd_jax.structured._spanning_tree import maximum_spanning_tree
 from kd_jax.types import NEG_INF
 from tests.structured import oracles
 
-spanning = jax.jit(dependency.maximum_spanning_tree)
+spanning = jax.jit(maximum_spanning_tree)
 
 
 def single_root_trees(n):
@@ -132,7 +133,7 @@ class TestTreeLogProb:
 
     def log_prob(heads):
       options = {"single_root": single_root, "projective": projective}
-      return dependency.tree_log_prob(arc, heads, **options)
+      return structured.log_prob(DependencyTrees(arc, **options), heads)
 
     log_probs = np.asarray(jax.jit(jax.vmap(log_prob))(np.array(trees)))
     np.testing.assert_allclose(np.exp(log_probs).sum(), 1.0, rtol=1e-5)
@@ -140,8 +141,13 @@ class TestTreeLogProb:
     np.testing.assert_allclose(log_probs - log_probs[0], np.array(weights) - weights[0], atol=1e-5)
 
   def test_heads_are_checked(self):
-    with pytest.raises(ValueError, match=r"\(3,\).*\(4,\)"):
-      dependency.tree_score(np.zeros((4, 5), np.float32), np.zeros(3, np.int32))
+    with pytest.raises(ValueError, match=r"\(4,\).*\(3,\)"):
+      structured.log_prob(DependencyTrees(np.zeros((4, 5), np.float32)), np.zeros(3, np.int32))
+
+
+def arcs_of_tags(tags):
+  log_probs, offsets, _, mask = _parsing_tags._log_probs(tags)
+  return _parsing_tags._arcs_of_tags(log_probs, offsets, mask)
 
 
 class TestParsingTags:
@@ -170,11 +176,11 @@ class TestParsingTags:
       labels = self.named(row, i, head)
       if i < length and head <= length and head != i + 1 and labels:
         expected[row, i, head] = self.log_probs(tags)[row, i, labels].max()
-    found = jax.jit(dependency.tags_as_arcs)(tags)
+    found = jax.jit(arcs_of_tags)(tags)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
   def test_parse(self):
-    parse = jax.jit(dependency.parse)
+    parse = jax.jit(structured.argmax)
     for seed in range(3):
       tags = self.tags(seed)
       heads, relations = (np.asarray(x) for x in parse(tags))
@@ -183,7 +189,7 @@ class TestParsingTags:
         assert not heads[row, length:].any()
         assert not relations[row, length:].any()
         assert oracles.is_tree(list(heads[row, :length]), single_root=True)
-        arc = np.asarray(dependency.tags_as_arcs(tags))[row].astype(np.float64)
+        arc = np.asarray(arcs_of_tags(tags))[row].astype(np.float64)
         if length:
           rows = np.arange(length)
           trees = single_root_trees(length)
@@ -198,13 +204,13 @@ class TestParsingTags:
     """Both tokens say root: one of them gets the other as head, and its best label's relation."""
     logits = np.float32([[3.0, 1.0], [1.0, 2.0]])
     tags = ParsingTags(logits, np.int32([0, 0]), np.int32([5, 6]))
-    heads, relations = dependency.parse(tags)
+    heads, relations = structured.argmax(tags)
     assert sorted(map(int, heads)) in ([0, 1], [0, 2])
     assert relations.tolist() == [5, 6]
 
   def test_offsets_and_relations_must_fit(self):
     with pytest.raises(ValueError, match=r"\(8,\).*\(4, 5, 9\)"):
-      dependency.tags_as_arcs(self.tags()._replace(offsets=self.OFFSETS[1:]))
+      arcs_of_tags(self.tags()._replace(offsets=self.OFFSETS[1:]))
 
 
 class TestParse:
@@ -215,7 +221,7 @@ class TestParse:
     mask = np.arange(4) < np.array([4, 2, 0])[:, None]
     scores = DependencyScores(arc, relation, mask)
     for structure, weighed in ((scores, arc), (scores._replace(refined=refined), refined)):
-      heads, relations = jax.jit(dependency.parse)(structure)
+      heads, relations = jax.jit(structured.argmax)(structure)
       np.testing.assert_array_equal(heads, spanning(weighed, mask))
       for row, i in np.argwhere(mask):
         assert relations[row, i] == relation[row, i, heads[row, i]].argmax()
@@ -224,4 +230,4 @@ class TestParse:
   def test_relation_scores_must_fit(self):
     scores = DependencyScores(jnp.zeros((4, 5)), jnp.zeros((4, 4, 2)))
     with pytest.raises(ValueError, match=r"\(4, 4, 2\).*\(4, 5\)"):
-      dependency.parse(scores)
+      structured.argmax(scores)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kd_jax.structured import linear_chain
-from kd_jax.structured.linear_chain import LinearChain
+from kd_jax import structured
+from kd_jax.structured import LinearChain, _generic
 from kd_jax.types import NEG_INF
 from tests.structured import contract, oracles
 
@@ -22,27 +22,23 @@ def as_chain(arrays, mask):
   return LinearChain(arrays["unary"], arrays["transition"], mask)
 
 
-def with_chain(function, **options):
-  return lambda self, arrays, mask: function(as_chain(arrays, mask), **options)
-
-
 class TestLinearChain(
   contract.EntropyContract,
   contract.LogProbContract,
   contract.DivergenceContract,
   contract.DecodingContract,
+  contract.SearchContract,
   contract.StructureContract,
 ):
-  log_partition = with_chain(linear_chain.log_partition)
-  entropy = with_chain(linear_chain.entropy)
-  decode = with_chain(linear_chain.viterbi)
+  k = K
+  axes = {"unary": (0,)}  # noqa: RUF012
+
+  build = staticmethod(as_chain)
 
   def more_functions(self):
     functions = {
-      "associative": functools.partial(linear_chain.log_partition, algorithm="associative"),
-      "marginals": linear_chain.marginals,
-      "k_best": functools.partial(linear_chain.k_best, k=K),
-      "sample": functools.partial(linear_chain.sample, key=jax.random.key(0)),
+      "associative": functools.partial(structured.log_partition, algorithm="associative"),
+      "marginals": structured.marginals,
     }
     return super().more_functions() | {
       name: lambda arrays, mask, function=function: function(as_chain(arrays, mask))
@@ -53,25 +49,21 @@ class TestLinearChain(
     return {"unary": (n, LABELS), "transition": (LABELS, LABELS)}
 
   def counts(self, arrays, mask):
-    unary, pairwise = linear_chain.marginals(as_chain(arrays, mask))
+    unary, pairwise = structured.marginals(as_chain(arrays, mask))
     return {"unary": unary, "transition": pairwise.sum(-3)}
-
-  def score_of(self, arrays, decoded, mask):
-    return linear_chain.score(as_chain(arrays, mask), decoded)
-
-  def log_prob_of(self, arrays, decoded, mask):
-    return linear_chain.log_prob(as_chain(arrays, mask), decoded)
 
   def gold(self, arrays, mask):
     return np.arange(arrays["unary"].shape[-2]) % LABELS + jnp.zeros(
       arrays["unary"].shape[:-1], jnp.int32
     )
 
-  def cross_entropy_of(self, teacher, student, mask):
-    return linear_chain.cross_entropy(as_chain(teacher, mask), as_chain(student, mask))
-
-  def kl_divergence_of(self, teacher, student, mask):
-    return linear_chain.kl_divergence(as_chain(teacher, mask), as_chain(student, mask))
+  def found_apart(self, name, values):
+    if name != "marginals":
+      return super().found_apart(name, values)
+    unary, pairwise = (np.asarray(x) for x in values)
+    # A pair stands before its later token; the first token has none.
+    by_later = np.concatenate([np.zeros_like(pairwise[:, :1]), pairwise], 1)
+    return self.apart(unary, (0,), 0), self.apart(by_later, (0,), 0)[:, 1:]
 
   def structures(self, length):
     return oracles.tag_sequences(length, LABELS)
@@ -129,27 +121,10 @@ class TestLinearChain(
     assert np.min(unary) >= 0
     assert np.min(pairwise) >= 0
 
-  @pytest.mark.parametrize("scale", [1.0, 20.0])
-  def test_k_best(self, scale):
-    arrays = self.draw(scale, seed=7)
-    tags, scores = self.evaluate(arrays)["k_best"]
-    assert tags.dtype == jnp.int32
-    assert tags.shape == (contract.BATCH, K, contract.TOKENS)
-    assert scores.shape == (contract.BATCH, K)
-    for i, length in enumerate(contract.LENGTHS):
-      parts = self.parts(contract.row_of(arrays, i), length)
-      expected, expected_scores = oracles.k_best(self.structures(length), parts, K)
-      count = len(expected_scores)
-      np.testing.assert_allclose(scores[i, :count], expected_scores, rtol=1e-5, atol=2e-5)
-      np.testing.assert_array_equal(tags[i, :count, :length], expected)
-      np.testing.assert_array_equal(tags[i, :, length:], 0)
-      np.testing.assert_array_equal(scores[i, count:], np.float32(NEG_INF))
-      np.testing.assert_array_equal(tags[i, count:], 0)
-
   @pytest.mark.parametrize("kind", ["signs", "flat"])
   def test_k_best_of_ties_are_distinct_paths(self, kind):
     arrays = self.extreme(kind)
-    tags, scores = self.evaluate(arrays)["k_best"]
+    tags, scores = self.evaluate(arrays)["top_k"]
     for i, length in enumerate(contract.LENGTHS):
       parts = self.parts(contract.row_of(arrays, i), length)
       _, expected = oracles.k_best(self.structures(length), parts, K)
@@ -159,17 +134,11 @@ class TestLinearChain(
 
   def test_the_best_of_k_is_viterbi_s(self):
     found = self.evaluate(self.draw(seed=8))
-    np.testing.assert_array_equal(found["k_best"][0][:, 0], found["decode"][0])
-    np.testing.assert_allclose(found["k_best"][1][:, 0], found["decode"][1], rtol=1e-6)
-
-  @pytest.mark.parametrize("k", [0, -1])
-  def test_k_is_checked(self, k):
-    with pytest.raises(ValueError, match="k"):
-      linear_chain.k_best(as_chain(self.draw(), contract.MASK), k)
+    np.testing.assert_array_equal(found["top_k"][0][:, 0], found["decode"])
 
   def test_the_algorithm_is_checked(self):
     with pytest.raises(ValueError, match="algorithm"):
-      linear_chain.log_partition(as_chain(self.draw(), contract.MASK), algorithm="parallel")
+      structured.log_partition(as_chain(self.draw(), contract.MASK), algorithm="parallel")
 
   def test_associative_equals_scan(self):
     arrays = self.draw(seed=9)
@@ -181,7 +150,7 @@ class TestLinearChain(
 
   def test_tags_of_a_wrong_shape_or_type_are_refused(self):
     chain = as_chain(self.draw(), contract.MASK)
-    for function in (linear_chain.score, linear_chain.log_prob):
+    for function in (_generic.score, structured.log_prob):
       with pytest.raises(ValueError, match=r"\(6, 3\)"):
         function(chain, np.zeros((6, 3), np.int32))
       with pytest.raises(ValueError, match="float32"):
@@ -197,7 +166,7 @@ LONG_MASK = np.arange(LONG) < np.array(LONG_LENGTHS)[:, None]
 def long_program():
   def program(chain):
     def total(unary, transition, algorithm):
-      values = linear_chain.log_partition(
+      values = structured.log_partition(
         LinearChain(unary, transition, chain.mask), algorithm=algorithm
       )
       return jnp.sum(values), values
@@ -208,9 +177,9 @@ def long_program():
         chain.unary, chain.transition, algorithm
       )
       results[algorithm] = values, gradients
-    results["marginals"] = linear_chain.marginals(chain)
-    results["entropy"] = linear_chain.entropy(chain)
-    results["viterbi"] = linear_chain.viterbi(chain)
+    results["marginals"] = structured.marginals(chain)
+    results["entropy"] = structured.entropy(chain)
+    results["viterbi"] = contract.viterbi(chain)
     return results
 
   return jax.jit(program)
@@ -278,9 +247,9 @@ class TestBoundaries:
     lengths = (3, 2, 1, 0)
     mask = np.arange(3) < np.array(lengths)[:, None]
     unary[~mask] = np.nan
-    chain = linear_chain.with_boundaries(unary, transition, start, end, mask)
+    chain = structured.with_boundaries(unary, transition, start, end, mask)
     assert isinstance(chain, LinearChain)
-    found = jax.jit(linear_chain.log_partition)(chain)
+    found = jax.jit(structured.log_partition)(chain)
     for i, length in enumerate(lengths):
       folded = np.float64(unary[i, :length])
       if length:
@@ -291,8 +260,8 @@ class TestBoundaries:
       np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=1e-6)
 
     def total(unary, start, end):
-      chain = linear_chain.with_boundaries(unary, transition, start, end, mask)
-      return linear_chain.log_partition(chain).sum()
+      chain = structured.with_boundaries(unary, transition, start, end, mask)
+      return structured.log_partition(chain).sum()
 
     gradients = jax.jit(jax.grad(total, (0, 1, 2)))(unary, start, end)
     np.testing.assert_array_equal(np.asarray(gradients[0])[~mask], 0)
@@ -306,8 +275,8 @@ class TestBoundaries:
       np.zeros((2, LABELS, LABELS), np.float32),
     )
     start, end = np.float32([0, 0, 9]), np.float32([0, 7, 0])
-    chain = linear_chain.with_boundaries(unary, transition, start, end, None)
-    tags, score = jax.jit(linear_chain.viterbi)(chain)
+    chain = structured.with_boundaries(unary, transition, start, end, None)
+    tags, score = jax.jit(contract.viterbi)(chain)
     assert tags[0, 0] == 2
     assert tags[0, -1] == 1
     np.testing.assert_allclose(score, 16)
@@ -321,7 +290,7 @@ class TestBoundaries:
       np.zeros((2, LABELS, LABELS), np.float32),
     )
     with pytest.raises(ValueError, match=rf"(?s){wrong}.*\(4,\)"):
-      linear_chain.with_boundaries(unary, transition, scores["start"], scores["end"], None)
+      structured.with_boundaries(unary, transition, scores["start"], scores["end"], None)
 
 
 class TestConstraints:
@@ -350,15 +319,15 @@ class TestConstraints:
     @jax.jit
     def program(unary, transition):
       free = LinearChain(unary, transition, self.mask)
-      chain = linear_chain.constrain(free, allowed, start=start, end=end)
+      chain = structured.constrain(free, allowed, start=start, end=end)
       return {
-        "log_partition": linear_chain.log_partition(chain),
-        "marginals": linear_chain.marginals(chain),
-        "viterbi": linear_chain.viterbi(chain),
-        "k_best": linear_chain.k_best(chain, 20),
-        "samples": jax.vmap(linear_chain.sample, (None, 0))(chain, keys),
-        "entropy": linear_chain.entropy(chain),
-        "kl": linear_chain.kl_divergence(chain, free),
+        "log_partition": structured.log_partition(chain),
+        "marginals": structured.marginals(chain),
+        "viterbi": contract.viterbi(chain),
+        "top_k": structured.top_k(chain, 20),
+        "samples": jax.vmap(structured.sample, (None, 0))(chain, keys),
+        "entropy": structured.entropy(chain),
+        "kl": structured.kl_divergence(chain, free),
       }
 
     return unary, transition, jax.tree.map(np.asarray, program(unary, transition))
@@ -389,11 +358,11 @@ class TestConstraints:
       np.testing.assert_array_equal(found["viterbi"][0][i, :length], best[0])
       np.testing.assert_allclose(found["viterbi"][1][i], scores[0], rtol=1e-5, atol=1e-5)
       count = len(scores)
-      np.testing.assert_array_equal(found["k_best"][0][i, :count, :length], best)
-      np.testing.assert_allclose(found["k_best"][1][i, :count], scores, rtol=1e-5, atol=1e-5)
+      np.testing.assert_array_equal(found["top_k"][0][i, :count, :length], best)
+      np.testing.assert_allclose(found["top_k"][1][i, :count], scores, rtol=1e-5, atol=1e-5)
       # What remains are no paths.
-      assert (found["k_best"][1][i, count:] <= NEG_INF / 2).all()
-      np.testing.assert_array_equal(found["k_best"][0][i, count:], 0)
+      assert (found["top_k"][1][i, count:] <= NEG_INF / 2).all()
+      np.testing.assert_array_equal(found["top_k"][0][i, count:], 0)
 
   def test_samples_are_legal(self):
     for sample in self.found[2]["samples"]:
@@ -404,7 +373,7 @@ class TestConstraints:
   def test_transitions_alone(self):
     chain = LinearChain(np.zeros((3, 5), np.float32), np.zeros((5, 5), np.float32), None)
     allowed = self.rules[0]
-    found = jax.jit(linear_chain.log_partition)(linear_chain.constrain(chain, allowed))
+    found = jax.jit(structured.log_partition)(structured.constrain(chain, allowed))
     expected = sum(
       allowed[tags[:-1], tags[1:]].all() for tags in oracles.tag_sequences(3, 5).decoded
     )
@@ -413,37 +382,16 @@ class TestConstraints:
   def test_shapes_are_checked(self):
     chain = LinearChain(np.zeros((3, 5), np.float32), np.zeros((5, 5), np.float32), None)
     with pytest.raises(ValueError, match=r"\(5, 4\)"):
-      linear_chain.constrain(chain, np.ones((5, 4), bool))
+      structured.constrain(chain, np.ones((5, 4), bool))
     for side in ("start", "end"):
       with pytest.raises(ValueError, match=r"\(4,\)"):
-        linear_chain.constrain(chain, np.ones((5, 5), bool), **{side: np.ones(4, bool)})
+        structured.constrain(chain, np.ones((5, 5), bool), **{side: np.ones(4, bool)})
 
 
 class TestSampling:
-  def test_frequencies_are_the_probabilities(self):
-    draws, lengths = 4000, (3, 2, 0)
-    rng = np.random.default_rng(1)
-    unary = rng.normal(0, 1, (3, 3, LABELS)).astype(np.float32)
-    transition = rng.normal(0, 1, (3, LABELS, LABELS)).astype(np.float32)
-    mask = np.arange(3) < np.array(lengths)[:, None]
-    chain = LinearChain(unary, transition, mask)
-    keys = jax.random.split(jax.random.key(5), draws)
-    samples = np.asarray(jax.jit(jax.vmap(linear_chain.sample, (None, 0)))(chain, keys))
-    assert samples.dtype == np.int32
-    assert samples.shape == (draws, 3, 3)
-    for i, length in enumerate(lengths):
-      np.testing.assert_array_equal(samples[:, i, length:], 0)
-      structures = oracles.tag_sequences(length, LABELS)
-      parts = oracles.chain_parts(unary[i, :length], transition[i])
-      probs = np.exp(oracles.log_probs(structures, parts))
-      for tags, prob in zip(structures.decoded, probs, strict=True):
-        frequency = (samples[:, i, :length] == tags).all(-1).mean()
-        # 4.5 standard deviations, for some forty frequencies.
-        assert abs(frequency - prob) <= 4.5 * np.sqrt(prob * (1 - prob) / draws) + 1e-9, tags
-
   def test_rows_of_a_batch_are_drawn_independently(self):
     chain = LinearChain(np.zeros((64, 3, 2), np.float32), np.zeros((64, 2, 2), np.float32), None)
-    samples = np.asarray(jax.jit(linear_chain.sample)(chain, jax.random.key(0)))
+    samples = np.asarray(jax.jit(structured.sample)(chain, jax.random.key(0)))
     assert len({tuple(sample) for sample in samples}) == 8
 
 
@@ -459,8 +407,8 @@ def test_sizes_of_every_kind(n, labels, scale, data):
   unary = np.float32(scale * rng.normal(size=(n, labels)))
   transition = np.float32(scale * rng.normal(size=(labels, labels)))
   chain = LinearChain(unary, transition, None)
-  found = jax.jit(
-    lambda chain: (linear_chain.log_partition(chain), *linear_chain.marginals(chain))
-  )(chain)
+  found = jax.jit(lambda chain: (structured.log_partition(chain), *structured.marginals(chain)))(
+    chain
+  )
   for actual, expected in zip(found, oracles.forward_backward(unary, transition), strict=True):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-5 * max(1, scale))

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.structured import linear_chain, maxent
-from kd_jax.structured.linear_chain import LinearChain
-from kd_jax.structured.maxent import MaxEnt
+from kd_jax import structured
+from kd_jax.structured import LinearChain, MaxEnt, _generic
+from kd_jax.structured._maxent import as_chain
 from kd_jax.types import NEG_INF
+from tests.structured import contract
 
 LENGTHS, TOKENS, LABELS = (4, 3, 1, 0), 4, 3
 MASK = np.arange(TOKENS) < np.array(LENGTHS)[:, None]
@@ -46,12 +47,12 @@ def program():
     chain = LinearChain(unary, transition, mask)
 
     def log_z(unary, transition):
-      return linear_chain.log_partition(LinearChain(unary, transition, mask)).sum()
+      return structured.log_partition(LinearChain(unary, transition, mask)).sum()
 
     return {
-      "log_partition": linear_chain.log_partition(chain),
-      "marginals": linear_chain.marginals(chain),
-      "entropy": linear_chain.entropy(chain),
+      "log_partition": structured.log_partition(chain),
+      "marginals": structured.marginals(chain),
+      "entropy": structured.entropy(chain),
       "gradients": jax.grad(log_z, (0, 1))(unary, transition),
     }
 
@@ -62,7 +63,7 @@ def program():
 def second_derivatives(algorithm):
   def log_z(row):
     chain = LinearChain(row[:9].reshape(3, 3), row[9:].reshape(3, 3))
-    return linear_chain.log_partition(chain, algorithm=algorithm)
+    return structured.log_partition(chain, algorithm=algorithm)
 
   gradient = jax.grad(log_z)
   return jax.jit(lambda row: (jax.jacfwd(gradient)(row), jax.jacrev(gradient)(row)))
@@ -88,7 +89,7 @@ class TestDerivatives:
     unary, transition = draw()
 
     def log_z(shift):
-      return linear_chain.log_partition(LinearChain(unary + shift, transition), algorithm=algorithm)
+      return structured.log_partition(LinearChain(unary + shift, transition), algorithm=algorithm)
 
     slope = jax.jit(lambda x: jax.jvp(log_z, (x,), (np.float32(1),))[1])(np.float32(0))
     np.testing.assert_allclose(slope, TOKENS, rtol=1e-5)  # log Z grows by 1 a token
@@ -99,7 +100,7 @@ class TestDerivatives:
     @jax.jit
     def gradients(teacher, student):
       def total(unary, transition):
-        return linear_chain.cross_entropy(teacher, LinearChain(unary, transition, MASK)).sum()
+        return structured.cross_entropy(teacher, LinearChain(unary, transition, MASK)).sum()
 
       return jax.grad(total, (0, 1))(student.unary, student.transition)
 
@@ -135,7 +136,7 @@ class TestTwoWaysOfSumming:
     unary, transition = np.zeros((2, 3, 2), np.float32), np.zeros((2, 2), np.float32)
     unary[:, 0, 0] = 1000.0
     allowed = np.array([[True, False], [True, True]])  # tag 1 follows only tag 1
-    chain = linear_chain.constrain(LinearChain(unary, transition), allowed, end=[False, True])
+    chain = structured.constrain(LinearChain(unary, transition), allowed, end=[False, True])
     found = program()(chain.unary, chain.transition, None)
     np.testing.assert_array_equal(found["log_partition"], 0)
     np.testing.assert_array_equal(found["marginals"][0][..., 1], 1)
@@ -146,7 +147,7 @@ class TestTwoWaysOfSumming:
     transitions = np.stack([transition, 1e4 * np.round(transition)])
 
     def spread(unary, transition):
-      return linear_chain.entropy(LinearChain(unary, transition)).sum()
+      return structured.entropy(LinearChain(unary, transition)).sum()
 
     def total(unary, transitions):
       return jax.vmap(spread, (None, 0))(unary, transitions).sum()
@@ -182,24 +183,24 @@ class TestTransitions:
         for pair, value in ((infinite, -np.inf), (finite, NEG_INF)):
           pair[which] = pair[which].copy()
           pair[which][..., 0, 1] = value
-        actual, expected = (linear_chain.entropy(LinearChain(*pair)) for pair in (infinite, finite))
+        actual, expected = (structured.entropy(LinearChain(*pair)) for pair in (infinite, finite))
         np.testing.assert_array_equal(actual, expected)
         assert np.isfinite(actual).all()
 
   def test_nothing_allowed_stays_finite(self):
     unary, transition = draw(7)
-    chain = linear_chain.constrain(LinearChain(unary, transition, MASK), np.zeros((3, 3), bool))
+    chain = structured.constrain(LinearChain(unary, transition, MASK), np.zeros((3, 3), bool))
     found = program()(*chain)
     assert all(np.isfinite(values).all() for values in jax.tree.leaves(found))
     assert (found["log_partition"][:2] < NEG_INF / 2).all()
-    tags, scores = linear_chain.k_best(chain, 2)
+    tags, scores = structured.top_k(chain, 2)
     np.testing.assert_array_equal(tags[:2], 0)
     np.testing.assert_array_equal(scores[:2], np.float32(NEG_INF))
 
   @pytest.mark.parametrize("shape", [(2, 3, 3), (3, 1, 3, 3), (4, 2, 2), (3,)])
   def test_shapes_are_checked(self, shape):
     with pytest.raises(ValueError, match=r"transition.* \(" + ", ".join(map(str, shape))):
-      linear_chain.log_partition(LinearChain(draw()[0], np.zeros(shape, np.float32)))
+      structured.log_partition(LinearChain(draw()[0], np.zeros(shape, np.float32)))
 
 
 class TestDivergences:
@@ -207,41 +208,43 @@ class TestDivergences:
     """log Z is near 1e5 here: the difference of cross-entropy and entropy would be its rounding."""
     unary, transition = draw(8, 100.0)
     unary += 2e4
-    values = linear_chain.kl_divergence(*[LinearChain(unary, transition, MASK)] * 2)
+    values = structured.kl_divergence(*[LinearChain(unary, transition, MASK)] * 2)
     np.testing.assert_array_equal(values, 0)
     student = LinearChain(unary + np.float32([0, 0, 2**-6]), transition, MASK)
-    values = linear_chain.kl_divergence(LinearChain(unary, transition, MASK), student)
+    values = structured.kl_divergence(LinearChain(unary, transition, MASK), student)
     assert np.min(values) >= 0
     assert np.max(values) < 1e-3
 
   def test_a_mask_may_be_given_once(self):
     teacher, student = LinearChain(*draw(1)), LinearChain(*draw(2))
-    expected = linear_chain.cross_entropy(teacher._replace(mask=MASK), student._replace(mask=MASK))
+    expected = structured.cross_entropy(teacher._replace(mask=MASK), student._replace(mask=MASK))
     assert np.ptp(expected) > 0
     for pair in ((teacher._replace(mask=MASK), student), (teacher, student._replace(mask=MASK))):
-      np.testing.assert_array_equal(linear_chain.cross_entropy(*pair), expected)
+      np.testing.assert_array_equal(structured.cross_entropy(*pair), expected)
 
   def test_what_does_not_fit_is_refused(self):
     unary, transition = draw()
     teacher = LinearChain(unary, transition, MASK)
-    for function in (linear_chain.cross_entropy, linear_chain.kl_divergence):
+    for function in (structured.cross_entropy, structured.kl_divergence):
       with pytest.raises(ValueError, match="differ at 3 positions"):
         function(teacher, teacher._replace(mask=MASK & (np.arange(4) < 2)))
-      with pytest.raises(ValueError, match=r"\(4, 4, 3\) and student \(3, 4, 3\)"):
+      with pytest.raises(ValueError, match=r"\(4, 4, 3\) and \(3, 4, 3\)"):
         function(teacher, LinearChain(unary[:3], transition, MASK[:3]))
 
   def test_independent_tokens_are_a_chain(self):
     teacher, student = MaxEnt(draw(1)[0], MASK), MaxEnt(draw(2)[0], MASK)
-    chains = maxent.as_chain(teacher), maxent.as_chain(student)
+    chains = as_chain(teacher), as_chain(student)
     for name in ("cross_entropy", "kl_divergence"):
-      found = getattr(maxent, name)(teacher, student)
-      np.testing.assert_allclose(getattr(linear_chain, name)(*chains), found, rtol=1e-5, atol=1e-6)
+      function = getattr(structured, name)
+      np.testing.assert_allclose(
+        function(*chains), function(teacher, student), rtol=1e-5, atol=1e-6
+      )
 
 
 class TestDecoding:
   def test_the_lowest_of_equally_good_tags(self):
     unary = np.float32([[0, 1, 1], [2, 2, 2], [0, 0, 5]])
-    tags, score = linear_chain.viterbi(LinearChain(unary, np.zeros((3, 3), np.float32)))
+    tags, score = contract.viterbi(LinearChain(unary, np.zeros((3, 3), np.float32)))
     assert tags.tolist() == [1, 0, 2]
     assert score == 8
 
@@ -249,24 +252,23 @@ class TestDecoding:
     chain = LinearChain(*draw(), MASK)
     tags = np.where(MASK, 2, 7)
     np.testing.assert_array_equal(
-      linear_chain.score(chain, tags), linear_chain.score(chain, np.full_like(tags, 2))
+      _generic.score(chain, tags), _generic.score(chain, np.full_like(tags, 2))
     )
     for wrong in (3, -1):
       tags[1, 2] = wrong
       for structure in (chain, MaxEnt(chain.unary, MASK)):
-        room = linear_chain if structure is chain else maxent
         with pytest.raises(ValueError, match=rf"\[0, 3\), got {wrong}"):
-          room.log_prob(structure, tags)
+          structured.log_prob(structure, tags)
 
   def test_samples_follow_forbidden_and_masked(self):
     """Only one sequence is left, so every draw is that one."""
     unary, transition = draw(9)
     ring = np.roll(np.eye(LABELS, dtype=bool), 1, axis=1)  # 0 -> 1 -> 2 -> 0
-    chain = linear_chain.constrain(
+    chain = structured.constrain(
       LinearChain(unary, transition, MASK), ring, start=[True, False, False]
     )
     expected = np.where(MASK, np.arange(TOKENS) % LABELS, 0)
     keys = jax.random.split(jax.random.key(0), 8)
-    draws = jax.jit(jax.vmap(linear_chain.sample, (None, 0)))(chain, keys)
+    draws = jax.jit(jax.vmap(structured.sample, (None, 0)))(chain, keys)
     np.testing.assert_array_equal(draws, np.broadcast_to(expected, draws.shape))
     assert jnp.issubdtype(draws.dtype, jnp.int32)

@@ -3,16 +3,13 @@
 import jax
 import numpy as np
 
-from kd_jax.structured import linear_chain, maxent
-from kd_jax.structured.maxent import MaxEnt
+from kd_jax import structured
+from kd_jax.structured import LinearChain, MaxEnt
+from kd_jax.structured._maxent import as_chain
 from kd_jax.types import NEG_INF
 from tests.structured import contract, oracles
 
 LABELS = 3
-
-
-def with_maxent(function):
-  return lambda self, arrays, mask: function(MaxEnt(arrays["logits"], mask))
 
 
 class TestMaxEnt(
@@ -20,33 +17,20 @@ class TestMaxEnt(
   contract.LogProbContract,
   contract.DivergenceContract,
   contract.DecodingContract,
+  contract.SearchContract,
   contract.StructureContract,
 ):
-  log_partition = with_maxent(maxent.log_partition)
-  entropy = with_maxent(maxent.entropy)
-  decode = with_maxent(maxent.viterbi)
+  axes = {"logits": (0,)}  # noqa: RUF012
 
-  def counts(self, arrays, mask):
-    return {"logits": maxent.marginals(MaxEnt(arrays["logits"], mask))}
+  def build(self, arrays, mask):
+    return MaxEnt(arrays["logits"], mask)
 
   def shapes(self, n):
     return {"logits": (n, LABELS)}
 
-  def score_of(self, arrays, decoded, mask):
-    return maxent.score(MaxEnt(arrays["logits"], mask), decoded)
-
-  def log_prob_of(self, arrays, decoded, mask):
-    return maxent.log_prob(MaxEnt(arrays["logits"], mask), decoded)
-
   def gold(self, arrays, mask):
     shape = arrays["logits"].shape[:-1]
     return np.broadcast_to(np.arange(shape[-1]) % LABELS, shape)
-
-  def cross_entropy_of(self, teacher, student, mask):
-    return maxent.cross_entropy(MaxEnt(teacher["logits"], mask), MaxEnt(student["logits"], mask))
-
-  def kl_divergence_of(self, teacher, student, mask):
-    return maxent.kl_divergence(MaxEnt(teacher["logits"], mask), MaxEnt(student["logits"], mask))
 
   def structures(self, length):
     return oracles.tag_sequences(length, LABELS)
@@ -75,15 +59,15 @@ class TestMaxEnt(
   def test_as_a_chain(self):
     arrays, mask = self.draw(), contract.MASK
     arrays["logits"][~mask] = np.nan
-    chain = maxent.as_chain(MaxEnt(arrays["logits"], mask))
-    assert isinstance(chain, linear_chain.LinearChain)
+    chain = as_chain(MaxEnt(arrays["logits"], mask))
+    assert isinstance(chain, LinearChain)
     np.testing.assert_array_equal(chain.transition, np.zeros_like(chain.transition))
     assert chain.transition.shape[-2:] == (LABELS, LABELS)
-    unary, pairwise = jax.jit(linear_chain.marginals)(chain)
+    unary, pairwise = jax.jit(structured.marginals)(chain)
     found = self.evaluate(arrays)
     np.testing.assert_allclose(unary, found["counts"]["logits"], atol=1e-5)
     expected = unary[:, :-1, :, None] * unary[:, 1:, None]
     np.testing.assert_allclose(pairwise, expected, atol=1e-5)  # independent
     np.testing.assert_allclose(
-      jax.jit(linear_chain.log_partition)(chain), found["log_partition"], rtol=1e-5, atol=1e-5
+      jax.jit(structured.log_partition)(chain), found["log_partition"], rtol=1e-5, atol=1e-5
     )

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.structured import parsing_as_tagging as tagging
-from kd_jax.structured.dependency import DependencyScores, ParsingTags
+from kd_jax.structured import DependencyScores, ParsingTags, _parsing_tags as tagging
+from kd_jax.structured._dependency_scores import log_head_marginals, log_relation_probs
 from kd_jax.types import NEG_INF, Tree
 
 N, RELATIONS = 4, 2
@@ -51,8 +51,8 @@ def arcs_by_loops(scores, row):
 @pytest.mark.parametrize("refined", [False, True])
 def test_head_and_relation_marginals_by_loops(refined):
   scores = draw(refined=refined)
-  arcs = jax.jit(tagging.log_head_marginals)(scores)
-  names = jax.jit(tagging.log_relation_probs)(scores)
+  arcs = jax.jit(log_head_marginals)(scores)
+  names = jax.jit(log_relation_probs)(scores)
   for row in range(len(LENGTHS)):
     expected = arcs_by_loops(scores, row)
     for token in range(N):
@@ -91,9 +91,7 @@ def test_tag_marginals_share_out_what_the_tags_can_name():
 
   @jax.jit
   def marginals(scores):
-    return tagging.tag_marginals(
-      tagging.log_head_marginals(scores), tagging.log_relation_probs(scores), TAGS
-    )
+    return tagging.tags_of_arcs(log_head_marginals(scores), log_relation_probs(scores), TAGS)
 
   found = marginals(scores)
   for row, length in enumerate(LENGTHS):
@@ -116,9 +114,7 @@ def test_a_token_that_no_tag_suits_has_no_targets_and_a_finite_gradient():
   scores = draw(seed=2)
 
   def total(scores):
-    found = tagging.tag_marginals(
-      tagging.log_head_marginals(scores), tagging.log_relation_probs(scores), tags
-    )
+    found = tagging.tags_of_arcs(log_head_marginals(scores), log_relation_probs(scores), tags)
     return jnp.sum(found * found), found
 
   gradient, found = jax.jit(jax.grad(total, has_aux=True, allow_int=True))(scores)
@@ -161,14 +157,14 @@ def test_garbage_in_padding_and_at_impossible_arcs_has_no_influence():
     MASK,
     np.where(possible, scores.refined, np.nan),
   )
-  for function in (tagging.log_head_marginals, tagging.log_relation_probs):
+  for function in (log_head_marginals, log_relation_probs):
     np.testing.assert_array_equal(jax.jit(function)(dirty), jax.jit(function)(scores))
 
 
 def test_other_tokens_are_refused_with_both_shapes():
   arcs, names = np.zeros((2, 3, 4), np.float32), np.zeros((2, 3, 4, 2), np.float32)
   with pytest.raises(ValueError, match=r"\(2, 3, 4\) and tags \(4, 4, 10\) must be of the same"):
-    tagging.tag_marginals(arcs, names, TAGS)
+    tagging.tags_of_arcs(arcs, names, TAGS)
   short = np.zeros((4, 3), np.int32)
   with pytest.raises(ValueError, match=r"(?=.*\(4, 4\)).*\(4, 3\)"):
     tagging.tags_of_tree(Tree(short, short, short.astype(bool)), TAGS)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.structured import spans
+from kd_jax import structured
+from kd_jax.structured import SpanScores, _spans as spans
 from kd_jax.types import NEG_INF
 from tests.structured import contract, oracles
 
@@ -18,39 +19,21 @@ class TestSpans(
   contract.LogProbContract,
   contract.DivergenceContract,
   contract.DecodingContract,
+  contract.SearchContract,
   contract.StructureContract,
 ):
+  axes = {"scores": (0, 0)}  # noqa: RUF012
+
   def more_functions(self):
     return super().more_functions() | {
-      "tag_marginals": lambda arrays, mask: spans.tag_marginals(arrays["scores"], mask)
+      "tag_marginals": lambda arrays, mask: structured.tag_marginals(self.build(arrays, mask))
     }
 
   def shapes(self, n):
     return {"scores": (n, n, LABELS)}
 
-  def log_partition(self, arrays, mask):
-    return spans.log_partition(arrays["scores"], mask)
-
-  def counts(self, arrays, mask):
-    return {"scores": spans.span_marginals(arrays["scores"], mask)}
-
-  def entropy(self, arrays, mask):
-    return spans.entropy(arrays["scores"], mask)
-
-  def decode(self, arrays, mask):
-    return spans.viterbi(arrays["scores"], mask)
-
-  def score_of(self, arrays, decoded, mask):
-    return spans.score(arrays["scores"], decoded, mask)
-
-  def log_prob_of(self, arrays, decoded, mask):
-    return spans.log_prob(arrays["scores"], decoded, mask)
-
-  def cross_entropy_of(self, teacher, student, mask):
-    return spans.cross_entropy(teacher["scores"], student["scores"], mask)
-
-  def kl_divergence_of(self, teacher, student, mask):
-    return spans.kl_divergence(teacher["scores"], student["scores"], mask)
+  def build(self, arrays, mask):
+    return SpanScores(arrays["scores"], mask)
 
   def gold(self, arrays, mask):
     """Every token a span of its own, of the second label."""
@@ -114,7 +97,7 @@ class TestSpans(
     @jax.jit
     @jax.grad
     def gradient(scores):
-      return jnp.sum(weights * spans.tag_marginals(scores, contract.MASK))
+      return jnp.sum(weights * structured.tag_marginals(SpanScores(scores, contract.MASK)))
 
     for kind in ("signs", "wide", "flat", "excluded"):
       assert np.isfinite(gradient(self.extreme(kind)["scores"])).all(), kind
@@ -140,23 +123,27 @@ class TestSpans(
     rng, lengths = np.random.default_rng(6), (40, 17)
     scores = np.float32(scale * rng.uniform(-1, 0.2, (2, 40, 40, LABELS)))
     mask = np.arange(40) < np.array(lengths)[:, None]
-    found = jax.jit(spans.log_partition)(scores, mask)
+    found = jax.jit(structured.log_partition)(SpanScores(scores, mask))
     for i, length in enumerate(lengths):
       expected = oracles.span_log_partition(scores[i, :length, :length])
       np.testing.assert_allclose(found[i], expected, rtol=1e-4 if scale > 1 else 1e-5)
-    gradient = jax.jit(jax.grad(lambda scores: spans.log_partition(scores, mask).sum()))(scores)
+    gradient = jax.jit(
+      jax.grad(lambda scores: structured.log_partition(SpanScores(scores, mask)).sum())
+    )(scores)
     assert np.isfinite(gradient).all()
 
   def test_without_spans_worth_their_score_all_is_outside(self):
     scores = np.full((3, 3, LABELS), NEG_INF, np.float32)
-    np.testing.assert_allclose(jax.jit(spans.log_partition)(scores), 0, atol=1e-6)
-    np.testing.assert_array_equal(jax.jit(spans.viterbi)(scores)[0], 0)
-    np.testing.assert_allclose(jax.jit(spans.tag_marginals)(scores)[:, 0], 1, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(structured.log_partition)(SpanScores(scores)), 0, atol=1e-6)
+    np.testing.assert_array_equal(jax.jit(contract.viterbi)(SpanScores(scores))[0], 0)
+    np.testing.assert_allclose(
+      jax.jit(structured.tag_marginals)(SpanScores(scores))[:, 0], 1, atol=1e-6
+    )
 
   def test_one_long_span(self):
     scores = np.zeros((4, 4, LABELS), np.float32)
     scores[0, 3, 1] = 50
-    tags, score = jax.jit(spans.viterbi)(scores)
+    tags, score = jax.jit(contract.viterbi)(SpanScores(scores))
     np.testing.assert_array_equal(tags, [6, 7, 7, 8])  # B I I E of the second label
     np.testing.assert_allclose(score, 50)
 
@@ -209,7 +196,3 @@ class TestSpansOfTags:
       spans.spans_of_tags(np.zeros(4, np.float32), LABELS)
     with pytest.raises(ValueError, match=r"\(3,\)"):
       spans.spans_of_tags(np.zeros(4, np.int32), LABELS, np.ones(3, bool))
-
-
-def test_span_scores_is_what_networks_return():
-  assert spans.SpanScores._fields == ("scores", "mask")

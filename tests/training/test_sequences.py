@@ -15,8 +15,7 @@ from kd_jax.losses import sequences, structural
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import structures as structured_recipes
 from kd_jax.recipes.parts import Budget, Phase, Term
-from kd_jax.structured import layout
-from kd_jax.structured.structure import decode, log_prob
+from kd_jax.structured import argmax, layout, log_prob
 from kd_jax.training import batches, loop
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import train_recipe
@@ -269,7 +268,7 @@ def test_a_cached_teacher_says_what_the_live_one_says(head):
     ]
     own = student[0].apply(student[1], inputs, train=False).scores
     distances = (sequences.token_kd_loss, structural.structural_kd_loss)
-    return said, [[loss(one, own) for loss in distances] for one in said]
+    return said, [[loss(own, one) for loss in distances] for one in said]
 
   for index, bucket in enumerate(data.buckets):
     rows = np.random.default_rng(0).permutation(len(bucket.rows))[:5]
@@ -330,7 +329,7 @@ def test_evaluation_over_buckets_equals_counts_by_loops():
   task = sentences.task("LinearChain")
   data = sentences.dataset((3, 8, 2, 6, 1, 4, 4, 1, 2, 3, 4), split="test", seed=5)
   model, teacher = sentences.network("LinearChain", data)
-  said = [np.asarray(decode(model.apply(teacher, b.inputs).scores)) for b in data.buckets]
+  said = [np.asarray(argmax(model.apply(teacher, b.inputs).scores)) for b in data.buckets]
   evaluate = make_evaluator(
     model, data, 8, one_dispatch=True, evaluation=sentences.TAGGING, teacher=said
   )
@@ -342,7 +341,7 @@ def test_evaluation_over_buckets_equals_counts_by_loops():
     named = {"predicted": [], "gold": []}
     for bucket, teacher_tags in zip(data.buckets, said, strict=True):
       scores = model.apply(one_seed(variables, seed), bucket.inputs).scores
-      tags = np.asarray(decode(scores))
+      tags = np.asarray(argmax(scores))
       for row, length in enumerate(data.lengths[bucket.rows]):
         own, true = tags[row, :length], bucket.labels[row, :length]
         tokens += length

@@ -15,7 +15,7 @@ from kd_jax import parallel, recipes
 from kd_jax.data.examples import Bucket
 from kd_jax.recipes import layers as layer_recipes, structures as structured_recipes
 from kd_jax.recipes.parts import Budget, Phase, Term
-from kd_jax.structured.linear_chain import LinearChain
+from kd_jax.structured import LinearChain
 from kd_jax.teachers.sources import cached_teacher
 from kd_jax.training import batches, objective as objectives
 from kd_jax.types import Batch, Outputs

@@ -3,32 +3,17 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.chain import LinearChain, columns_of
+from kd_jax.structured._chain import LinearChain, columns_of
+from kd_jax.structured._generic import log_tag_marginals
+from kd_jax.structured._holes import put_back
 from kd_jax.types import Array
 
 
-def log_marginals(chain: LinearChain) -> Array:
-  r"""The log-probability of each tag at each position: a tag that is all but excluded keeps its gradient.
+@log_tag_marginals.register(LinearChain)
+def _(chain: LinearChain) -> Array:
+  r"""log P(y_i) = alpha(y_i) + beta(y_i) - log Z [..., n, L]; at masked positions it means nothing.
 
-  .. math:: \log P(y_i) = \alpha(y_i) + \beta(y_i) - \log Z
-
-  `linear_chain.marginals` is faster, but a probability below 1e-38 is 0 there.
-
-  Args:
-    chain: n positions, L tags.
-
-  Returns:
-    [..., n, L] float32; at masked positions it means nothing.
-
-  Raises:
-    ValueError: integer scores, NaN, or shapes that do not fit.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from kd_jax.structured.linear_chain import LinearChain
-    >>> chain = LinearChain(jnp.array([[0.0, -200.0]]), jnp.zeros((2, 2)))
-    >>> log_marginals(chain).tolist()
-    [[0.0, -200.0]]
+  `tag_marginals` is faster, but a probability below 1e-38 is 0 there.
   """
   unary, transition, mask = columns_of(chain)  # the batch last
 
@@ -50,4 +35,5 @@ def log_marginals(chain: LinearChain) -> Array:
   before = jnp.concatenate([unary[:1], before])
   after = jnp.concatenate([after, jnp.zeros_like(unary[:1])])
   log_probs = jax.nn.log_softmax(before + after, axis=1)
-  return jnp.transpose(log_probs, (2, 0, 1)).reshape(jnp.shape(chain.unary))
+  log_probs = jnp.transpose(log_probs, (2, 0, 1)).reshape(jnp.shape(chain.unary))
+  return put_back(log_probs, chain.mask)

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.arcs import as_arcs, chain_padding, shift_rows
-from kd_jax.structured.scaled import Scaled, excluded, from_log
+from kd_jax.structured._arcs import as_arcs, chain_padding, shift_rows
+from kd_jax.structured._scaled import Scaled, excluded, from_log
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
 

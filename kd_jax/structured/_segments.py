@@ -12,14 +12,14 @@ positive terms, so that small ones keep their digits.
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
+from kd_jax._checks import as_mask, as_scores, refuse_nan
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
 
 def as_segments(scores: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array, Array]:
   """Scores [..., n, n, R+1] by start, end and label, O last; where a segment is none, NEG_INF.
 
-  A token of padding is an O, and nothing else: it moves no sum.
+  A masked token is an O or lies inside a span, which neither begins nor ends there: it moves no sum.
 
   Returns:
     those scores, bool [..., n, n, R]: which spans there are, and the mask as bool [..., n].
@@ -36,7 +36,7 @@ def as_segments(scores: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array
     )
   mask = as_mask(mask, scores.shape[:-2])
   ordered = jnp.triu(jnp.ones((num_tokens, num_tokens), bool))
-  valid = (ordered & mask[..., None, :])[..., None]  # a prefix mask: the end decides
+  valid = (ordered & mask[..., None, :] & mask[..., :, None])[..., None]
   refuse_nan("scores", scores, valid)
   spans = jnp.where(valid, jnp.clip(scores, NEG_INF, -NEG_INF), NEG_INF)
   outside = jnp.where(jnp.eye(num_tokens, dtype=bool)[..., None], 0.0, NEG_INF)

@@ -6,7 +6,7 @@ A row is a dependent, tokens 1..n at indices 0..n-1; a column is a head, 0 the r
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
+from kd_jax._checks import as_mask, as_scores, refuse_nan
 from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 

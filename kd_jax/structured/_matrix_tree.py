@@ -18,9 +18,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.arcs import as_arcs, chain_padding, shift_rows
-from kd_jax.structured.scaled import Scaled, excluded, from_log
-from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
+from kd_jax.structured._arcs import as_arcs, chain_padding, shift_rows
+from kd_jax.structured._scaled import Scaled, excluded, from_log
+from kd_jax.types import NEG_INF, Array, ArrayLike
 
 MAX_CYCLES = 40.0
 """Float32 weights serve where heads drawn one by one, without regard to cycles, form a tree with a chance
@@ -276,33 +276,3 @@ def spanning_tree_marginals(
   scores, valid, mask = as_arcs(arc, mask)
   scores, _ = shift_rows(chain_padding(scores, mask))
   return jnp.where(valid, _with_marginals(scores, single_root)[-1], 0.0)
-
-
-def spanning_tree_entropy(
-  arc: ArrayLike, mask: ArrayLike | None = None, *, single_root: bool = True
-) -> Array:
-  r"""Entropy of the distribution over all dependency trees, in nats.
-
-  .. math:: H = \log Z - \sum_{i, h} P(i, h) \, arc(i, h)
-
-  Args:
-    arc: [..., n, n+1] scores by dependent and head, column 0 the root.
-    mask: [..., n], ones and then zeros; None where all are tokens.
-    single_root: trees with exactly one child of the root; else with one or more.
-
-  Returns:
-    [...] float32, at least 0.
-
-  Raises:
-    ValueError: shapes that do not fit, integer scores, or NaN.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> round(float(jnp.exp(spanning_tree_entropy(jnp.zeros((3, 4))))), 3)
-    9.0
-  """
-  scores, _, mask = as_arcs(arc, mask)
-  scores, _ = shift_rows(chain_padding(scores, mask))
-  whole, fraction, marginals = _with_marginals(scores, single_root)
-  expected = jnp.sum(jnp.where(scores > EXCLUDED, marginals * scores, 0.0), axis=(-2, -1))
-  return jnp.maximum((whole - expected) + fraction, 0.0)

@@ -1,9 +1,10 @@
-"""The best paths of a linear chain: Viterbi, and its k best."""
+"""The k best paths of a linear chain, Viterbi's among them."""
 
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.chain import LinearChain, columns_of, leading_axes
+from kd_jax.structured._chain import LinearChain, columns_of, leading_axes
+from kd_jax.structured._holes import put_back_rows
 from kd_jax.types import EXCLUDED, NEG_INF, Array
 
 
@@ -53,50 +54,10 @@ def best_paths(unary: Array, transition: Array, mask: Array, k: int) -> tuple[Ar
   return tags, jnp.where(exists, scores, NEG_INF)
 
 
-def viterbi(chain: LinearChain) -> tuple[Array, Array]:
-  """The best tag sequence and its score; of equally good tags the lowest.
-
-  Returns:
-    int32 tags [..., n], 0 at masked positions, and scores [...].
-
-  Raises:
-    ValueError: as `log_partition`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from kd_jax.structured.linear_chain import LinearChain, viterbi
-    >>> tags, best = viterbi(LinearChain(jnp.array([[1., 0.], [0., 1.]]), jnp.eye(2) * 3))
-    >>> tags.tolist(), float(best)
-    ([0, 0], 4.0)
-  """
-  tags, scores = k_best(chain, 1)
-  return tags[..., 0, :], scores[..., 0]
-
-
-def k_best(chain: LinearChain, k: int) -> tuple[Array, Array]:
-  """The k best tag sequences, all different, the best first.
-
-  Args:
-    chain: n positions, L tags.
-    k: how many, a Python integer.
-
-  Returns:
-    int32 tags [..., k, n] and scores [..., k]; where fewer than k sequences are allowed, the rest has
-    tags 0 and scores NEG_INF.
-
-  Raises:
-    ValueError: k below 1, or as `log_partition`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from kd_jax.structured.linear_chain import LinearChain, k_best
-    >>> tags, scores = k_best(LinearChain(jnp.array([[1., 0.], [0., 3.]]), jnp.zeros((2, 2))), 2)
-    >>> tags.tolist(), scores.tolist()
-    ([[0, 1], [1, 1]], [4.0, 3.0])
-  """
-  if k < 1:
-    raise ValueError(f"k must be at least 1, got {k}")
+def best_of_chain(chain: LinearChain, k: int) -> tuple[Array, Array]:
+  """The k best tag sequences: int32 tags [..., k, n] and scores [..., k]."""
   unary, transition, mask = columns_of(chain)
   tags, scores = best_paths(jnp.swapaxes(unary, 1, 2), jnp.moveaxis(transition, -1, 0), mask, k)
   leading = leading_axes(chain)
-  return jnp.transpose(tags, (1, 2, 0)).reshape(*leading, k, -1), scores.reshape(*leading, k)
+  tags = jnp.transpose(tags, (1, 2, 0)).reshape(*leading, k, -1)
+  return put_back_rows(tags, chain.mask), scores.reshape(*leading, k)

@@ -12,7 +12,7 @@ that is left in the end, or what goes in between.
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.arcs import as_arcs
+from kd_jax.structured._arcs import as_arcs
 from kd_jax.types import EXCLUDED, Array, ArrayLike
 
 

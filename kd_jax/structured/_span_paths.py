@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.segments import as_segments
+from kd_jax.structured._segments import as_segments
 from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 
@@ -16,7 +16,7 @@ def k_best(scores: ArrayLike, k: int, mask: ArrayLike | None = None) -> tuple[Ar
   Args:
     scores: [..., n, n, R] by start, end (inclusive) and label; only start <= end is read.
     k: how many, >= 1.
-    mask: [..., n], ones and then zeros; None where all are tokens.
+    mask: [..., n], nonzero for tokens; None if all are.
 
   Returns:
     tags [..., k, n] int32, the best first, and scores [..., k]; where fewer exist, tags 0 and NEG_INF.
@@ -30,8 +30,6 @@ def k_best(scores: ArrayLike, k: int, mask: ArrayLike | None = None) -> tuple[Ar
     >>> tags.tolist(), scores.tolist()
     ([[2, 4], [1, 0], [0, 0]], [2.0, 1.0, 0.0])
   """
-  if k < 1:
-    raise ValueError(f"k must be at least 1, got {k}")
   segments, _, mask = as_segments(scores, mask)
   num_tokens, kinds = segments.shape[-2:]
   batch = mask.shape[:-1]
@@ -72,11 +70,12 @@ def k_best(scores: ArrayLike, k: int, mask: ArrayLike | None = None) -> tuple[Ar
     backward, state, (chosen, position[:-1].astype(chosen.dtype)), reverse=True
   )
   exists = scores > EXCLUDED
-  tags = jnp.where(exists[..., None], jnp.moveaxis(tags, 0, -1), 0).astype(jnp.int32)
+  keep = exists[..., None] & mask[..., None, :]
+  tags = jnp.where(keep, jnp.moveaxis(tags, 0, -1), 0).astype(jnp.int32)
   return tags, jnp.where(exists, scores, NEG_INF)
 
 
-def token_scores(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
+def scores_of_tokens(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
   r"""Scores of BIOES tags from the spans through a token alone, whatever stands beside them.
 
   The sums of `tag_marginals` without the weights of what comes before and after a span:
@@ -86,7 +85,7 @@ def token_scores(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
 
   Args:
     scores: [..., n, n, R] by start, end (inclusive) and label; only start <= end is read.
-    mask: [..., n], ones and then zeros; None where all are tokens.
+    mask: [..., n], nonzero for tokens; None if all are.
 
   Returns:
     [..., n, 4R+1] float32, numbered as in `tag_marginals`; NEG_INF for tags that no span gives.
@@ -96,7 +95,7 @@ def token_scores(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
 
   Example:
     >>> import jax.numpy as jnp
-    >>> (3 * jax.nn.softmax(token_scores(jnp.zeros((2, 2, 1))))).round(2).tolist()
+    >>> (3 * jax.nn.softmax(scores_of_tokens(jnp.zeros((2, 2, 1))))).round(2).tolist()
     [[1.0, 1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0, 1.0]]
   """
   segments, _, mask = as_segments(scores, mask)

@@ -1,10 +1,127 @@
-"""What every loss does at its door: check, cast to float32, stop gradients, apply the mask."""
+"""Input checks of structures and losses: check, cast to float32, blank out what is masked."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.types import Array, ArrayLike
+from kd_jax.types import Array, ArrayLike, Tree
+
+
+def as_scores(name: str, scores: ArrayLike, axes: str) -> Array:
+  """Casts floating-point scores to float32.
+
+  Args:
+    name: for messages.
+    scores: [..., axes].
+    axes: the trailing axes, said in the message: "n, L".
+
+  Raises:
+    ValueError: integers, or fewer axes.
+  """
+  scores = jnp.asarray(scores)
+  if not jnp.issubdtype(scores.dtype, jnp.floating):
+    raise ValueError(
+      f"{name} must be floating point, got {scores.dtype} {scores.shape}: are these tags or heads?"
+    )
+  if scores.ndim < len(axes.split(",")):
+    raise ValueError(f"{name} must be of shape [..., {axes}], got {scores.shape}")
+  return scores.astype(jnp.float32)
+
+
+def as_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> Array:
+  """A bool mask [..., n] of a shape; all true for None.
+
+  Raises:
+    ValueError: a mask of another shape.
+  """
+  if mask is None:
+    return jnp.ones(shape, bool)
+  mask = jnp.asarray(mask).astype(bool)
+  if mask.shape != shape:
+    raise ValueError(f"mask {mask.shape} must be of the scores' shape [..., n] = {shape}")
+  return mask
+
+
+def refuse_nan(name: str, scores: Array, valid: Array) -> None:
+  """Refuses NaN where it would count; while the scores are being traced nothing can be said.
+
+  Args:
+    name: for messages.
+    scores: any shape.
+    valid: bool, broadcastable to it: where the scores are read.
+  """
+  if isinstance(scores, jax.core.Tracer) or isinstance(valid, jax.core.Tracer):
+    return
+  found = np.isnan(np.asarray(scores)) & np.asarray(valid)
+  if found.any():
+    where = tuple(int(i) for i in np.argwhere(found)[0])
+    raise ValueError(
+      f"{name} has {int(found.sum())} NaN, the first at {where}: the network that scored diverged"
+    )
+
+
+def as_tags(tags: ArrayLike, mask: Array, num_labels: int) -> Array:
+  """Tags [..., n] as int32, 0 at masked positions.
+
+  Raises:
+    ValueError: tags that are not integers, of another shape than the mask, or (unless they are being
+      traced) outside [0, L) at a position that counts.
+  """
+  tags = jnp.asarray(tags)
+  if not jnp.issubdtype(tags.dtype, jnp.integer) or tags.shape != mask.shape:
+    raise ValueError(
+      f"tags must be integers of shape [..., n] = {mask.shape}, got {tags.dtype} {tags.shape}"
+    )
+  if not isinstance(tags, jax.core.Tracer) and not isinstance(mask, jax.core.Tracer):
+    counted = np.asarray(tags)[np.asarray(mask)]
+    outside = (counted < 0) | (counted >= num_labels)
+    if outside.any():
+      raise ValueError(
+        f"tags must lie in [0, {num_labels}), got {int(counted[outside][0])}: mask what is padding"
+      )
+  return jnp.where(mask, tags, 0).astype(jnp.int32)
+
+
+def refuse_other_masks(teacher: ArrayLike, student: ArrayLike) -> None:
+  """Refuses two masks of one shape that (unless they are being traced) differ.
+
+  Raises:
+    ValueError: at how many positions they do.
+  """
+  if isinstance(teacher, jax.core.Tracer) or isinstance(student, jax.core.Tracer):
+    return
+  differing = int((np.asarray(teacher, bool) != np.asarray(student, bool)).sum())
+  if differing:
+    raise ValueError(
+      f"the masks of teacher and student {np.shape(teacher)} differ at {differing} positions: give "
+      "both the sentences' mask"
+    )
+
+
+def as_tree(tree: Tree, mask: Array) -> tuple[Array, Array]:
+  """A tree's (heads, relations) [..., n] as int32, 0 for padding.
+
+  Raises:
+    ValueError: no integers, another shape than the scores' tokens, or (unless traced) a head that is no
+      token of the sentence.
+  """
+  heads, relations = jnp.asarray(tree.heads), jnp.asarray(tree.relations)
+  for name, array in (("heads", heads), ("relations", relations)):
+    if array.shape != mask.shape or not jnp.issubdtype(array.dtype, jnp.integer):
+      raise ValueError(
+        f"a tree's {name} must be integers of the scores' tokens [..., n] = {mask.shape}, got "
+        f"{array.dtype} {array.shape}"
+      )
+  if not isinstance(heads, jax.core.Tracer) and not isinstance(mask, jax.core.Tracer):
+    given, valid = np.asarray(heads), np.asarray(mask)
+    named = np.take_along_axis(valid, np.clip(given, 1, valid.shape[-1]) - 1, axis=-1)
+    outside = valid & (given != 0) & ~(named & (given >= 1) & (given <= valid.shape[-1]))
+    if outside.any():
+      raise ValueError(f"heads must be 0 or a token of the sentence, got {given[outside][0]}")
+  return tuple(jnp.where(mask, array, 0).astype(jnp.int32) for array in (heads, relations))
+
+
+# Losses on arrays.
 
 
 def static_value(value: ArrayLike) -> np.ndarray | None:
@@ -112,8 +229,3 @@ def tempered_pair(
   check_temperature(temperature)
   student, teacher = prepare_pair(student_logits, teacher_logits, mask, stop_teacher_gradient)
   return temper(student, temperature), temper(teacher, temperature)
-
-
-def times_squared_temperature(divergence: Array, temperature: ArrayLike) -> Array:
-  """T² times a divergence at temperature T: keeps the gradient's size as T grows (Hinton 2015)."""
-  return jnp.asarray(temperature, jnp.float32) ** 2 * divergence

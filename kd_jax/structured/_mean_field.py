@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.structured.arcs import as_arcs
-from kd_jax.structured.inputs import as_scores, refuse_nan
+from kd_jax._checks import as_scores, refuse_nan
+from kd_jax.structured._arcs import as_arcs
 from kd_jax.types import Array, ArrayLike
 
 
@@ -47,7 +47,7 @@ def mean_field_marginals(
     sibling: [..., n, n+1, n] or None: of the arcs from head h to i and to k together; k = i is ignored.
     grandparent: [..., n, n, n+1] or None: of the arcs from head h to i and from head g to h together, h a
       token (index h-1); g = i and g = h are ignored.
-    mask: [..., n], ones and then zeros; None where all are tokens.
+    mask: [..., n], nonzero for tokens; None if all are.
     iterations: how many updates; 0 gives softmax(arc).
 
   Returns:

@@ -4,23 +4,27 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
-from kd_jax.structured.inputs import as_mask, as_scores, refuse_nan
+from kd_jax._checks import as_mask, as_scores, refuse_nan
+from kd_jax.structured._declaration import declare
+from kd_jax.structured._holes import close_up, closed_mask
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
 
+@declare(sentence={"unary": "n L"}, shared={"transition": "L L"}, scores="unary transition")
 class LinearChain(NamedTuple):
-  """Scores of tag sequences.
+  """Scores of tag sequences, by tag and by pair of neighbouring tags.
 
   Attributes:
     unary: [..., n, L] of each tag at each position.
     transition: [..., L, L] of a tag (row) followed by another (column); [L, L] for all sentences alike.
-    mask: [..., n], ones for tokens and then zeros; None where all count.
+    mask: [..., n], nonzero for tokens; None if all are.
   """
 
-  unary: ArrayLike
-  transition: ArrayLike
-  mask: ArrayLike | None = None
+  unary: Float[ArrayLike, "*batch n L"]
+  transition: Float[ArrayLike, "*#batch L L"]
+  mask: Bool[ArrayLike, "*batch n"] | None = None
 
 
 class Columns(NamedTuple):
@@ -32,7 +36,7 @@ class Columns(NamedTuple):
 
 
 def columns_of(chain: LinearChain) -> Columns:
-  """Checks a chain, blanks out its padding and moves its batch to the end."""
+  """Checks a chain, closes up its tokens, blanks out its padding and moves its batch to the end."""
   unary = as_scores("unary", chain.unary, "n, L")
   transition = as_scores("transition", chain.transition, "L, L")
   leading, (length, num_labels) = unary.shape[:-2], unary.shape[-2:]
@@ -44,6 +48,7 @@ def columns_of(chain: LinearChain) -> Columns:
   mask = as_mask(chain.mask, unary.shape[:-1])
   refuse_nan("unary", unary, mask[..., None])
   refuse_nan("transition", transition, jnp.ones((), bool))
+  unary, mask = close_up(unary, chain.mask), closed_mask(mask)
   if transition.size == num_labels**2:
     transition = transition.reshape(1, num_labels, num_labels)
   else:
@@ -67,24 +72,31 @@ def columns_of(chain: LinearChain) -> Columns:
   )
 
 
+def closed(chain: LinearChain) -> LinearChain:
+  """The chain of the tokens alone, padding at the end."""
+  if chain.mask is None:
+    return chain
+  mask = closed_mask(jnp.asarray(chain.mask).astype(bool))
+  return LinearChain(close_up(jnp.asarray(chain.unary), chain.mask), chain.transition, mask)
+
+
 def leading_axes(chain: LinearChain) -> tuple[int, ...]:
   """The axes before [n, L]."""
   return jnp.shape(chain.unary)[:-2]
 
 
 def _ends(mask: Array) -> tuple[Array, Array]:
-  """Bool [..., n]: where the first and the last valid position are."""
-  after = jnp.concatenate([mask[..., 1:], jnp.zeros_like(mask[..., :1])], axis=-1)
-  first = mask & (jnp.arange(mask.shape[-1]) == 0)
-  return first, mask & ~after
+  """Bool [..., n]: which token is the first and which the last."""
+  count = jnp.cumsum(mask, axis=-1, dtype=jnp.int32)
+  return mask & (count == 1), mask & (count == count[..., -1:])
 
 
 def with_boundaries(
-  unary: ArrayLike,
-  transition: ArrayLike,
-  start: ArrayLike,
-  end: ArrayLike,
-  mask: ArrayLike | None = None,
+  unary: Float[ArrayLike, "*batch n L"],
+  transition: Float[ArrayLike, "*#batch L L"],
+  start: Float[ArrayLike, " L"],
+  end: Float[ArrayLike, " L"],
+  mask: Bool[ArrayLike, "*batch n"] | None = None,
 ) -> LinearChain:
   """A chain with scores for its first and last tag, folded into the unary scores there.
 
@@ -103,7 +115,7 @@ def with_boundaries(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from kd_jax.structured.linear_chain import with_boundaries
+    >>> from kd_jax.structured import with_boundaries
     >>> zeros = jnp.zeros((2, 2))
     >>> with_boundaries(zeros, zeros, jnp.array([1., 2.]), jnp.array([3., 4.])).unary.tolist()
     [[1.0, 2.0], [3.0, 4.0]]
@@ -120,9 +132,9 @@ def with_boundaries(
 
 def constrain(
   chain: LinearChain,
-  allowed: ArrayLike,
-  start: ArrayLike | None = None,
-  end: ArrayLike | None = None,
+  allowed: Bool[ArrayLike, "L L"],
+  start: Bool[ArrayLike, " L"] | None = None,
+  end: Bool[ArrayLike, " L"] | None = None,
 ) -> LinearChain:
   """A chain in which what is not allowed has score NEG_INF.
 
@@ -140,9 +152,9 @@ def constrain(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from kd_jax.structured.linear_chain import LinearChain, constrain, viterbi
+    >>> from kd_jax.structured import LinearChain, argmax, constrain
     >>> chain = LinearChain(jnp.array([[1., 0.], [0., 1.]]), jnp.zeros((2, 2)))
-    >>> viterbi(constrain(chain, allowed=jnp.eye(2, dtype=bool)))[0].tolist()
+    >>> argmax(constrain(chain, allowed=jnp.eye(2, dtype=bool))).tolist()
     [0, 0]
   """
   unary = as_scores("unary", chain.unary, "n, L")

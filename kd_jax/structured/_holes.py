@@ -1,0 +1,123 @@
+"""Sentences without their masked tokens, wherever these stand: the others close up, and results are put back.
+
+The algorithms on chains and trees take sentences whose padding is at the end. A mask that is known to be ones
+and then zeros costs nothing; a traced one is looked at when the program runs, and only sentences with
+holes pay.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.types import Array, ArrayLike
+
+
+def _has_holes(mask: ArrayLike | None) -> bool | Array:
+  """Whether a token stands after a masked one; of a traced mask, a traced answer."""
+  if mask is None:
+    return False
+  if isinstance(mask, jax.core.Tracer):
+    mask = mask.astype(bool)
+    return jnp.any(mask[..., 1:] & ~mask[..., :-1])
+  mask = np.asarray(mask).astype(bool)
+  return bool((mask[..., 1:] & ~mask[..., :-1]).any())
+
+
+def _if_holes(mask: ArrayLike | None, move: Callable[[Array], Array], array: Array) -> Array:
+  holes = _has_holes(mask)
+  if isinstance(holes, bool):
+    return move(array) if holes else array
+  return jax.lax.cond(holes, move, lambda array: array, array)
+
+
+def _order(mask: ArrayLike) -> Array:
+  """The old position [..., n] of each new one, tokens first."""
+  return jnp.argsort(~jnp.asarray(mask).astype(bool), axis=-1, stable=True).astype(jnp.int32)
+
+
+def _rank(mask: ArrayLike) -> Array:
+  """The new position [..., n] of each old one, tokens first."""
+  mask = jnp.asarray(mask).astype(bool)
+  tokens = jnp.cumsum(mask, axis=-1, dtype=jnp.int32)
+  others = jnp.cumsum(~mask, axis=-1, dtype=jnp.int32)
+  return jnp.where(mask, tokens, tokens[..., -1:] + others) - 1
+
+
+def _gather(array: Array, places: Array, extras: tuple[int, ...]) -> Array:
+  """Moves entries along the axes of positions, which follow the batch's; an extra entry is the root's."""
+  batch = places.ndim - 1
+  for number, extra in enumerate(extras):
+    if extra:
+      root = jnp.zeros((*places.shape[:-1], extra), places.dtype)
+      index = jnp.concatenate([root, places + extra], axis=-1)
+    else:
+      index = places
+    axis = batch + number
+    after = array.ndim - axis - 1
+    index = index.reshape(*index.shape[:-1], *(1,) * number, index.shape[-1], *(1,) * after)
+    array = jnp.take_along_axis(array, index, axis=axis, mode="promise_in_bounds")
+  return array
+
+
+def close_up(array: Array, mask: ArrayLike | None, extras: tuple[int, ...] = (0,)) -> Array:
+  """Moves the entries of tokens before those of masked positions.
+
+  Args:
+    array: [..., n + extra, ...], for each of the extras one axis after the batch's.
+    mask: [..., n] or None.
+    extras: by how much each axis of positions exceeds n: 1 for heads, whose first entry is the root.
+  """
+  return _if_holes(mask, lambda array: _gather(array, _order(mask), extras), array)
+
+
+def closed_mask(mask: Array) -> Array:
+  """The mask [..., n] of sentences that have closed up."""
+  count = jnp.sum(mask, axis=-1, keepdims=True, dtype=jnp.int32)
+  return jnp.arange(mask.shape[-1], dtype=jnp.int32) < count
+
+
+def put_back(array: Array, mask: ArrayLike | None, extras: tuple[int, ...] = (0,)) -> Array:
+  """The inverse of `close_up`."""
+  return _if_holes(mask, lambda array: _gather(array, _rank(mask), extras), array)
+
+
+def put_back_pairs(pairs: Array, mask: ArrayLike | None) -> Array:
+  """Puts [..., n-1, L, L] of neighbouring tokens where the later one of the two stands, less one."""
+
+  def move(pairs):
+    first = [(0, 0)] * pairs.ndim
+    first[-3] = (1, 0)
+    return _gather(jnp.pad(pairs, first), _rank(mask), (0,))[..., 1:, :, :]
+
+  return _if_holes(mask, move, pairs)
+
+
+def put_back_rows(labels: Array, mask: ArrayLike | None) -> Array:
+  """Puts labels [..., k, n] of k labellings back."""
+  if mask is None:
+    return labels
+  move = jax.vmap(lambda labels: put_back(labels, mask), -2, -2)
+  return move(labels)
+
+
+def put_back_heads(heads: Array, mask: ArrayLike | None) -> Array:
+  """Heads [..., n] among the tokens alone as heads of all positions, put back."""
+
+  def move(heads):
+    return _gather(_renamed(heads, _order(mask)), _rank(mask), (0,))
+
+  return _if_holes(mask, move, heads)
+
+
+def _renamed(heads: Array, places: Array) -> Array:
+  index = jnp.maximum(heads, 1) - 1
+  return jnp.where(heads == 0, 0, jnp.take_along_axis(places, index, axis=-1) + 1)
+
+
+def token_order(mask: Array, given: ArrayLike | None) -> tuple[Array, Array]:
+  """(old position of each new one, new position of each old one) [..., n] int32 of a mask as it was given."""
+  same = jnp.broadcast_to(jnp.arange(mask.shape[-1], dtype=jnp.int32), mask.shape)
+  move_to = _if_holes(given, lambda _: _order(given), same)
+  return move_to, _if_holes(given, lambda _: _rank(given), same)
