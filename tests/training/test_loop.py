@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.pipeline import runs
+from experiments.pipeline import phases as run_phases, runs
 from kd_jax import _programs as programs, parallel, recipes
 from kd_jax.data import Dataset, augment_batch
 from kd_jax.models.mlp import MLP
@@ -340,8 +340,10 @@ def test_a_phase_starts_from_fresh_best_or_last_weights(tmp_path, monkeypatch):
       state = track_best(state, train, np.array(accuracy), epoch)
       yield EpochReport(scripted_record(epoch, tuple(accuracy)), state)
 
-  monkeypatch.setattr(runs, "train_phase", scripted)
-  monkeypatch.setattr(runs, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock()))
+  monkeypatch.setattr(run_phases, "train_phase", scripted)
+  monkeypatch.setattr(
+    run_phases, "RunLog", lambda folder, history: contextlib.nullcontext(mock.Mock())
+  )
   starts = {"one": "fresh", "from_best": "best", "from_last": "last", "anew": "fresh"}
   recipe = recipes.Recipe(
     "scripted", "", "", "",
