@@ -134,6 +134,16 @@ def test_a_live_teacher_gives_the_same_student_up_to_rounding(finished, data_dir
     assert one["test"]["last"]["accuracy"] == pytest.approx(
       other["test"]["last"]["accuracy"], abs=0.02
     )
+  # Before rounding has added up, after an epoch, the losses are the same.
+  losses = [
+    {point["seed"]: point["train_loss"] for point in found["curves"] if point["epoch"] == 1}
+    for found in (
+      {"curves": [p for p in results(finished)["curves"] if p["method"] == "kd"]},
+      results(tmp_path / "run"),
+    )
+  ]
+  assert losses[0].keys() == losses[1].keys() == {0, 1}
+  assert losses[0] == pytest.approx(losses[1], rel=1e-5)
   assert not (tmp_path / "run" / "cache").exists()
 
 
@@ -216,7 +226,10 @@ def test_lineage_notices_another_teacher(finished, data_dir, tmp_path, capsys):
 
 def test_report_needs_results(tmp_path, capsys):
   assert report_module.main([str(tmp_path)]) == 1
-  assert "Traceback" not in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert said.startswith("error: ")
+  assert str(tmp_path / "results.json") in said
+  assert said.count("\n") == 1
 
 
 def test_evaluation_and_verification_never_train(data_dir, tmp_path):

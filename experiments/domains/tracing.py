@@ -57,8 +57,10 @@ def refuse_misfits(
       try:
         for term in terms(one):
           _trace(term, outputs[student], outputs[teacher], batch)
-      except ValueError as error:
-        raise ValueError(f"{name} does not suit these networks: {error}") from None
+      # JAX raises TypeErrors for shapes; a field that a network does not have is None.
+      except (ValueError, TypeError, AttributeError) as error:
+        said = str(error).split("\n---", 1)[0]
+        raise ValueError(f"{name} does not suit these networks: {said}") from error
 
 
 def terms(recipe: Recipe) -> list[Term]:
