@@ -34,6 +34,7 @@ def phase(*terms, epochs=1, optimizer=ADAM):
   return Phase("probe", terms, epochs, optimizer)
 
 
+@functools.cache  # schedules made anew are another program
 def structural_phase(epochs):
   return structured_recipes.structural_kd(Budget(epochs, ADAM, 5)).phases[0]
 
@@ -329,7 +330,8 @@ def test_evaluation_over_buckets_equals_counts_by_loops():
   task = sentences.task("LinearChain")
   data = sentences.dataset((3, 8, 2, 6, 1, 4, 4, 1, 2, 3, 4), split="test", seed=5)
   model, teacher = sentences.network("LinearChain", data)
-  said = [np.asarray(argmax(model.apply(teacher, b.inputs).scores)) for b in data.buckets]
+  tags_of = jax.jit(lambda variables, inputs: argmax(model.apply(variables, inputs).scores))
+  said = [np.asarray(tags_of(teacher, bucket.inputs)) for bucket in data.buckets]
   evaluate = make_evaluator(
     model, data, 8, one_dispatch=True, evaluation=sentences.TAGGING, teacher=said
   )
@@ -340,8 +342,7 @@ def test_evaluation_over_buckets_equals_counts_by_loops():
     tokens = correct = agreeing = 0
     named = {"predicted": [], "gold": []}
     for bucket, teacher_tags in zip(data.buckets, said, strict=True):
-      scores = model.apply(one_seed(variables, seed), bucket.inputs).scores
-      tags = np.asarray(argmax(scores))
+      tags = np.asarray(tags_of(one_seed(variables, seed), bucket.inputs))
       for row, length in enumerate(data.lengths[bucket.rows]):
         own, true = tags[row, :length], bucket.labels[row, :length]
         tokens += length
