@@ -35,9 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   students.train(tuple(study.rows))
   evaluate(students)
   if parallel.is_main():
-    from experiments.reporting import (
-      report,  # matplotlib is slow to load, and a stopped study draws nothing
-    )
+    # Here: matplotlib is slow to load, and a command that is refused draws nothing.
+    from experiments.reporting import report
 
     paths = report.write_report(where.workdir)
     results = load_results(where.workdir)
