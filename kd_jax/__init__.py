@@ -1,4 +1,22 @@
-"""Knowledge distillation in JAX: pure losses, schedules and recipes."""
+"""Knowledge distillation in JAX: pure losses, schedules and recipes.
+
+Losses take the student first and the teacher second, and return one value for each example, unreduced:
+
+    loss = kd_jax.masked_mean(kd_jax.soft_target_kd_loss(student_logits, teacher_logits, temperature=4.0))
+
+Rooms, each loaded when it is first used:
+
+    kd_jax.structured    exact inference in tags, spans and trees
+    kd_jax.recipes       distillation methods as data
+    kd_jax.models        Linen networks, and weights of PyTorch and Hugging Face
+    kd_jax.data          data sets with stable example ids
+    kd_jax.training      the loop over the epochs of a recipe
+    kd_jax.teachers      predicting with a teacher, and the cache of its outputs
+    kd_jax.checkpoints   saved states with digests and lineage
+    kd_jax.metrics, kd_jax.optimizers, kd_jax.schedules, kd_jax.parallel, kd_jax.export
+"""
+
+import importlib
 
 from kd_jax import structured as structured
 from kd_jax.losses.annealing import (
@@ -76,4 +94,84 @@ from kd_jax.types import (
   Tree as Tree,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+_ROOMS = (
+  "checkpoints",
+  "data",
+  "export",
+  "losses",
+  "metrics",
+  "models",
+  "optimizers",
+  "parallel",
+  "recipes",
+  "schedules",
+  "teachers",
+  "training",
+)
+
+__all__ = [
+  "Batch",
+  "Outputs",
+  "Subwords",
+  "TokenStates",
+  "Tokens",
+  "TopK",
+  "Tree",
+  "alp_kd_loss",
+  "annealed_logits",
+  "annealing_factor",
+  "annealing_kd_loss",
+  "annealing_temperature",
+  "attention_loss",
+  "constant_schedule",
+  "continuation_kd_loss",
+  "cosine_schedule",
+  "decoupled_kd_loss",
+  "dist_inter_loss",
+  "dist_intra_loss",
+  "forward_kl",
+  "fuzzy_crf_loss",
+  "hidden_state_loss",
+  "jensen_shannon",
+  "k_best_kd_loss",
+  "layer_attention",
+  "linear_schedule",
+  "logit_regression_loss",
+  "masked_mean",
+  "masked_sum_and_count",
+  "patient_kd_loss",
+  "posterior_kd_loss",
+  "relation_kd_loss",
+  "reverse_kl",
+  "skip_mapping",
+  "soft_cross_entropy",
+  "soft_target_kd_loss",
+  "step_schedule",
+  "structural_kd_case_1a",
+  "structural_kd_case_1b",
+  "structural_kd_case_2a",
+  "structural_kd_case_2b",
+  "structural_kd_case_3",
+  "structural_kd_case_4",
+  "structural_kd_loss",
+  "structure_nll_loss",
+  "structured",
+  "teacher_annealing",
+  "token_kd_loss",
+  "top_k_kd_loss",
+  "top_k_targets",
+  "universal_kd_loss",
+]
+
+
+def __getattr__(name: str) -> object:
+  """Loads a room when it is first used, so that the losses alone stay light."""
+  if name in _ROOMS:
+    return importlib.import_module(f"kd_jax.{name}")
+  raise AttributeError(f"module 'kd_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_ROOMS})

@@ -184,3 +184,23 @@ def test_the_library_neither_prints_nor_reads_the_command_line(path):
 def test_only_one_file_says_pmap():
   users = [name_of(path) for path in FILES if "jax.pmap" in path.read_text()]
   assert users == ["kd_jax.parallel"]
+
+
+def test_rooms_are_there_after_one_import_and_loaded_when_they_are_used():
+  code = (
+    "import sys, kd_jax\n"
+    "assert not {'kd_jax.training', 'kd_jax.recipes', 'kd_jax.data'} & set(sys.modules)\n"
+    "assert 'training' in dir(kd_jax)\n"
+    "print(kd_jax.training.Task.__name__, kd_jax.recipes.kd.__name__, kd_jax.models.__name__)\n"
+  )
+  ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+  assert ran.stdout == "Task kd kd_jax.models\n", ran.stderr
+
+
+def test_what_is_exported_is_what_is_there():
+  with pytest.raises(AttributeError, match="has no attribute 'lossses'"):
+    _ = kd_jax.lossses
+  public = {name for name, value in vars(kd_jax).items() if callable(value) and name[0] != "_"}
+  assert public <= {*kd_jax.__all__}
+  assert all(hasattr(kd_jax, name) for name in kd_jax.__all__)
+  assert len(kd_jax.__all__) == len({*kd_jax.__all__})
