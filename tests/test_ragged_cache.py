@@ -164,7 +164,7 @@ def test_verify_knows_the_right_teacher_another_and_a_changed_row(tmp_path, head
     for change, error in ((0.5, 0.5), (np.nan, np.inf)):
       values = kept.values[name].copy()
       values[entry] += change
-      changed = kept._replace(values=kept.values | {name: values})
+      changed = dataclasses.replace(kept, values=kept.values | {name: values})
       found = teacher_cache.verify(cache._replace(outputs=changed), same, batch_size=8)
       assert (found.row, found.view) == (row, 0)
       assert found.largest_error == pytest.approx(error, rel=2e-2)

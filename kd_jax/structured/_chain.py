@@ -48,7 +48,7 @@ def columns_of(chain: LinearChain) -> Columns:
   mask = as_mask(chain.mask, unary.shape[:-1])
   refuse_nan("unary", unary, mask[..., None])
   refuse_nan("transition", transition, jnp.ones((), bool))
-  unary, mask = close_up(unary, chain.mask), closed_mask(mask)
+  mask = closed_mask(mask)
   if transition.size == num_labels**2:
     transition = transition.reshape(1, num_labels, num_labels)
   else:
@@ -63,10 +63,14 @@ def columns_of(chain: LinearChain) -> Columns:
   # In a sentence without tokens only tag 0 is left at the first position: one structure, of score 0.
   alone = jnp.where((jnp.arange(length)[:, None] == 0) & (jnp.arange(num_labels) > 0), NEG_INF, 0.0)
   blanks = jnp.where(mask[..., :1, None], 0.0, alone)
-  unary = jnp.where(mask[..., None], jnp.maximum(unary, NEG_INF), blanks)
   batch = math.prod(leading)
+
+  def as_columns(unary):
+    unary = jnp.where(mask[..., None], jnp.maximum(unary, NEG_INF), blanks)
+    return jnp.transpose(unary.reshape(batch, length, num_labels), (1, 2, 0))
+
   return Columns(
-    jnp.transpose(unary.reshape(batch, length, num_labels), (1, 2, 0)),
+    close_up(unary, chain.mask, then=as_columns),
     jnp.moveaxis(jnp.maximum(transition, NEG_INF), 0, -1),
     mask.reshape(batch, length).T,
   )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from kd_jax._checks import as_mask, as_scores
 from kd_jax.structured import _generic
 from kd_jax.structured._arcs import as_arcs
 from kd_jax.structured._declaration import declare
@@ -55,9 +56,12 @@ class DependencyTrees:
   projective: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
-def _closed(trees: DependencyTrees) -> tuple[Array, Array]:
-  """Checked arc scores and mask of the tokens, closed up."""
-  arc, _, mask = as_arcs(trees.arc, trees.mask)
+def _closed(trees: DependencyTrees) -> tuple[Array, Array | None]:
+  """Arc scores and mask of the tokens, closed up; the functions on these check what is in them."""
+  arc = as_scores("arc", trees.arc, "n, n+1")
+  if trees.mask is None or arc.shape[-1] != arc.shape[-2] + 1:
+    return arc, None
+  mask = as_mask(trees.mask, arc.shape[:-1])
   return close_up(arc, trees.mask, ARCS), closed_mask(mask)
 
 

@@ -6,6 +6,7 @@ holes pay.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +26,16 @@ def _has_holes(mask: ArrayLike | None) -> bool | Array:
   return bool((mask[..., 1:] & ~mask[..., :-1]).any())
 
 
-def _if_holes(mask: ArrayLike | None, move: Callable[[Array], Array], array: Array) -> Array:
+def if_holes(mask: ArrayLike | None, move: Callable, keep: Callable, *arrays: Array) -> Any:
+  """What `move` makes of arrays under a mask with holes, else what `keep` does."""
   holes = _has_holes(mask)
   if isinstance(holes, bool):
-    return move(array) if holes else array
-  return jax.lax.cond(holes, move, lambda array: array, array)
+    return (move if holes else keep)(*arrays)
+  return jax.lax.cond(holes, move, keep, *arrays)
+
+
+def _if_holes(mask: ArrayLike | None, move: Callable[[Array], Array], array: Array) -> Array:
+  return if_holes(mask, move, lambda array: array, array)
 
 
 def _order(mask: ArrayLike) -> Array:
@@ -61,15 +67,21 @@ def _gather(array: Array, places: Array, extras: tuple[int, ...]) -> Array:
   return array
 
 
-def close_up(array: Array, mask: ArrayLike | None, extras: tuple[int, ...] = (0,)) -> Array:
+def close_up(
+  array: Array,
+  mask: ArrayLike | None,
+  extras: tuple[int, ...] = (0,),
+  then: Callable[[Array], Array] = lambda array: array,
+) -> Array:
   """Moves the entries of tokens before those of masked positions.
 
   Args:
     array: [..., n + extra, ...], for each of the extras one axis after the batch's.
     mask: [..., n] or None.
     extras: by how much each axis of positions exceeds n: 1 for heads, whose first entry is the root.
+    then: what is done with the result; a copy that it makes anyway is then the only one.
   """
-  return _if_holes(mask, lambda array: _gather(array, _order(mask), extras), array)
+  return if_holes(mask, lambda array: then(_gather(array, _order(mask), extras)), then, array)
 
 
 def closed_mask(mask: Array) -> Array:
@@ -116,8 +128,29 @@ def _renamed(heads: Array, places: Array) -> Array:
   return jnp.where(heads == 0, 0, jnp.take_along_axis(places, index, axis=-1) + 1)
 
 
-def token_order(mask: Array, given: ArrayLike | None) -> tuple[Array, Array]:
-  """(old position of each new one, new position of each old one) [..., n] int32 of a mask as it was given."""
-  same = jnp.broadcast_to(jnp.arange(mask.shape[-1], dtype=jnp.int32), mask.shape)
-  move_to = _if_holes(given, lambda _: _order(given), same)
-  return move_to, _if_holes(given, lambda _: _rank(given), same)
+def heads_at(mask: Array, given: ArrayLike | None, offsets: Array) -> tuple[Array, Array]:
+  """The heads that lie `offsets` [L] tokens from each token, masked ones not counted.
+
+  Args:
+    mask: [..., n] bool.
+    given: the mask as it was given.
+    offsets: [L] integers.
+
+  Returns:
+    heads [..., n, L] int32 as positions from 1, and bool [..., n, L]: whether they are tokens.
+  """
+  count = jnp.sum(mask, axis=-1, dtype=jnp.int32)[..., None, None]
+
+  def named(rank):
+    heads = rank[..., None] + 1 + offsets
+    return heads.astype(jnp.int32), (heads >= 1) & (heads <= count)
+
+  def move(mask):
+    heads, inside = named(_rank(mask))
+    flat = jnp.clip(heads, 1, mask.shape[-1]).reshape(*mask.shape[:-1], -1) - 1
+    return jnp.take_along_axis(_order(mask), flat, axis=-1).reshape(heads.shape) + 1, inside
+
+  def keep(mask):
+    return named(jnp.broadcast_to(jnp.arange(mask.shape[-1], dtype=jnp.int32), mask.shape))
+
+  return if_holes(given, move, keep, mask)

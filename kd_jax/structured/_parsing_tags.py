@@ -22,7 +22,7 @@ from kd_jax.structured._arcs import as_arcs
 from kd_jax.structured._declaration import declare
 from kd_jax.structured._dependency_trees import DependencyTrees
 from kd_jax.structured._generic import Parse
-from kd_jax.structured._holes import close_up, closed_mask, put_back, put_back_heads, token_order
+from kd_jax.structured._holes import close_up, closed_mask, heads_at, put_back, put_back_heads
 from kd_jax.structured._maxent import MaxEnt, log_probs
 from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike, Tree
 
@@ -73,13 +73,8 @@ def heads_of_tags(tags: ParsingTags) -> tuple[Array, Array]:
   logits = jnp.asarray(tags.logits)
   mask = as_mask(tags.mask, logits.shape[:-1])
   offsets = jnp.asarray(tags.offsets)
-  order, rank = token_order(mask, tags.mask)
-  named = rank[..., None] + offsets  # from 0, among the tokens
-  count = jnp.sum(mask, axis=-1, dtype=jnp.int32)[..., None, None]
-  inside = (offsets == 0) | ((named >= 0) & (named < count))
-  valid = inside & mask[..., None]
-  flat = jnp.clip(named, 0, mask.shape[-1] - 1).reshape(*mask.shape[:-1], -1)
-  heads = jnp.take_along_axis(order, flat, axis=-1).reshape(named.shape) + 1
+  heads, inside = heads_at(mask, tags.mask, offsets)
+  valid = (inside | (offsets == 0)) & mask[..., None]
   return jnp.where(valid & (offsets != 0), heads, 0).astype(jnp.int32), valid
 
 

@@ -19,6 +19,8 @@ from tests.structured import oracles as structures
 
 N, TAGS, LABELS = 4, 3, 2
 LENGTHS = (4, 2, 0, 1)
+HOLES = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]], bool)
+"""As many tokens in each sentence, with masked ones before and between them."""
 OFFSETS, RELATIONS = np.int32([0, 0, 1, 1, -1, -2, 3]), np.int32([0, 1, 0, 1, 1, 0, 1])
 
 
@@ -98,6 +100,30 @@ def fill(structure, garbage):
   return map_floats(
     lambda name, x: np.where(read(name), x, np.asarray(garbage, x.dtype)), structure
   )
+
+
+AXES = {"scores": (0, 0), "arc": (0, 1), "relation": (0, 1), "refined": (0, 1), "transition": None}
+"""By how much each axis of positions exceeds n; (0,) for what is not here."""
+
+
+def apart(name, values, filler):
+  """A field of a batch, moved to where its tokens stand under HOLES."""
+  extras = AXES.get(name, (0,))
+  if name == "mask":
+    return HOLES
+  if extras is None or values is None or (name in ("offsets", "relations") and values.ndim == 1):
+    return values
+  values = np.asarray(values)
+  found = np.full(values.shape, filler if values.dtype.kind == "f" else 0, values.dtype)
+  for row, length in enumerate(LENGTHS):
+    place = np.flatnonzero(HOLES[row])
+    old = [np.arange(length + extra) for extra in extras]
+    new = [np.append([0], place + 1) if extra else place for extra in extras]
+    moved = values[(row, *np.ix_(*old))]
+    if name == "heads":
+      moved = np.append([0], place + 1)[moved]
+    found[(row, *np.ix_(*new))] = moved
+  return found
 
 
 def batched(structure):
@@ -394,6 +420,21 @@ class StructuredLossContract:
         for name, gradient in getattr(found, side).items():
           np.testing.assert_array_equal(np.where(read(name), 0, gradient), 0)
           self.assert_close(gradient, getattr(expected, side)[name])
+
+  def test_masked_tokens_are_as_if_they_were_not_there(self):
+    pair = self.pair(7)
+    holed = Pair(
+      *(
+        side._replace(**{k: apart(k, v, np.nan) for k, v in side._asdict().items()})
+        for side in pair
+      )
+    )
+    for temperature in self.temperatures:
+      expected, found = self.find(pair, temperature), self.find(holed, temperature)
+      self.assert_close(found.values, expected.values)
+      for side in ("student", "teacher"):
+        for name, gradient in getattr(expected, side).items():
+          self.assert_close(getattr(found, side)[name], apart(name, gradient, 0.0))
 
   def test_certain_scores(self):
     pair = self.pair(3)

@@ -445,10 +445,22 @@ def test_k_below_one(teacher, k):
     refused(loss, *pair, match=f"k must be at least 1, got {k}", k=k)
 
 
-def test_k_above_one_of_what_has_no_k_best():
-  pair = builders.pair_of("parser", "parser")
+def test_the_k_best_trees_of_a_parser():
+  contract, pair = TestBestTree(), builders.pair_of("parser", "parsing tags", seed=16)
+  found = jax.jit(lambda pair: sequences.k_best_kd_loss(*pair[::-1], k=3, weighted=True))(pair)
+  expected = builders.over_batch(
+    lambda teacher, student: contract.reference(teacher, student, k=3, weighted=True), pair
+  )
+  contract.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+  ("teacher", "student"),
+  [("chain", "spans"), ("parser", "tokens"), ("chain", "parsing tags"), ("tokens", "parser")],
+)
+def test_labellings_of_another_kind_are_refused(teacher, student):
   for loss in (sequences.k_best_kd_loss, sequences.fuzzy_crf_loss):
-    refused(loss, *pair, match="(?s)DependencyScores.*k = 2", k=2)
+    refused(loss, *builders.pair_of(teacher, student), match="are no labels for a", k=2)
 
 
 @pytest.mark.parametrize("loss", [sequences.token_kd_loss, sequences.posterior_kd_loss])

@@ -26,7 +26,6 @@ class ArcContract(
   contract.EntropyContract,
   contract.LogProbContract,
   contract.DecodingContract,
-  contract.SearchContract,
   contract.StructureContract,
 ):
   """Trees scored by their arcs."""
@@ -120,7 +119,7 @@ class ArcContract(
       np.testing.assert_allclose(row[:n, : n + 1], expected, atol=min(5e-5 * scale, 1e-2))
 
 
-class TestSingleRootTrees(contract.DivergenceContract, ArcContract):
+class TestSingleRootTrees(ArcContract):
   def test_is_the_default(self):
     trees = DependencyTrees(np.zeros((1, 2), np.float32))
     assert (trees.single_root, trees.projective) == (True, False)
@@ -158,6 +157,33 @@ class TestProjectiveSingleRootTrees(ProjectiveContract):
 
 class TestProjectiveMultiRootTrees(ProjectiveContract):
   single_root = False
+
+
+@pytest.mark.parametrize("projective", [True, False])
+def test_search_and_divergences_under_holes_are_those_without_masked_tokens(projective):
+  """Their values have tests of their own, of the functions on arc scores."""
+  rng, place = np.random.default_rng(0), np.array([1, 3])
+  closed = rng.normal(size=(2, 2, 3)).astype(np.float32)
+  arc = np.full((2, 4, 5), np.nan, np.float32)
+  arc[np.ix_([0, 1], place, np.append(0, place + 1))] = closed
+  key = jax.random.key(0)
+
+  @jax.jit
+  def program(arc, mask):
+    p, q = (DependencyTrees(a, mask, projective=projective) for a in arc)
+    values = structured.cross_entropy(p, q), structured.kl_divergence(p, q)
+    return structured.top_k(p, 2), structured.sample(p, key), values
+
+  mask = np.array([False, True, False, True])
+  (labels, scores), sample, values = program(arc, mask)
+  (expected, wanted), _, expected_values = program(closed, np.ones(2, bool))
+  names = np.append(0, place + 1)
+  np.testing.assert_array_equal(labels[:, place], names[np.asarray(expected)])
+  np.testing.assert_array_equal(labels[:, ~mask], 0)
+  np.testing.assert_allclose(scores, wanted, rtol=1e-6)
+  np.testing.assert_allclose(values, expected_values, rtol=1e-5)
+  assert np.asarray(sample)[place].tolist() in names[np.asarray(expected)].tolist()
+  np.testing.assert_array_equal(np.asarray(sample)[~mask], 0)
 
 
 def head_marginals(arc, mask):
