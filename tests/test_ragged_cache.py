@@ -175,7 +175,7 @@ def test_a_change_of_what_all_sentences_share_is_noticed(tmp_path):
   fill(tmp_path, spec, predictor("LinearChain"))
   cache = teacher_cache.open_cache(tmp_path, spec)
   shared = {"transition": cache.outputs.shared["transition"] + np.float32(0.5)}
-  changed = cache._replace(outputs=cache.outputs._replace(shared=shared))
+  changed = cache._replace(outputs=dataclasses.replace(cache.outputs, shared=shared))
   found = teacher_cache.verify(changed, predictor("LinearChain"), batch_size=8)
   assert found.largest_error == pytest.approx(0.5, rel=1e-3)
 
