@@ -243,7 +243,7 @@ def test_scores_that_are_not_finite_are_refused_by_their_row(tmp_path, value, ro
     values = ragged.values["scores"].copy()
     ends = np.cumsum(ragged.sizes("scores"))
     values[ends[: len(rows)][rows == row] - 1] = value
-    return ragged._replace(values={"scores": values})
+    return dataclasses.replace(ragged, values={"scores": values})
 
   with pytest.raises(CacheError, match=f"scores of row {row}, view 0, are not finite"):
     fill(tmp_path, SPANS, predict)
@@ -261,7 +261,7 @@ def test_what_all_sentences_share_must_be_finite_too(tmp_path):
 def test_scores_beyond_float16_are_an_error_not_infinite(tmp_path):
   def predict(rows, view, batch_size):
     ragged = made_up(rows, view, batch_size)
-    return ragged._replace(values={"scores": 1e5 + ragged.values["scores"]})
+    return dataclasses.replace(ragged, values={"scores": 1e5 + ragged.values["scores"]})
 
   with pytest.raises(CacheError, match=r"scores reach 1000\d\d.*, beyond float16: cache float32"):
     fill(tmp_path, dataclasses.replace(SPANS, dtype="float16"), predict)
