@@ -301,12 +301,6 @@ BAD = {
   ("conll_ner", "--dataset", "sample", "--batch-size", "12"): "does not divide over 8 devices",
   ("conll_ner", "--dataset", "sample", "--cache-dtype", "int8"): "float16 or float32, got int8",
   ("conll_ner", "--dataset", "sample", "--student.dropout", "1.0"): "dropout is a probability",
-  ("ud_parsing", "--dataset", "sample", "--methods", "multi_grained", "--multi-grained.k", "3"): (
-    "are known for k = 1 only, got k = 3"
-  ),
-  ("ud_parsing", "--dataset", "sample", "--case", "2b", "--topk-kd.k", "2"): (
-    "are known for k = 1 only, got k = 2"
-  ),
 }
 
 

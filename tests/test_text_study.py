@@ -605,7 +605,7 @@ def test_bad_input_is_refused_before_anything_is_made(bad, tmp_path, capsys):
     (["--max-length", "12"], "max_length was 16, now 12"),
     (["--vocab-size", "90"], "tokenizer was "),
     (["--layer-classifier-epochs", "3"], "epochs was 2, now 3"),
-    (["--cache-outputs", "logits", "layer_logits"], "outputs of the cache is"),
+    (["--cache-outputs", "logits", "layer_logits"], "reads the teacher's layers, not cached"),
     (["--cache-outputs", "logits", "layers"], "holds another teacher"),
     (["--student.width", "4", "--alp-kd.project"], "width was 8, now 4"),
     (["--alp-kd.project"], "heads was "),
