@@ -35,21 +35,33 @@ from kd_jax.losses.divergences import (
   reverse_kl as reverse_kl,
   soft_cross_entropy as soft_cross_entropy,
 )
+from kd_jax.losses.features import (
+  attention_transfer_loss as attention_transfer_loss,
+  fitnet_loss as fitnet_loss,
+)
 from kd_jax.losses.layers import (
   alp_kd_loss as alp_kd_loss,
+  even_mapping as even_mapping,
   layer_attention as layer_attention,
   patient_kd_loss as patient_kd_loss,
   skip_mapping as skip_mapping,
+  universal_kd_capacity_gap_loss as universal_kd_capacity_gap_loss,
   universal_kd_loss as universal_kd_loss,
 )
 from kd_jax.losses.logits import (
   decoupled_kd_loss as decoupled_kd_loss,
+  hard_label_loss as hard_label_loss,
   logit_regression_loss as logit_regression_loss,
   soft_target_kd_loss as soft_target_kd_loss,
+  squared_error_loss as squared_error_loss,
 )
 from kd_jax.losses.reductions import (
   masked_mean as masked_mean,
   masked_sum_and_count as masked_sum_and_count,
+)
+from kd_jax.losses.relational import (
+  rkd_angle_loss as rkd_angle_loss,
+  rkd_distance_loss as rkd_distance_loss,
 )
 from kd_jax.losses.sequences import (
   fuzzy_crf_loss as fuzzy_crf_loss,
@@ -71,6 +83,8 @@ from kd_jax.losses.tokens import (
   attention_loss as attention_loss,
   hidden_state_loss as hidden_state_loss,
   relation_kd_loss as relation_kd_loss,
+  tinybert_attention_loss as tinybert_attention_loss,
+  tinybert_states_loss as tinybert_states_loss,
 )
 from kd_jax.losses.top_k import (
   top_k_kd_loss as top_k_kd_loss,
@@ -81,6 +95,7 @@ from kd_jax.schedules import (
   constant_schedule as constant_schedule,
   cosine_schedule as cosine_schedule,
   linear_schedule as linear_schedule,
+  scaled_schedule as scaled_schedule,
   step_schedule as step_schedule,
   teacher_annealing as teacher_annealing,
 )
@@ -125,14 +140,18 @@ __all__ = [
   "annealing_kd_loss",
   "annealing_temperature",
   "attention_loss",
+  "attention_transfer_loss",
   "constant_schedule",
   "continuation_kd_loss",
   "cosine_schedule",
   "decoupled_kd_loss",
   "dist_inter_loss",
   "dist_intra_loss",
+  "even_mapping",
+  "fitnet_loss",
   "forward_kl",
   "fuzzy_crf_loss",
+  "hard_label_loss",
   "hidden_state_loss",
   "jensen_shannon",
   "k_best_kd_loss",
@@ -145,9 +164,13 @@ __all__ = [
   "posterior_kd_loss",
   "relation_kd_loss",
   "reverse_kl",
+  "rkd_angle_loss",
+  "rkd_distance_loss",
+  "scaled_schedule",
   "skip_mapping",
   "soft_cross_entropy",
   "soft_target_kd_loss",
+  "squared_error_loss",
   "step_schedule",
   "structural_kd_case_1a",
   "structural_kd_case_1b",
@@ -159,9 +182,12 @@ __all__ = [
   "structure_nll_loss",
   "structured",
   "teacher_annealing",
+  "tinybert_attention_loss",
+  "tinybert_states_loss",
   "token_kd_loss",
   "top_k_kd_loss",
   "top_k_targets",
+  "universal_kd_capacity_gap_loss",
   "universal_kd_loss",
 ]
 

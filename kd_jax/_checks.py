@@ -158,6 +158,26 @@ def as_float32(name: str, logits: ArrayLike) -> Array:
   return logits.astype(jnp.float32)
 
 
+def as_labels(
+  labels: ArrayLike, logits: Array, mask: ArrayLike | None = None
+) -> tuple[Array, Array]:
+  """Labels [...] for logits [..., C], and which of them are classes: false only while being traced.
+
+  Raises:
+    ValueError: labels that are no integers, of another shape, or (unless traced) out of range.
+  """
+  labels, num_classes = jnp.asarray(labels), logits.shape[-1]
+  if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(
+      f"labels must be integers of shape {logits.shape[:-1]}, got {labels.dtype} {labels.shape}"
+    )
+  in_range = (labels >= 0) & (labels < num_classes)
+  outside = static_value(apply_mask((~in_range).astype(jnp.float32), mask))
+  if outside is not None and outside.any():
+    raise ValueError(f"labels must be in [0, {num_classes}), got {labels.min()} to {labels.max()}")
+  return jnp.where(in_range, labels, 0), in_range
+
+
 def prepare_pair(
   student_logits: ArrayLike,
   teacher_logits: ArrayLike,

@@ -90,7 +90,10 @@ class Optimizer:
       return self._update(rate)
     factor = self.head_rate
     return optax.multi_transform(
-      {"network": self._update(rate), "heads": self._update(lambda step: factor * rate(step))},
+      {
+        "network": self._update(rate),
+        "heads": self._update(schedules.scaled_schedule(rate, factor)),
+      },
       lambda params: {name: "heads" if name == AUXILIARY else "network" for name in params},
     )
 

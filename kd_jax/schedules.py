@@ -2,15 +2,19 @@
 
 They have the form of optax's schedules, so either kind serves where the other does. A temperature or a
 weight that follows one is a traced value: nothing recompiles as it changes.
+
+Each schedule is a frozen value. Two with equal fields are equal, so that a phase made again finds its compiled
+step, and a recipe can be described by the fields.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.types import Schedule
+from kd_jax.types import Array, ArrayLike, Schedule
 
 
 def constant_schedule(value: float) -> Schedule:
@@ -19,7 +23,15 @@ def constant_schedule(value: float) -> Schedule:
   >>> float(constant_schedule(0.5)(7))
   0.5
   """
-  return lambda step: jnp.full(jnp.shape(step), value, jnp.float32)
+  return _Constant(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Constant:
+  value: float
+
+  def __call__(self, step: ArrayLike) -> Array:
+    return jnp.full(jnp.shape(step), self.value, jnp.float32)
 
 
 def annealing_temperature(max_temperature: int, steps_per_temperature: float) -> Schedule:
@@ -48,21 +60,38 @@ def annealing_temperature(max_temperature: int, steps_per_temperature: float) ->
     raise ValueError(f"max_temperature must be a whole number of at least 1, got {max_temperature}")
   if not steps_per_temperature >= 1:
     raise ValueError(f"steps_per_temperature must be at least 1, got {steps_per_temperature}")
+  return _AnnealingTemperature(int(max_temperature), steps_per_temperature)
 
-  def schedule(step):
+
+@dataclasses.dataclass(frozen=True)
+class _AnnealingTemperature:
+  max_temperature: int
+  steps_per_temperature: float
+
+  def __call__(self, step: ArrayLike) -> Array:
     step = jnp.asarray(step, jnp.float32)
-    done = jnp.floor(step / steps_per_temperature)
+    done = jnp.floor(step / self.steps_per_temperature)
     # XLA may multiply by a rounded reciprocal instead: 41 / 41 is then just below 1, and T a step late.
-    done += ((done + 1.0) * steps_per_temperature <= step).astype(jnp.float32)
-    return jnp.maximum(max_temperature - done, 1.0)
-
-  return schedule
+    done += ((done + 1.0) * self.steps_per_temperature <= step).astype(jnp.float32)
+    return jnp.maximum(self.max_temperature - done, 1.0)
 
 
-def _progress(step, steps: float, begin: float):
-  if not steps > 0:
-    raise ValueError(f"steps must be above 0, got {steps}")
-  return jnp.clip((jnp.asarray(step, jnp.float32) - begin) / steps, 0.0, 1.0)
+@dataclasses.dataclass(frozen=True)
+class _Ramp:
+  """What leads from `start` to `end` over `steps` steps from `begin` on."""
+
+  start: float
+  end: float
+  steps: float
+  begin: float
+
+  def __post_init__(self):
+    if not self.steps > 0:
+      raise ValueError(f"steps must be above 0, got {self.steps}")
+
+  def progress(self, step: ArrayLike) -> Array:
+    """0 until `begin`, 1 from `begin + steps` on."""
+    return jnp.clip((jnp.asarray(step, jnp.float32) - self.begin) / self.steps, 0.0, 1.0)
 
 
 def linear_schedule(start: float, end: float, steps: float, begin: float = 0.0) -> Schedule:
@@ -72,8 +101,13 @@ def linear_schedule(start: float, end: float, steps: float, begin: float = 0.0) 
   >>> [float(schedule(step)) for step in (0, 1, 4, 9)]
   [0.0, 0.25, 1.0, 1.0]
   """
-  _progress(0, steps, begin)
-  return lambda step: start + (end - start) * _progress(step, steps, begin)
+  return _Linear(start, end, steps, begin)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Linear(_Ramp):
+  def __call__(self, step: ArrayLike) -> Array:
+    return self.start + (self.end - self.start) * self.progress(step)
 
 
 def cosine_schedule(start: float, end: float, steps: float, begin: float = 0.0) -> Schedule:
@@ -83,10 +117,14 @@ def cosine_schedule(start: float, end: float, steps: float, begin: float = 0.0) 
   >>> [round(float(schedule(step)), 4) for step in (0, 2, 4, 9)]
   [1.0, 0.5, 0.0, 0.0]
   """
-  _progress(0, steps, begin)
-  return lambda step: (
-    end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, steps, begin)))
-  )
+  return _Cosine(start, end, steps, begin)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cosine(_Ramp):
+  def __call__(self, step: ArrayLike) -> Array:
+    falling = 0.5 * (1.0 + jnp.cos(jnp.pi * self.progress(step)))
+    return self.end + (self.start - self.end) * falling
 
 
 def step_schedule(values: Sequence[float], boundaries: Sequence[float]) -> Schedule:
@@ -105,13 +143,38 @@ def step_schedule(values: Sequence[float], boundaries: Sequence[float]) -> Sched
     )
   if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
     raise ValueError(f"boundaries must rise, got {list(boundaries)}")
-  table, limits = np.asarray(values, np.float32), np.asarray(boundaries, np.float32)
+  return _Steps(tuple(values), tuple(boundaries))
 
-  def schedule(step):
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+  values: tuple[float, ...]
+  boundaries: tuple[float, ...]
+
+  def __call__(self, step: ArrayLike) -> Array:
+    limits = np.asarray(self.boundaries, np.float32)
     passed = jnp.asarray(step, jnp.float32)[..., None] >= limits
-    return jnp.asarray(table)[jnp.sum(passed, axis=-1)]
+    return jnp.asarray(self.values, jnp.float32)[jnp.sum(passed, axis=-1)]
 
-  return schedule
+
+def scaled_schedule(schedule: Schedule, factor: float, offset: float = 0.0) -> Schedule:
+  """`offset + factor · schedule(step)`.
+
+  >>> rest = scaled_schedule(linear_schedule(1.0, 0.0, steps=4), factor=-1.0, offset=1.0)
+  >>> [float(rest(step)) for step in (0, 1, 4)]
+  [0.0, 0.25, 1.0]
+  """
+  return _Scaled(schedule, factor, offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scaled:
+  schedule: Schedule
+  factor: float
+  offset: float
+
+  def __call__(self, step: ArrayLike) -> Array:
+    return self.offset + self.factor * self.schedule(step)
 
 
 def teacher_annealing(rate: float) -> Schedule:

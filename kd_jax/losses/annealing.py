@@ -71,12 +71,13 @@ def annealing_kd_loss(
   temperature: ArrayLike,
   max_temperature: ArrayLike,
   *,
+  center: ArrayLike = 0.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Array:
   r"""Annealing-KD, phase I: squared distance to the annealed teacher's logits.
 
-  .. math:: \| z_s - \Phi(T) \, z_t \|_2^2
+  .. math:: \| (z_s - c) - \Phi(T) \, (z_t - c) \|_2^2
 
   Summed over classes, as the paper writes it. The released code takes the mean over the classes too;
   `kd_jax.recipes.annealing_kd` divides by C, because the published learning rates belong to that scale.
@@ -86,6 +87,8 @@ def annealing_kd_loss(
     teacher_logits: [..., C].
     temperature: T in [1, tau_max]; scalar or [...]; may be traced.
     max_temperature: tau_max >= 1.
+    center: c, what annealing shrinks towards: 0 for logits; for numbers, the mean label, so that a predicted
+      number keeps its level while the temperature falls.
     mask: [...] or its leading axes; masked positions give 0, whatever stands there.
     stop_teacher_gradient: False where the teacher learns too.
 
@@ -106,9 +109,11 @@ def annealing_kd_loss(
     >>> float(loss)
     1.0
   """
-  annealed = annealed_logits(teacher_logits, temperature, max_temperature)
+  student = as_float32("student_logits", student_logits) - center
+  teacher = as_float32("teacher_logits", teacher_logits) - center
+  annealed = annealed_logits(teacher, temperature, max_temperature)
   return logit_regression_loss(
-    student_logits, annealed, mask=mask, stop_teacher_gradient=stop_teacher_gradient
+    student, annealed, mask=mask, stop_teacher_gradient=stop_teacher_gradient
   )
 
 
@@ -119,12 +124,13 @@ def continuation_kd_loss(
   max_temperature: ArrayLike,
   *,
   margin: ArrayLike,
+  center: ArrayLike = 0.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Array:
   r"""Continuation-KD's distillation term: the annealed regression, hinged at a margin.
 
-  .. math:: \max(0, \; \| z_s - \Phi(T) \, z_t \|_2^2 - m \, \Phi(T))
+  .. math:: \max(0, \; \| (z_s - c) - \Phi(T) \, (z_t - c) \|_2^2 - m \, \Phi(T))
 
   A student that is near enough is left alone; with m = 0 it is `annealing_kd_loss`. The paper's loss is
   psi CE + (1 - psi) of this term, with psi rising from 0 to 1: see `kd_jax.recipes.continuation_kd`.
@@ -135,6 +141,7 @@ def continuation_kd_loss(
     temperature: T in [1, tau_max]; scalar or [...]; may be traced.
     max_temperature: tau_max >= 1.
     margin: m >= 0, in squared logits.
+    center: c, as in `annealing_kd_loss`.
     mask: [...] or its leading axes; masked positions give 0, whatever stands there.
     stop_teacher_gradient: False where the teacher learns too.
 
@@ -163,6 +170,7 @@ def continuation_kd_loss(
     teacher_logits,
     temperature,
     max_temperature,
+    center=center,
     mask=mask,
     stop_teacher_gradient=stop_teacher_gradient,
   )

@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd_jax._checks import apply_mask, as_float32, blank
 from kd_jax._numerics import kl_from_log_probs
@@ -104,8 +105,9 @@ def universal_kd_loss(
   teacher_layer_logits: ArrayLike,
   *,
   attend: Literal["logits", "losses"] = "logits",
-  mask: ArrayLike | None = None,
   regression: bool = False,
+  center: ArrayLike = 0.0,
+  mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
   stop_attention_gradient: bool = False,
 ) -> Array:
@@ -120,14 +122,16 @@ def universal_kd_loss(
 
   The logits come from pseudo classifiers on the intermediate layers; final layers are left to ordinary KD.
   With the student's final logits as its only "layer", S = 1, against all of the teacher's, final ones
-  included, this is the paper's loss for a large gap in capacity.
+  included, this is the paper's loss for a large gap in capacity: `universal_kd_capacity_gap_loss`.
 
   Args:
     student_layer_logits: [B, S, C]; more leading axes, or none, are fine.
     teacher_layer_logits: [B, T, C], finite: unlike a loss on one distribution, a mix has no place for -inf.
     attend: "logits" mixes the teacher's logits, the paper's choice; "losses" mixes losses, its ablation.
-    mask: [B] or its leading axes; masked examples give 0, whatever stands there.
     regression: squared error, summed over outputs, in place of KL; needed for C = 1.
+    center: subtracted from both sides. In regression, the mean label: around 0 itself, an inner product of two
+      numbers would always favour the larger.
+    mask: [B] or its leading axes; masked examples give 0, whatever stands there.
     stop_teacher_gradient: False where the teacher learns too.
     stop_attention_gradient: True to stop the gradient through a_ij into the student; the
       paper's formula does not stop it.
@@ -156,6 +160,7 @@ def universal_kd_loss(
   student, teacher = _prepare(
     student_layer_logits, teacher_layer_logits, mask, stop_teacher_gradient, "layer_logits"
   )
+  student, teacher = student - center, teacher - center
   if student.shape[-1] == 1 and not regression:
     raise ValueError(
       f"student_layer_logits {student.shape} are of one class, whose softmax is always 1: pass "
@@ -168,6 +173,62 @@ def universal_kd_loss(
   else:
     distances = _output_distance(student, layer_attention(queries, teacher, teacher), regression)
   return apply_mask(jnp.sum(distances, axis=-1), mask)
+
+
+def universal_kd_capacity_gap_loss(
+  student_logits: ArrayLike,
+  teacher_layer_logits: ArrayLike,
+  teacher_logits: ArrayLike,
+  *,
+  regression: bool = False,
+  center: ArrayLike = 0.0,
+  mask: ArrayLike | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  r"""Universal-KD for a gap in capacity: the teacher's pseudo classifiers assist its final layer.
+
+  .. math:: KL(softmax(\sum_j a_j z^T_j) \,\|\, softmax(z^S)), \quad a_j = softmax_j \langle z^S, z^T_j \rangle
+
+  over the teacher's T - 1 pseudo classifiers and its final logits.
+
+  Args:
+    student_logits: [B, C]; more leading axes, or none, are fine.
+    teacher_layer_logits: [B, T - 1, C], of the pseudo classifiers.
+    teacher_logits: [B, C].
+    regression, center, mask, stop_teacher_gradient: as in `universal_kd_loss`.
+
+  Returns:
+    [B] float32.
+
+  Raises:
+    ValueError: as `universal_kd_loss`.
+
+  References:
+    Wu et al., Universal-KD, EMNLP 2021.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> final, inner = jnp.array([[2.0, 0.0]]), jnp.array([[[0.0, 2.0]]])
+    >>> loss = kd_jax.universal_kd_capacity_gap_loss(jnp.zeros((1, 2)), inner, final)
+    >>> [round(float(v), 4) for v in loss]  # both fit equally: their mix is [1, 1]
+    [0.0]
+  """
+  student = as_float32("student_logits", student_logits)
+  inner = _stacked("teacher_layer_logits", teacher_layer_logits)
+  final = as_float32("teacher_logits", teacher_logits)
+  if student.shape != final.shape or (*inner.shape[:-2], inner.shape[-1]) != final.shape:
+    raise ValueError(
+      f"student_logits {student.shape}, teacher_layer_logits {inner.shape} and teacher_logits {final.shape} "
+      "must be [B, C], [B, T - 1, C] and [B, C]"
+    )
+  return universal_kd_loss(
+    student[..., None, :],
+    jnp.concatenate([inner, final[..., None, :]], axis=-2),
+    regression=regression,
+    center=center,
+    mask=mask,
+    stop_teacher_gradient=stop_teacher_gradient,
+  )
 
 
 def _output_distance(student: Array, teacher: Array, regression: bool) -> Array:
@@ -230,18 +291,19 @@ def patient_kd_loss(
   student_layers: ArrayLike,
   teacher_layers: ArrayLike,
   *,
+  matching: Literal["one_to_one", "skip"] = "one_to_one",
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
 ) -> Array:
   r"""Patient KD: each student layer learns the direction of one teacher layer's state.
 
-  .. math:: \sum_i \tfrac1D \left\| \frac{h^S_i}{\|h^S_i\|} - \frac{h^T_i}{\|h^T_i\|} \right\|^2
-
-  `skip_mapping` says which of the teacher's layers to take.
+  .. math:: \sum_i \tfrac1D \left\| \frac{h^S_i}{\|h^S_i\|} - \frac{h^T_{m(i)}}{\|h^T_{m(i)}\|} \right\|^2
 
   Args:
     student_layers: [B, S, D], for instance states of [CLS]; more leading axes, or none, are fine.
-    teacher_layers: [B, S, D], one for each of the student's.
+    teacher_layers: [B, S, D], one for each of the student's; or [B, T, D], to be matched.
+    matching: "one_to_one" for m(i) = i; "skip" for the paper's choice, `skip_mapping(S + 1, T)`, where the
+      student's layers are all but its last, and the teacher's are all.
     mask: [B] or its leading axes; masked examples give 0, whatever stands there.
     stop_teacher_gradient: False where the teacher learns too.
 
@@ -264,11 +326,16 @@ def patient_kd_loss(
     >>> kd_jax.patient_kd_loss(student, teacher).tolist()
     [2.0]
   """
+  if matching not in ("one_to_one", "skip"):
+    raise ValueError(f"`matching` must be one_to_one or skip, got {matching!r}")
   student, teacher = _prepare(student_layers, teacher_layers, mask, stop_teacher_gradient)
+  if matching == "skip":
+    chosen = skip_mapping(student.shape[-2] + 1, teacher.shape[-2])
+    teacher = teacher[..., np.asarray(chosen, int), :]
   if student.shape != teacher.shape:
     raise ValueError(
       f"student_layers {student.shape} and teacher_layers {teacher.shape} must have one shape: "
-      "choose the teacher's layers with skip_mapping"
+      'choose the teacher\'s layers with skip_mapping, or pass matching="skip"'
     )
   distances = jnp.mean((_direction(student) - _direction(teacher)) ** 2, axis=-1)
   return apply_mask(jnp.sum(distances, axis=-1), mask)
@@ -306,3 +373,27 @@ def skip_mapping(num_student: int, num_teacher: int) -> tuple[int, ...]:
   return tuple(
     (2 * i * num_teacher + num_student) // (2 * num_student) - 1 for i in range(1, num_student)
   )
+
+
+def even_mapping(num_student: int, num_teacher: int) -> tuple[int, ...]:
+  """Which teacher layer each of the student's learns from in TinyBERT: the last of equal groups.
+
+  Args:
+    num_student: S.
+    num_teacher: T, at least S.
+
+  Returns:
+    S indices counted from 0.
+
+  Raises:
+    ValueError: unless 1 <= S <= T.
+
+  References:
+    Jiao et al., TinyBERT, Findings of EMNLP 2020, arXiv 1909.10351: m(i) = i T / S. Where S does not divide T,
+    halves are rounded up, as in `skip_mapping`.
+
+  Example:
+    >>> even_mapping(4, 12)  # layers 3, 6, 9 and 12, counted from 1
+    (2, 5, 8, 11)
+  """
+  return (*skip_mapping(num_student, num_teacher), num_teacher - 1)

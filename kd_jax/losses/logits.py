@@ -1,12 +1,72 @@
-"""Losses on final logits: soft targets, regression, decoupled KD."""
+"""Losses on final outputs: labels, soft targets, regression, decoupled KD."""
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from kd_jax._checks import apply_mask, prepare_pair, static_value, tempered_pair
+from kd_jax._checks import apply_mask, as_float32, as_labels, blank, prepare_pair, tempered_pair
 from kd_jax._numerics import kl_from_log_probs, times_squared_temperature
 from kd_jax.losses.divergences import forward_kl
 from kd_jax.types import Array, ArrayLike
+
+
+def hard_label_loss(
+  student_logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None
+) -> Array:
+  r"""Cross-entropy on hard labels: :math:`-\log softmax(z_s)_y`, in nats.
+
+  Args:
+    student_logits: [..., C].
+    labels: [...] integers in [0, C).
+    mask: [...] or its leading axes; masked positions give 0, whatever stands there.
+
+  Returns:
+    [...] float32.
+
+  Raises:
+    ValueError: integer logits; labels of another shape, not integers, or out of range (under jit, where values
+      are unknown, a label out of range gives NaN).
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> loss = kd_jax.hard_label_loss(jnp.array([[0.0, 0.0], [0.0, 2.0]]), jnp.array([1, 1]))
+    >>> [round(float(v), 4) for v in loss]
+    [0.6931, 0.1269]
+  """
+  student = as_float32("student_logits", student_logits)
+  labels, in_range = as_labels(labels, student, mask)
+  losses = optax.softmax_cross_entropy_with_integer_labels(blank(student, mask), labels)
+  return apply_mask(jnp.where(in_range, losses, jnp.nan), mask)
+
+
+def squared_error_loss(
+  student_outputs: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None
+) -> Array:
+  r"""Squared error of a predicted number: :math:`(z_s - y)^2`.
+
+  Args:
+    student_outputs: [..., 1], the number as the network's only output.
+    labels: [...] numbers.
+    mask: [...] or its leading axes; masked positions give 0, whatever stands there.
+
+  Returns:
+    [...] float32, in the square of the labels' unit.
+
+  Raises:
+    ValueError: integer outputs, more than one output, or labels of another shape.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> kd_jax.squared_error_loss(jnp.array([[3.0], [1.0]]), jnp.array([1.0, 1.0])).tolist()
+    [4.0, 0.0]
+  """
+  outputs = as_float32("student_outputs", student_outputs)
+  labels = jnp.asarray(labels, jnp.float32)
+  if outputs.shape != (*labels.shape, 1):
+    raise ValueError(
+      f"student_outputs {outputs.shape} must be [..., 1] for labels {labels.shape}: one number each"
+    )
+  return apply_mask(jnp.square(blank(outputs, mask)[..., 0] - apply_mask(labels, mask)), mask)
 
 
 def soft_target_kd_loss(
@@ -119,17 +179,9 @@ def decoupled_kd_loss(
     student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
   )
   num_classes = student.shape[-1]
-  labels = jnp.asarray(labels)
-  if labels.shape != student.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise ValueError(
-      f"labels must be integers of shape {student.shape[:-1]}, got {labels.dtype} {labels.shape}"
-    )
   if num_classes < 2:
     raise ValueError(f"decoupled_kd_loss needs at least 2 classes, got {num_classes}")
-  in_range = (labels >= 0) & (labels < num_classes)
-  checked = static_value(apply_mask((~in_range).astype(jnp.float32), mask))
-  if checked is not None and checked.any():
-    raise ValueError(f"labels must be in [0, {num_classes}), got {labels.min()} to {labels.max()}")
+  labels, in_range = as_labels(labels, student, mask)
   is_target = jax.nn.one_hot(labels, num_classes, dtype=bool)
 
   def split(tempered):

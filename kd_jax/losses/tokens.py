@@ -1,14 +1,18 @@
 """Losses that compare what layers make of each token: states, their relations, attention scores.
 
 All take a mask [B, n] of tokens and give one value for each example: a mean over its tokens, 0 where it has
-none. What stands in padding has no influence.
+none. What stands in padding has no influence. TinyBERT's two, which go over all layers, match them by
+`even_mapping`.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from kd_jax._checks import as_float32, blank, broadcast_mask
 from kd_jax._numerics import kl_from_log_probs
+from kd_jax.losses.layers import even_mapping
 from kd_jax.losses.reductions import masked_mean
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
@@ -209,3 +213,96 @@ def attention_loss(
     teacher_scores = jax.lax.stop_gradient(teacher_scores)
   distances = jnp.mean((student_scores - teacher_scores) ** 2, axis=1)
   return jax.vmap(masked_mean)(distances, mask[:, :, None] & mask[:, None, :])
+
+
+def tinybert_states_loss(
+  student_states: Sequence[ArrayLike],
+  teacher_states: Sequence[ArrayLike],
+  mask: ArrayLike | None = None,
+  *,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  r"""TinyBERT's losses on embeddings and hidden states, summed over the student's layers.
+
+  .. math:: \sum_{i=0}^S \frac{1}{n D} \| H^S_i - H^T_{m(i)} \|^2, \quad m(0) = 0, \; m(S) = T
+
+  Args:
+    student_states: S + 1 arrays [B, n, D], the embeddings first, as in `TokenStates`; mapped to the teacher's
+      width first if the student is narrower.
+    teacher_states: T + 1 arrays [B, n, D].
+    mask: [B, n]; 0 for padding.
+    stop_teacher_gradient: False where the teacher learns too.
+
+  Returns:
+    [B] float32.
+
+  Raises:
+    ValueError: as `hidden_state_loss`, or a student of more layers than the teacher.
+
+  References:
+    Jiao et al., TinyBERT, Findings of EMNLP 2020, arXiv 1909.10351, equations 8, 9 and 11.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> zeros, ones = jnp.zeros((1, 3, 2)), jnp.ones((1, 3, 2))
+    >>> kd_jax.tinybert_states_loss([zeros, zeros], [ones, 5 * ones, 2 * ones]).tolist()  # 1 + 4
+    [5.0]
+  """
+  chosen = even_mapping(len(student_states) - 1, len(teacher_states) - 1)
+  teacher = [teacher_states[0], *(teacher_states[1 + layer] for layer in chosen)]
+  losses = [
+    hidden_state_loss(own, theirs, mask, stop_teacher_gradient=stop_teacher_gradient)
+    for own, theirs in zip(student_states, teacher, strict=True)
+  ]
+  return jnp.sum(jnp.stack(losses), axis=0)
+
+
+def tinybert_attention_loss(
+  student_queries: Sequence[ArrayLike],
+  student_keys: Sequence[ArrayLike],
+  teacher_queries: Sequence[ArrayLike],
+  teacher_keys: Sequence[ArrayLike],
+  mask: ArrayLike | None = None,
+  *,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  r"""TinyBERT's loss on attention, summed over the student's layers.
+
+  .. math:: \sum_{i=1}^S \frac{1}{H n^2} \| A^S_i - A^T_{m(i)} \|^2
+
+  with A the scores before their softmax: see `attention_loss`.
+
+  Args:
+    student_queries, student_keys: S arrays [B, H, n, d], as in `TokenStates`.
+    teacher_queries, teacher_keys: T arrays [B, H, n, d'].
+    mask: [B, n]; 0 for padding.
+    stop_teacher_gradient: False where the teacher learns too.
+
+  Returns:
+    [B] float32.
+
+  Raises:
+    ValueError: as `attention_loss`, or a student of more layers than the teacher.
+
+  References:
+    Jiao et al., TinyBERT, Findings of EMNLP 2020, arXiv 1909.10351, equations 7 and 11.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> ones = jnp.ones((1, 2, 3, 4))  # scores of 4 / √4 = 2
+    >>> kd_jax.tinybert_attention_loss([0 * ones], [ones], [ones, ones], [ones, 2 * ones]).tolist()
+    [16.0]
+  """
+  chosen = even_mapping(len(student_queries), len(teacher_queries))
+  losses = [
+    attention_loss(
+      student_queries[own],
+      student_keys[own],
+      teacher_queries[theirs],
+      teacher_keys[theirs],
+      mask,
+      stop_teacher_gradient=stop_teacher_gradient,
+    )
+    for own, theirs in enumerate(chosen)
+  ]
+  return jnp.sum(jnp.stack(losses), axis=0)

@@ -26,22 +26,31 @@ class LayerClassifiers(nn.Module):
 
 
 class LayerProjections(nn.Module):
-  """`Outputs` with the state of each layer but the last mapped linearly to another width.
+  """`Outputs` with some layers mapped linearly to another width: [..., D] to [..., width].
+
+  On feature maps that is a 1 × 1 convolution.
 
   Attributes:
     width: of the teacher.
+    layers: which, as indices of Python; None: all but the last.
   """
 
   width: int
+  layers: tuple[int, ...] | None = None
 
   @nn.compact
   def __call__(self, outputs: Outputs) -> Outputs:
-    projected = tuple(
-      nn.Dense(self.width, name=f"layer{number}")(jnp.asarray(state, jnp.float32))
-      for number, state in enumerate(intermediate(outputs), start=1)
-    )
-    # No loss on layers reads the last one.
-    return outputs._replace(layers=(*projected, outputs.layers[-1]))
+    number = len(outputs.layers)
+    inner = range(len(intermediate(outputs))) if self.layers is None else self.layers
+    mapped = list(outputs.layers)
+    for index in inner:
+      if not -number <= index < number:
+        raise ValueError(
+          f"layer {index} cannot be projected: the student has {number}, {-number} to {number - 1}"
+        )
+      project = nn.Dense(self.width, name=f"layer{index % number + 1}")
+      mapped[index] = project(jnp.asarray(mapped[index], jnp.float32))
+    return outputs._replace(layers=tuple(mapped))
 
 
 class TokenProjections(nn.Module):

@@ -1,75 +1,83 @@
-"""Distillation methods that compare layers too, each a function that returns a `Recipe`.
+"""Distillation methods that compare layers, each a function that returns a `Recipe`.
 
-They suit any two networks whose `Outputs` have `layers`: encoders of texts, whatever their kind. What the
-methods read of the teacher (states or logits of its layers) can be cached; the methods on single tokens'
-states, `minilm` and `tinybert`, need a live teacher.
+They suit any two networks whose `Outputs` have `layers`. The layers of texts and what pseudo classifiers say of
+them can be cached. Feature maps of images are large, as are the states of single tokens that `minilm` and
+`tinybert` read: for these the teacher runs live.
 """
 
-import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
-from kd_jax import recipes
-from kd_jax._checks import check_temperature
+from kd_jax.losses.features import attention_transfer_loss, fitnet_loss
+from kd_jax.losses.layers import (
+  alp_kd_loss,
+  patient_kd_loss,
+  universal_kd_capacity_gap_loss,
+  universal_kd_loss,
+)
+from kd_jax.losses.relational import rkd_angle_loss, rkd_distance_loss
+from kd_jax.losses.tokens import relation_kd_loss, tinybert_attention_loss, tinybert_states_loss
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
-from kd_jax.recipes import (
-  label_equation,
-  label_term,
-  layer_terms,
-  soft_equation,
-  soft_targets,
-  without_opinion,
-)
-from kd_jax.recipes.parts import Budget, Phase, Recipe, Term, TermLoss
+from kd_jax.recipes.logits import kd
+from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
+from kd_jax.recipes.registry import register
+from kd_jax.recipes.targets import Classes, Number
 
 
-def scratch(budget: Budget) -> Recipe:
-  """Training on the labels alone, from where the other methods start too: random or pretrained weights."""
-  return dataclasses.replace(recipes.scratch(budget), title="labels alone")
-
-
+@register("texts")
 def patient_kd(
+  target: Classes | Number,
   budget: Budget,
   *,
   temperature: float = 10.0,
   soft_weight: float = 0.5,
   layer_weight: float = 100.0,
   project: bool = False,
+  teacher_widths: tuple[int, ...] | None = None,
 ) -> Recipe:
   """Patient KD: KD, and the direction of the intermediate layers' states.
 
   (1 - soft_weight) CE + soft_weight T² KL + layer_weight sum_i ||h_i / |h_i| - h_m(i) / |h_m(i)|||² / D.
 
   Args:
+    target: classes, or a number.
     budget: epochs and optimiser.
     temperature: T of the soft targets.
     soft_weight: of the soft targets, in [0, 1].
     layer_weight: of the layers.
     project: map the student's states to the teacher's width, linearly, where the widths differ.
+    teacher_widths: of each of the teacher's layers, if they are mapped to.
 
   References:
     Sun et al., EMNLP 2019, arXiv 1908.09355. Its search: T 5, 10, 20; soft_weight 0.2, 0.5, 0.7;
     layer_weight 10, 100, 500, 1000, with the mean over layers in place of the sum.
   """
   terms = (
-    *_kd_terms(temperature, 1.0 - soft_weight, soft_weight),
-    _states_term(budget, layer_terms.matched_layers, layer_weight, project),
+    *_kd_terms(target, temperature, 1.0 - soft_weight, soft_weight),
+    Term(
+      "layers",
+      patient_kd_loss,
+      ("student.layers[:-1]", "teacher.layers[:]"),
+      {"matching": "skip"},
+      _checked_weight(layer_weight),
+      _projections(teacher_widths) if project else None,
+    ),
   )
   return Recipe(
     name="patient_kd",
     title="Patient KD",
-    equation=f"(1 - w) {label_equation(budget)} + w {soft_equation(budget)} + "
+    equation=f"(1 - w) {target.label_equation} + w {target.soft_equation} + "
     "b Σ_i ||h_i/|h_i| - h_m(i)/|h_m(i)|||² / D",
     reference="Sun 2019, arXiv 1908.09355",
     phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
 
 
+@register("texts")
 def alp_kd(
+  target: Classes | Number,
   budget: Budget,
   *,
   temperature: float = 20.0,
@@ -77,35 +85,46 @@ def alp_kd(
   soft_weight: float = 0.7,
   layer_weight: float = 0.2,
   project: bool = False,
+  teacher_widths: tuple[int, ...] | None = None,
 ) -> Recipe:
   """ALP-KD: KD, and each intermediate layer's state with an attention mix of the teacher's.
 
   Args:
+    target: classes, or a number.
     budget: epochs and optimiser.
     temperature: T of the soft targets.
     hard_weight: of the labels.
     soft_weight: of the soft targets.
     layer_weight: of the layers.
     project: map the student's states to the teacher's width, linearly, where the widths differ.
+    teacher_widths: of each of the teacher's layers, if they are mapped to.
 
   References:
     Passban et al., AAAI 2021, arXiv 2012.14022.
   """
   terms = (
-    *_kd_terms(temperature, hard_weight, soft_weight),
-    _states_term(budget, layer_terms.attended_layers, layer_weight, project),
+    *_kd_terms(target, temperature, hard_weight, soft_weight),
+    Term(
+      "layers",
+      alp_kd_loss,
+      ("student.layers[:-1]", "teacher.layers[:-1]"),
+      weight=_checked_weight(layer_weight),
+      head=_projections(teacher_widths) if project else None,
+    ),
   )
   return Recipe(
     name="alp_kd",
     title="ALP-KD",
-    equation=f"v {label_equation(budget)} + w {soft_equation(budget)} + "
+    equation=f"v {target.label_equation} + w {target.soft_equation} + "
     "b Σ_i ||h_i - Σ_j a_ij h_j||² / D, a_ij = softmax_j <h_i, h_j>",
     reference="Passban 2021, arXiv 2012.14022",
     phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
 
 
+@register("texts")
 def universal_kd(
+  target: Classes | Number,
   budget: Budget,
   *,
   temperature: float = 1.0,
@@ -127,7 +146,8 @@ def universal_kd(
   ablations.
 
   Args:
-    budget: epochs, optimiser, number of classes.
+    target: classes, or a number.
+    budget: epochs and optimiser.
     temperature: T of the final layers' soft targets.
     layer_weight: of the intermediate layers, in [0, 1].
     attend: "logits" for the loss above; "losses" for sum_i sum_j a_ij KL(softmax(z_j) || softmax(z_i)).
@@ -141,30 +161,28 @@ def universal_kd(
   """
   if not 0 <= layer_weight <= 1:
     raise ValueError(f"layer_weight must be in [0, 1], got {layer_weight}")
-  check_temperature(temperature)
-  soft = functools.partial(soft_targets, temperature=temperature)
   on_losses = attend != "logits"
-  options = without_opinion(budget) | ({"attend": attend} if on_losses else {})
   terms = (
-    Term("soft_targets", soft, 1.0 - layer_weight),
+    target.soft_term(temperature, 1.0 - layer_weight),
     Term(
       "layers",
-      functools.partial(layer_terms.attended_logits, **options),
+      universal_kd_loss,
+      ("student.layer_logits", "teacher.layer_logits"),
+      {**_output_space(target), **({"attend": attend} if on_losses else {})},
       layer_weight,
-      reads=("layer_logits",),
-      heads=LayerClassifiers(budget.num_classes, budget.label_mean),
+      LayerClassifiers(target.outputs, target.mean if isinstance(target, Number) else 0.0),
     ),
   )
   layers = (
-    f"Σ_i Σ_j a_ij {_mixed_equation(budget, 'z_j', 'z_i')}"
+    f"Σ_i Σ_j a_ij {_mixed_equation(target, 'z_j', 'z_i')}"
     if on_losses
-    else f"Σ_i {_mixed_equation(budget, 'Σ_j a_ij z_j', 'z_i')}"
+    else f"Σ_i {_mixed_equation(target, 'Σ_j a_ij z_j', 'z_i')}"
   )
-  equation = f"I: (1 - g) {soft_equation(budget)} + g {layers}"
+  equation = f"I: (1 - g) {target.soft_equation} + g {layers}"
   title = "Universal-KD" + (", attention on losses" if on_losses else "")
   if label_phase:
-    equation += f"; II: {label_equation(budget)}"
-    phases = _then_labels(budget, terms, distil_epochs, phase1, phase2)
+    equation += f"; II: {target.label_equation}"
+    phases = _then_labels(target, budget, terms, distil_epochs, phase1, phase2)
   elif distil_epochs is None and phase2 == UNCHANGED:
     title += ", without phase II"
     phases = (Phase("distil", terms, budget.epochs, phase1.applied_to(budget.optimizer)),)
@@ -181,7 +199,9 @@ def universal_kd(
   )
 
 
+@register("texts")
 def universal_kd_capacity_gap(
+  target: Classes | Number,
   budget: Budget,
   *,
   distil_epochs: int | None = None,
@@ -194,7 +214,8 @@ def universal_kd_capacity_gap(
   classifiers and its final logits; II: CE, from the best weights of I.
 
   Args:
-    budget: epochs, optimiser.
+    target: classes, or a number.
+    budget: epochs and optimiser.
     distil_epochs: epochs of phase I; half of the budget's epochs, rounded up, by default.
     phase1: changes to the optimiser in phase I.
     phase2: changes to the optimiser in phase II.
@@ -202,19 +223,21 @@ def universal_kd_capacity_gap(
   References:
     Wu et al., Universal-KD, EMNLP 2021.
   """
-  loss = functools.partial(layer_terms.pseudo_assistants, **without_opinion(budget))
-  terms = (Term("assistants", loss, reads=("logits", "layer_logits")),)
+  names = ("student.logits", "teacher.layer_logits", "teacher.logits")
+  terms = (Term("assistants", universal_kd_capacity_gap_loss, names, _output_space(target)),)
   return Recipe(
     name="universal_kd_capacity_gap",
     title="Universal-KD, capacity gap",
-    equation=f"I: {_mixed_equation(budget, 'Σ_j a_j z_j', 'z_s')}, a_j = softmax_j "
-    f"{'(z_s - ȳ) (z_j - ȳ)' if budget.is_regression else '<z_s, z_j>'}; II: {label_equation(budget)}",
+    equation=f"I: {_mixed_equation(target, 'Σ_j a_j z_j', 'z_s')}, a_j = softmax_j "
+    f"{'(z_s - ȳ) (z_j - ȳ)' if isinstance(target, Number) else '<z_s, z_j>'}; II: {target.label_equation}",
     reference="Wu 2021, EMNLP",
-    phases=_then_labels(budget, terms, distil_epochs, phase1, phase2),
+    phases=_then_labels(target, budget, terms, distil_epochs, phase1, phase2),
   )
 
 
+@register("texts")
 def minilm(
+  target: Classes | Number,
   budget: Budget,
   *,
   relation_heads: int = 12,
@@ -228,7 +251,8 @@ def minilm(
   The paper distils on plain texts before any task; here the relations are those of the task's texts.
 
   Args:
-    budget: epochs, optimiser.
+    target: classes, or a number.
+    budget: epochs and optimiser.
     relation_heads: into which both widths are split anew.
     teacher_layer: the teacher's layer to learn from, as an index of Python.
     distil_epochs: epochs of phase I; half of the budget's epochs, rounded up, by default.
@@ -240,59 +264,78 @@ def minilm(
   """
   if relation_heads < 1:
     raise ValueError(f"relation_heads must be at least 1, got {relation_heads}")
-  loss = functools.partial(
-    layer_terms.relations, relation_heads=relation_heads, teacher_layer=teacher_layer
+  terms = tuple(
+    Term(
+      what,
+      relation_kd_loss,
+      (
+        f"student.tokens.{what}[-1]",
+        f"teacher.tokens.{what}[{teacher_layer}]",
+        "student.tokens.mask",
+      ),
+      {"relation_heads": relation_heads},
+    )
+    for what in ("queries", "keys", "values")
   )
-  terms = (Term("relations", loss, reads=("tokens",)),)
   return Recipe(
     name="minilm",
     title="MiniLM-v2",
     equation="I: Σ_X KL(R_t || R_s), R = softmax(X Xᵀ/√d), X = Q, K, V; "
-    f"II: {label_equation(budget)}",
+    f"II: {target.label_equation}",
     reference="Wang 2021, arXiv 2012.15828",
     # Phase I does not train the classifier that would choose its best epoch.
-    phases=_then_labels(budget, terms, distil_epochs, phase1, phase2, start="last"),
+    phases=_then_labels(target, budget, terms, distil_epochs, phase1, phase2, start="last"),
   )
 
 
+@register("texts")
 def tinybert(
+  target: Classes | Number,
   budget: Budget,
   *,
   temperature: float = 1.0,
   distil_epochs: int | None = None,
   phase1: PhaseOptimizer = UNCHANGED,
   phase2: PhaseOptimizer = UNCHANGED,
+  teacher_widths: tuple[int, ...] | None = None,
 ) -> Recipe:
   """TinyBERT, its task-specific stage: hidden states and attention scores, then soft targets.
 
   The student's states are mapped to the teacher's width by matrices that are trained with it and left behind.
 
   Args:
-    budget: epochs, optimiser, the teacher's width.
+    target: classes, or a number.
+    budget: epochs and optimiser.
     temperature: T of the soft targets.
     distil_epochs: epochs of phase I; half of the budget's epochs, rounded up, by default.
     phase1: changes to the optimiser in phase I.
     phase2: changes to the optimiser in phase II.
+    teacher_widths: of each of the teacher's layers.
 
   References:
     Jiao et al., TinyBERT, Findings of EMNLP 2020, arXiv 1909.10351.
   """
-  check_temperature(temperature)
+  states, mask = "tokens.states", "student.tokens.mask"
+  queries, keys = "tokens.queries", "tokens.keys"
   terms = (
     Term(
       "hidden",
-      layer_terms.hidden_states,
-      reads=("tokens",),
-      heads=TokenProjections(_teacher_width(budget)),
+      tinybert_states_loss,
+      (f"student.{states}", f"teacher.{states}", mask),
+      head=TokenProjections(_one_width(teacher_widths)),
     ),
-    Term("attention", layer_terms.attentions, reads=("tokens",)),
+    Term(
+      "attention",
+      tinybert_attention_loss,
+      (f"student.{queries}", f"student.{keys}", f"teacher.{queries}", f"teacher.{keys}", mask),
+    ),
   )
   first, second = _two_phases(budget, distil_epochs)
-  soft = (Term("soft_targets", functools.partial(soft_targets, temperature=temperature)),)
+  soft = (target.soft_term(temperature),)
   return Recipe(
     name="tinybert",
     title="TinyBERT",
-    equation=f"I: Σ_i ||H_i W - H_m(i)||² + ||A_i - A_m(i)||²; II: {soft_equation(budget)}",
+    equation=f"I: Σ_i ||H_i W - H_m(i)||² + ||A_i - A_m(i)||²; II: {target.soft_equation}",
     reference="Jiao 2020, arXiv 1909.10351",
     phases=(
       Phase("layers", terms, first, phase1.applied_to(budget.optimizer)),
@@ -301,43 +344,185 @@ def tinybert(
   )
 
 
-def _mixed_equation(budget: Budget, teacher: str, student: str) -> str:
+@register("images", "texts")
+def fitnet(
+  target: Classes | Number,
+  budget: Budget,
+  *,
+  student_layer: int = -2,
+  teacher_layer: int = -2,
+  temperature: float = 4.0,
+  soft_weight: float = 0.9,
+  distil_epochs: int | None = None,
+  phase1: PhaseOptimizer = UNCHANGED,
+  phase2: PhaseOptimizer = UNCHANGED,
+  teacher_widths: tuple[int, ...] | None = None,
+) -> Recipe:
+  """FitNets: first a layer learns the teacher's hint, through a map to its width; then KD.
+
+  The map is linear in the width, a 1 × 1 convolution on feature maps; the paper's is wide enough to also change
+  the maps' size. A layer in the middle of both networks is the paper's choice.
+
+  Args:
+    target: classes, or a number.
+    budget: epochs and optimiser.
+    student_layer: which layer is guided, as an index of Python.
+    teacher_layer: which layer gives the hint.
+    temperature: T of the soft targets in phase II.
+    soft_weight: weight of the soft targets in phase II, in [0, 1].
+    distil_epochs: epochs of phase I; half of the budget's epochs, rounded up, by default.
+    phase1: changes to the optimiser in phase I.
+    phase2: changes to the optimiser in phase II.
+    teacher_widths: of each of the teacher's layers.
+
+  References:
+    Romero et al., ICLR 2015, arXiv 1412.6550. On CIFAR-100, ResNet-56 to ResNet-20 (69.06 from scratch), Tian
+    et al. (arXiv 1910.10699) report 69.21 with the hint and the labels in one phase.
+  """
+  widths = _widths(teacher_widths)
+  if not -len(widths) <= teacher_layer < len(widths):
+    raise ValueError(
+      f"teacher_layer is an index of the teacher's {len(widths)} layers, got {teacher_layer}"
+    )
+  hint = Term(
+    "hint",
+    fitnet_loss,
+    (f"student.layers[{student_layer}]", f"teacher.layers[{teacher_layer}]"),
+    head=LayerProjections(widths[teacher_layer], (student_layer,)),
+  )
+  first, second = _two_phases(budget, distil_epochs)
+  (distil,) = kd(target, budget, temperature=temperature, soft_weight=soft_weight).phases
+  return Recipe(
+    name="fitnet",
+    title="FitNets",
+    equation=f"I: ||u - r(v)||² / 2; II: (1 - w) {target.label_equation} + w {target.soft_equation}",
+    reference="Romero 2015, arXiv 1412.6550",
+    phases=(
+      Phase("hint", (hint,), first, phase1.applied_to(budget.optimizer)),
+      Phase("distil", distil.objective, second, phase2.applied_to(budget.optimizer), start="last"),
+    ),
+  )
+
+
+@register("images")
+def attention_transfer(
+  target: Classes,
+  budget: Budget,
+  *,
+  layers: tuple[int, ...] = (0, 1, 2),
+  layer_weight: float = 500.0,
+) -> Recipe:
+  """Attention transfer: CE, and where each stage of the network is active.
+
+  Args:
+    target: classes.
+    budget: epochs and optimiser.
+    layers: which, by the same index in both networks: by default the three stages of a CIFAR ResNet.
+    layer_weight: of each layer; the paper's β / 2 with β = 1000.
+
+  References:
+    Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928. On CIFAR-100, ResNet-56 to ResNet-20 (69.06 from
+    scratch), Tian et al. (arXiv 1910.10699) report 70.55.
+  """
+  if not layers:
+    raise ValueError("`layers` must name at least one layer")
+  _checked_weight(layer_weight)
+  transfer = tuple(
+    Term(
+      f"attention{layer}",
+      attention_transfer_loss,
+      (f"student.layers[{layer}]", f"teacher.layers[{layer}]"),
+      weight=layer_weight,
+    )
+    for layer in layers
+  )
+  terms = (target.label_term(), *transfer)
+  return Recipe(
+    name="attention_transfer",
+    title="attention transfer",
+    equation=f"{target.label_equation} + b Σ_i ||Q_s/|Q_s| - Q_t/|Q_t|||² / HW, Q = Σ_c A_c²",
+    reference="Zagoruyko 2017, arXiv 1612.03928",
+    phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
+  )
+
+
+@register("images", "texts")
+def rkd(
+  target: Classes | Number,
+  budget: Budget,
+  *,
+  distance_weight: float = 25.0,
+  angle_weight: float = 50.0,
+) -> Recipe:
+  """Relational KD: the labels, and distances and angles between the examples of a batch in the last layer.
+
+  Args:
+    target: classes, or a number.
+    budget: epochs and optimiser.
+    distance_weight: of the distances.
+    angle_weight: of the angles.
+
+  References:
+    Park et al., CVPR 2019, arXiv 1904.05068. On CIFAR-100, ResNet-56 to ResNet-20 (69.06 from scratch), Tian et
+    al. (arXiv 1910.10699) report 69.61.
+  """
+  names = ("student.layers[-1]", "teacher.layers[-1]")
+  terms = (
+    target.label_term(),
+    Term("distances", rkd_distance_loss, names, weight=_checked_weight(distance_weight)),
+    Term("angles", rkd_angle_loss, names, weight=_checked_weight(angle_weight)),
+  )
+  return Recipe(
+    name="rkd",
+    title="RKD",
+    equation=f"{target.label_equation} + d Σ_ij ℓ(ψ_D) / B² + a Σ_ijk ℓ(ψ_A) / B³",
+    reference="Park 2019, arXiv 1904.05068",
+    phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
+  )
+
+
+def _mixed_equation(target: Classes | Number, teacher: str, student: str) -> str:
   """`universal_kd_loss` as tables print it."""
-  if budget.is_regression:
+  if isinstance(target, Number):
     return f"({teacher} - {student})²"
   return f"KL(softmax({teacher}) || softmax({student}))"
 
 
-def _kd_terms(temperature: float, hard_weight: float, soft_weight: float) -> tuple[Term, ...]:
-  check_temperature(temperature)
+def _output_space(target: Classes | Number) -> dict[str, object]:
+  """Options of losses between logits of layers."""
+  return {**target.centered, **({"regression": True} if isinstance(target, Number) else {})}
+
+
+def _kd_terms(
+  target: Classes | Number, temperature: float, hard_weight: float, soft_weight: float
+) -> tuple[Term, ...]:
   # The soft one first: where the other is what it leaves, this is the one that was given.
   for name, weight in (("soft_weight", soft_weight), ("hard_weight", hard_weight)):
     if not 0 <= weight <= 1:
       raise ValueError(f"{name} must be in [0, 1], got {weight}")
-  soft = functools.partial(soft_targets, temperature=temperature)
-  return label_term(hard_weight), Term("soft_targets", soft, soft_weight)
+  return target.label_term(hard_weight), target.soft_term(temperature, soft_weight)
 
 
-def _states_term(budget: Budget, loss: TermLoss, weight: float, project: bool) -> Term:
-  """A loss on the layers' states, the student's mapped to the teacher's width where asked for."""
+def _checked_weight(weight: float) -> float:
   if not 0 <= weight < np.inf:
-    raise ValueError(f"layer_weight must be finite and at least 0, got {weight}")
-  heads = LayerProjections(_teacher_width(budget)) if project else None
-  return Term("layers", loss, weight, reads=("layers",), heads=heads)
+    raise ValueError(f"a layer's weight must be finite and at least 0, got {weight}")
+  return weight
 
 
 def _then_labels(
+  target: Classes | Number,
   budget: Budget,
   terms: tuple[Term, ...],
   distil_epochs: int | None,
   phase1: PhaseOptimizer,
   phase2: PhaseOptimizer,
-  start: str = "best",
+  start: Literal["best", "last"] = "best",
 ) -> tuple[Phase, Phase]:
   first, second = _two_phases(budget, distil_epochs)
+  labels = (target.label_term(),)
   return (
     Phase("distil", terms, first, phase1.applied_to(budget.optimizer)),
-    Phase("finetune", (label_term(),), second, phase2.applied_to(budget.optimizer), start=start),
+    Phase("finetune", labels, second, phase2.applied_to(budget.optimizer), start=start),
   )
 
 
@@ -346,20 +531,20 @@ def _two_phases(budget: Budget, distil_epochs: int | None) -> tuple[int, int]:
   return budget.two_phases(first, "distil_epochs")
 
 
-def _teacher_width(budget: Budget) -> int:
-  if budget.teacher_width is None:
-    raise ValueError("a projection needs the teacher's width: give the budget teacher_width")
-  return budget.teacher_width
+def _widths(teacher_widths: tuple[int, ...] | None) -> tuple[int, ...]:
+  if not teacher_widths:
+    raise ValueError("a projection needs the widths of the teacher's layers: give teacher_widths")
+  return teacher_widths
 
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
-  **recipes.RECIPES,
-  "scratch": scratch,
-  "patient_kd": patient_kd,
-  "alp_kd": alp_kd,
-  "universal_kd": universal_kd,
-  "universal_kd_capacity_gap": universal_kd_capacity_gap,
-  "minilm": minilm,
-  "tinybert": tinybert,
-}
-"""The methods for encoders with layers: those on logits, and those above."""
+def _one_width(teacher_widths: tuple[int, ...] | None) -> int:
+  """The width that all of the teacher's layers share."""
+  widths = _widths(teacher_widths)
+  if len(set(widths)) > 1:
+    raise ValueError(f"the teacher's layers must be of one width, they are {list(widths)}")
+  return widths[0]
+
+
+def _projections(teacher_widths: tuple[int, ...] | None) -> LayerProjections:
+  """To the teacher's width, of every layer but the last."""
+  return LayerProjections(_one_width(teacher_widths))

@@ -1,148 +1,43 @@
-"""Distillation methods, each a function that returns a `Recipe`.
-
-A method is one function here: entered in `RECIPES` it has a command line, a row in every study, resumption
-and lineage, and the training loop is not touched. What recipes are made of stands in `kd_jax.recipes.parts`.
-"""
+"""Distillation methods on final outputs, each a function that returns a `Recipe`."""
 
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
-import optax
 
 from kd_jax import schedules
 from kd_jax._checks import check_temperature
-from kd_jax.losses import annealing, logits, top_k
-from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
-from kd_jax.recipes.parts import (
-  Budget as Budget,
-  Phase as Phase,
-  Recipe as Recipe,
-  Term as Term,
-  describe as describe,
+from kd_jax.losses.annealing import annealing_kd_loss, continuation_kd_loss
+from kd_jax.losses.dist import dist_inter_loss, dist_intra_loss
+from kd_jax.losses.divergences import (
+  jensen_shannon as jensen_shannon_loss,
+  reverse_kl as reverse_kl_loss,
 )
-from kd_jax.types import Array, Batch, Outputs, Schedule
-
-# Losses over Outputs, from losses over arrays.
-
-
-def cross_entropy(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """Cross-entropy on hard labels; the squared error where a number is predicted (C = 1)."""
-  del teacher
-  if _is_regression(student):
-    return jnp.square(student.logits[:, 0].astype(np.float32) - batch.labels)
-  return optax.softmax_cross_entropy_with_integer_labels(
-    student.logits.astype(np.float32), batch.labels
-  )
+from kd_jax.losses.logits import decoupled_kd_loss
+from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
+from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
+from kd_jax.recipes.registry import register
+from kd_jax.recipes.targets import LOGITS, Classes, Number, Target
+from kd_jax.types import Schedule
 
 
-def soft_targets(student: Outputs, teacher: Outputs, batch: Batch, *, temperature) -> Array:
-  """`soft_target_kd_loss`, or `top_k_kd_loss` where the teacher's outputs are cut to their top k.
-
-  Where a number is predicted (C = 1), the squared error to the teacher's, at no temperature.
-  """
-  del batch
-  if _is_regression(student):
-    return logits.logit_regression_loss(student.logits, final_logits(teacher))
-  if teacher.top_k is not None:
-    return top_k.top_k_kd_loss(student.logits, teacher.top_k, temperature=temperature)
-  return logits.soft_target_kd_loss(student.logits, final_logits(teacher), temperature=temperature)
-
-
-def annealed_regression(
-  student: Outputs, teacher: Outputs, batch: Batch, *, temperature, max_temperature, center=0.0
-) -> Array:
-  """`annealing_kd_loss` on final logits, less `center`."""
-  del batch
-  own, theirs = _centered(student, teacher, center)
-  return annealing.annealing_kd_loss(own, theirs, temperature, max_temperature)
-
-
-def hinged_annealed_regression(
-  student: Outputs,
-  teacher: Outputs,
-  batch: Batch,
-  *,
-  temperature,
-  max_temperature,
-  margin,
-  center=0.0,
-) -> Array:
-  """`continuation_kd_loss` on final logits, less `center`."""
-  del batch
-  own, theirs = _centered(student, teacher, center)
-  return annealing.continuation_kd_loss(own, theirs, temperature, max_temperature, margin=margin)
-
-
-def _centered(student: Outputs, teacher: Outputs, center: float):
-  if teacher.logits is None and teacher.top_k is not None:
-    raise ValueError("regression to logits needs all of them: precompute the cache without top-k")
-  center = jnp.float32(center)  # not a number of the cache's own precision
-  return student.logits - center, final_logits(teacher) - center
-
-
-def final_logits(teacher: Outputs) -> Array:
-  """The teacher's logits; raises ValueError where it has none."""
-  if teacher.logits is None:
-    raise ValueError("the teacher's final logits are not among its outputs: cache or return them")
-  return teacher.logits
-
-
-def _is_regression(outputs: Outputs) -> bool:
-  """A softmax over one class is always 1: such logits can only be numbers."""
-  return outputs.logits.shape[-1] == 1
-
-
-# Methods.
-
-
-def label_equation(budget: Budget) -> str:
-  """`cross_entropy` as tables print it."""
-  return "(y - z_s)²" if budget.is_regression else "CE(y, z_s)"
-
-
-def soft_equation(budget: Budget) -> str:
-  """`soft_targets` as tables print it."""
-  return "(z_t - z_s)²" if budget.is_regression else "T² KL(softmax(z_t/T) || softmax(z_s/T))"
-
-
-def _annealed_equation(budget: Budget) -> str:
-  return "(z_s - ȳ - Φ(T) (z_t - ȳ))²" if budget.is_regression else "||z_s - Φ(T) z_t||²"
-
-
-def without_opinion(budget: Budget) -> dict[str, float]:
-  """What is subtracted from numbers so that, as in logits, 0 is no opinion: the option `center` of losses.
-
-  Around 0 itself, annealed numbers would have to leave their level and come back to it as the temperature
-  falls, and an inner product of two numbers would always favour the larger.
-  """
-  return {"center": budget.label_mean} if budget.is_regression else {}
-
-
-def label_term(weight: float | Schedule = 1.0) -> Term:
-  """The term of the hard labels."""
-  return Term("cross_entropy", cross_entropy, weight, needs_teacher=False)
-
-
-def scratch(budget: Budget) -> Recipe:
-  """Training on the labels alone: CE(y, softmax(z_s))."""
+@register("images", "texts", "sentences")
+def scratch(target: Target, budget: Budget) -> Recipe:
+  """Training on the labels alone, from where the other methods start too."""
   return Recipe(
     name="scratch",
     title="from scratch",
-    equation=label_equation(budget),
+    equation=target.label_equation,
     reference="",
-    phases=(Phase("train", (label_term(),), budget.epochs, budget.optimizer),),
+    phases=(Phase("train", (target.label_term(),), budget.epochs, budget.optimizer),),
   )
 
 
-def kd(budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9) -> Recipe:
+@register("images", "texts")
+def kd(
+  target: Classes | Number, budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9
+) -> Recipe:
   """Knowledge distillation: (1 - soft_weight) CE + soft_weight T² KL(teacher || student).
 
   Args:
+    target: classes, or a number.
     budget: epochs and optimiser.
     temperature: T of the soft targets.
     soft_weight: weight of the soft targets, in [0, 1].
@@ -152,20 +47,19 @@ def kd(budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9) ->
   """
   if not 0 <= soft_weight <= 1:
     raise ValueError(f"soft_weight must be in [0, 1], got {soft_weight}")
-  check_temperature(temperature)
-  soft = Term("soft_targets", functools.partial(soft_targets, temperature=temperature), soft_weight)
+  terms = (target.label_term(1.0 - soft_weight), target.soft_term(temperature, soft_weight))
   return Recipe(
     name="kd",
     title="KD",
-    equation=f"(1 - w) {label_equation(budget)} + w {soft_equation(budget)}",
+    equation=f"(1 - w) {target.label_equation} + w {target.soft_equation}",
     reference="Hinton 2015, arXiv 1503.02531",
-    phases=(
-      Phase("distil", (label_term(1.0 - soft_weight), soft), budget.epochs, budget.optimizer),
-    ),
+    phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
 
 
+@register("images", "texts")
 def annealing_kd(
+  target: Classes | Number,
   budget: Budget,
   *,
   max_temperature: int = 10,
@@ -183,7 +77,8 @@ def annealing_kd(
   predicted, Phi(T) shrinks the teacher's towards the mean label.
 
   Args:
-    budget: epochs, optimiser, number of classes, mean label.
+    target: classes, or a number.
+    budget: epochs and optimiser.
     max_temperature: tau_max.
     anneal_epochs: epochs of phase I; half of the budget's epochs by default.
     best_at_temperature_one: choose the best weights of phase I among the epochs with T = 1, whose targets are
@@ -196,26 +91,26 @@ def annealing_kd(
   """
   first = budget.epochs // 2 if anneal_epochs is None else anneal_epochs
   first, second = budget.two_phases(first, "anneal_epochs")
-  anneal = Term(
-    "annealed_regression",
-    functools.partial(
-      annealed_regression, max_temperature=max_temperature, **without_opinion(budget)
-    ),
-    1.0 / budget.num_classes,
-    schedules={"temperature": annealing_by_epoch(max_temperature, first)},
-    whole_logits=True,
-  )
+  temperature = annealing_by_epoch(max_temperature, first)
+  options = {"temperature": temperature, "max_temperature": max_temperature, **target.centered}
+  anneal = Term("annealed_regression", annealing_kd_loss, LOGITS, options, 1.0 / target.outputs)
   at_one = (max_temperature - 1) * (first // max_temperature) + 1
   best_from = at_one if best_at_temperature_one else 1
   return Recipe(
     name="annealing_kd",
     title="Annealing-KD",
-    equation=f"I: {_annealed_equation(budget)} / C, Φ(T) = 1 - (T - 1)/τ_max, T = τ_max … 1; "
-    f"II: {label_equation(budget)}",
+    equation=f"I: {_annealed_equation(target)} / C, Φ(T) = 1 - (T - 1)/τ_max, T = τ_max … 1; "
+    f"II: {target.label_equation}",
     reference="Jafari 2021, arXiv 2104.07163",
     phases=(
       Phase("anneal", (anneal,), first, phase1.applied_to(budget.optimizer), best_from=best_from),
-      Phase("finetune", (label_term(),), second, phase2.applied_to(budget.optimizer), start="best"),
+      Phase(
+        "finetune",
+        (target.label_term(),),
+        second,
+        phase2.applied_to(budget.optimizer),
+        start="best",
+      ),
     ),
   )
 
@@ -236,8 +131,14 @@ def annealing_by_epoch(max_temperature: int, epochs: int) -> Schedule:
   return schedules.annealing_temperature(max_temperature, epochs // max_temperature)
 
 
+@register("images", "texts")
 def continuation_kd(
-  budget: Budget, *, max_temperature: int = 20, margin: float = 0.0, label_ramp: float = 0.75
+  target: Classes | Number,
+  budget: Budget,
+  *,
+  max_temperature: int = 20,
+  margin: float = 0.0,
+  label_ramp: float = 0.75,
 ) -> Recipe:
   """Continuation-KD: one phase in which the annealed regression gives way to the labels.
 
@@ -246,7 +147,8 @@ def continuation_kd(
   of `annealing_kd`. The paper's margin is not known to us: 0 makes it the plain regression.
 
   Args:
-    budget: epochs, optimiser, number of classes.
+    target: classes, or a number.
+    budget: epochs and optimiser.
     max_temperature: tau_max; lowered to the ramp's length in epochs where that is shorter.
     margin: m >= 0, in squared logits summed over classes.
     label_ramp: share of the epochs after which only the labels count, in (0, 1].
@@ -262,38 +164,39 @@ def continuation_kd(
     )
   ramp = max(1, int(budget.epochs * label_ramp))
   max_temperature = min(max_temperature, ramp)
+  options = {
+    "temperature": annealing_by_epoch(max_temperature, ramp),
+    "max_temperature": max_temperature,
+    "margin": margin,
+    **target.centered,
+  }
+  falling = schedules.linear_schedule(1.0, 0.0, ramp)
   regression = Term(
     "annealed_regression",
-    functools.partial(
-      hinged_annealed_regression,
-      max_temperature=max_temperature,
-      margin=margin,
-      **without_opinion(budget),
-    ),
-    schedules_scaled(schedules.linear_schedule(1.0, 0.0, ramp), 1.0 / budget.num_classes),
-    schedules={"temperature": annealing_by_epoch(max_temperature, ramp)},
-    whole_logits=True,
+    continuation_kd_loss,
+    LOGITS,
+    options,
+    schedules.scaled_schedule(falling, 1.0 / target.outputs),
   )
-  labels = label_term(schedules.linear_schedule(0.0, 1.0, ramp))
+  labels = target.label_term(schedules.linear_schedule(0.0, 1.0, ramp))
   return Recipe(
     name="continuation_kd",
     title="Continuation-KD",
-    equation=f"ψ {label_equation(budget)} + (1 - ψ) max(0, {_annealed_equation(budget)} - m Φ(T)) / C, "
+    equation=f"ψ {target.label_equation} + (1 - ψ) max(0, {_annealed_equation(target)} - m Φ(T)) / C, "
     "ψ rising from 0 to 1",
     reference="Jafari 2022, arXiv 2212.05998",
     phases=(Phase("continue", (labels, regression), budget.epochs, budget.optimizer),),
   )
 
 
-def schedules_scaled(schedule: Schedule, factor: float) -> Schedule:
-  """A schedule times a number."""
-  return lambda step: factor * schedule(step)
-
-
-def takd(budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9) -> Recipe:
+@register("images", "texts")
+def takd(
+  target: Classes | Number, budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9
+) -> Recipe:
   """Teacher-assistant KD: `kd` from the teacher to an assistant, then from the assistant to the student.
 
   Args:
+    target: classes, or a number.
     budget: epochs of each of the two, optimiser.
     temperature: T of both steps.
     soft_weight: weight of the soft targets in both steps.
@@ -301,7 +204,7 @@ def takd(budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9) 
   References:
     Mirzadeh et al., AAAI 2020, arXiv 1902.03393.
   """
-  step = kd(budget, temperature=temperature, soft_weight=soft_weight)
+  step = kd(target, budget, temperature=temperature, soft_weight=soft_weight)
   return dataclasses.replace(
     step,
     name="takd",
@@ -312,37 +215,156 @@ def takd(budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9) 
   )
 
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
-  "scratch": scratch,
-  "kd": kd,
-  "takd": takd,
-  "annealing_kd": annealing_kd,
-  "continuation_kd": continuation_kd,
-}
-
-
-def make_recipe(
-  name: str,
+@register("images", "texts")
+def dkd(
+  target: Classes,
   budget: Budget,
-  settings: Mapping[str, Any] | None = None,
-  registry: Mapping[str, Callable[..., Recipe]] | None = None,
+  *,
+  temperature: float = 4.0,
+  target_weight: float = 1.0,
+  non_target_weight: float = 8.0,
+  warmup_share: float = 1 / 12,
 ) -> Recipe:
-  """The recipe of a method by name, with its own settings.
+  """Decoupled KD: CE + the divergences at the target class and among the others, weighted apart.
+
+  The released code lets the distillation rise linearly over the first 20 of 240 epochs.
 
   Args:
-    name: one of the registry.
-    budget: epochs, optimiser, number of classes.
-    settings: keyword arguments of the method.
-    registry: the methods for a kind of data: by default `RECIPES`; or those of `kd_jax.recipes.structures`.
+    target: classes.
+    budget: epochs and optimiser.
+    temperature: T of both divergences.
+    target_weight: α of the target class.
+    non_target_weight: β of the other classes; the paper's is 8 on CIFAR-100 with ResNets, and from 0.5 on
+      elsewhere.
+    warmup_share: of the epochs in which the weight of the distillation rises from 0 to 1, in [0, 1].
 
-  Raises:
-    ValueError: for an unknown method or setting, naming those that exist.
+  References:
+    Zhao et al., CVPR 2022, arXiv 2203.08679.
   """
-  registry = RECIPES if registry is None else registry
-  if name not in registry:
-    raise ValueError(f"unknown method {name!r}: known are {', '.join(registry)}")
-  known = list(inspect.signature(registry[name]).parameters)[1:]
-  unknown = [setting for setting in settings or {} if setting not in known]
-  if unknown:
-    raise ValueError(f"{name} has no setting {unknown}: it has {known}")
-  return registry[name](budget, **(settings or {}))
+  check_temperature(temperature)
+  if not 0 <= warmup_share <= 1:
+    raise ValueError(f"warmup_share must be in [0, 1], got {warmup_share}")
+  weight: float | Schedule = 1.0
+  if warmup_share:
+    weight = schedules.linear_schedule(0.0, 1.0, warmup_share * budget.epochs)
+  options = {
+    "temperature": temperature,
+    "target_weight": target_weight,
+    "non_target_weight": non_target_weight,
+  }
+  decoupled = Term("decoupled", decoupled_kd_loss, (*LOGITS, "batch.labels"), options, weight)
+  return _one_phase(
+    budget,
+    (target.label_term(), decoupled),
+    name="dkd",
+    title="DKD",
+    equation=f"{target.label_equation} + T² [α KL(b_t || b_s) + β KL(p̂_t || p̂_s)]",
+    reference="Zhao 2022, arXiv 2203.08679",
+  )
+
+
+@register("images", "texts")
+def dist(
+  target: Classes,
+  budget: Budget,
+  *,
+  temperature: float = 4.0,
+  inter_weight: float = 2.0,
+  intra_weight: float = 2.0,
+) -> Recipe:
+  """DIST: CE + correlations of probabilities, between classes and within each over the batch.
+
+  Args:
+    target: classes.
+    budget: epochs and optimiser.
+    temperature: T of the probabilities; the released code multiplies both terms by T².
+    inter_weight: β of the relation between classes.
+    intra_weight: γ of the relation within a class.
+
+  References:
+    Huang et al., NeurIPS 2022, arXiv 2205.10536.
+  """
+  check_temperature(temperature)
+  options, square = {"temperature": temperature}, temperature**2
+  terms = (
+    target.label_term(),
+    Term("inter", dist_inter_loss, LOGITS, options, square * inter_weight),
+    Term("intra", dist_intra_loss, LOGITS, options, square * intra_weight),
+  )
+  return _one_phase(
+    budget,
+    terms,
+    name="dist",
+    title="DIST",
+    equation=f"{target.label_equation} + T² [β (1 - ρ(p_s, p_t)) + γ (1 - ρ(p_sᵀ, p_tᵀ))]",
+    reference="Huang 2022, arXiv 2205.10536",
+  )
+
+
+@register("images", "texts")
+def reverse_kl(
+  target: Classes, budget: Budget, *, temperature: float = 1.0, soft_weight: float = 0.9
+) -> Recipe:
+  """KD with the reverse KL: a student that cannot match all of the teacher's classes picks the likeliest.
+
+  Args:
+    target: classes.
+    budget: epochs and optimiser.
+    temperature: T of both distributions.
+    soft_weight: weight of the divergence, in [0, 1].
+
+  References:
+    Gu et al., MiniLLM, ICLR 2024, arXiv 2306.08543, for language models.
+  """
+  return _divergence(
+    target,
+    budget,
+    Term("reverse_kl", reverse_kl_loss, LOGITS, {"temperature": temperature}, soft_weight),
+    name="reverse_kl",
+    title="reverse KL",
+    equation=f"(1 - w) {target.label_equation} + w KL(softmax(z_s/T) || softmax(z_t/T))",
+    reference="Gu 2024, arXiv 2306.08543",
+  )
+
+
+@register("images", "texts")
+def jensen_shannon(
+  target: Classes, budget: Budget, *, temperature: float = 1.0, soft_weight: float = 0.9
+) -> Recipe:
+  """KD with the Jensen-Shannon divergence: bounded and symmetric.
+
+  Args:
+    target: classes.
+    budget: epochs and optimiser.
+    temperature: T of both distributions.
+    soft_weight: weight of the divergence, in [0, 1].
+
+  References:
+    Agarwal et al., GKD, ICLR 2024, arXiv 2306.13649, with β = 1/2, for language models.
+  """
+  return _divergence(
+    target,
+    budget,
+    Term("jensen_shannon", jensen_shannon_loss, LOGITS, {"temperature": temperature}, soft_weight),
+    name="jensen_shannon",
+    title="Jensen-Shannon",
+    equation=f"(1 - w) {target.label_equation} + w JS(softmax(z_t/T), softmax(z_s/T))",
+    reference="Agarwal 2024, arXiv 2306.13649",
+  )
+
+
+def _divergence(target: Classes, budget: Budget, soft: Term, **words: str) -> Recipe:
+  weight = soft.weight_at(0)
+  if not 0 <= weight <= 1:
+    raise ValueError(f"soft_weight must be in [0, 1], got {weight}")
+  check_temperature(soft.options["temperature"])
+  return _one_phase(budget, (target.label_term(1.0 - weight), soft), **words)
+
+
+def _one_phase(budget: Budget, terms: tuple[Term, ...], **words: str) -> Recipe:
+  return Recipe(phases=(Phase("distil", terms, budget.epochs, budget.optimizer),), **words)
+
+
+def _annealed_equation(target: Classes | Number) -> str:
+  number = isinstance(target, Number)
+  return "(z_s - ȳ - Φ(T) (z_t - ȳ))²" if number else "||z_s - Φ(T) z_t||²"

@@ -2,7 +2,7 @@
 
     Recipe = a tuple of phases (and perhaps an assistant, trained first by a recipe of its own)
     Phase  = a name, an objective, epochs, an optimiser, and the weights it starts from
-    Objective = named terms, each weight × loss
+    Objective = named terms, each weight × a public loss, of what its names stand for
 
 Weights, temperatures and other scheduled values are functions of the epoch within the phase, counted from 0
 and fractional: after half of the first epoch it is 0.5.
@@ -10,59 +10,115 @@ and fractional: after half of the first epoch it is 0.5.
 
 import dataclasses
 import functools
+import inspect
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import flax.linen as nn
 import numpy as np
 
 from kd_jax.optimizers import Optimizer
-from kd_jax.types import Array, Batch, Outputs, Schedule
-
-TermLoss = Callable[..., Array]
-"""(student: Outputs, teacher: Outputs, batch: Batch, **scheduled values) -> [B] or another unreduced array."""
+from kd_jax.recipes.names import Name, look_up, parse
+from kd_jax.types import Array, ArrayLike, Batch, Outputs, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-  """One named part of an objective.
+  """One named part of an objective: a public loss, and the names of what it is given.
+
+      Term(
+        "soft_targets",
+        kd_jax.soft_target_kd_loss,
+        ("student.logits", "teacher.logits"),
+        {"temperature": 4.0},
+      )
 
   Attributes:
     name: what logs and tables call it.
-    loss: a pure function, importable or a `functools.partial` of one, so that it can be described.
+    loss: a pure function on arrays, importable, so that a run can be described; gives [B], or another
+      unreduced array.
+    of: the names of its positional arguments: see `kd_jax.recipes.names`.
+    options: its keyword arguments: numbers, texts, or schedules of the epoch.
     weight: a number, or a schedule of the epoch.
-    schedules: keyword arguments of the loss that change with the epoch.
-    needs_teacher: False where the loss reads labels alone.
-    whole_logits: True where the teacher's top k and tail would not do.
-    reads: which fields of the teacher's `Outputs` the loss reads: a cache has to hold them, and others of a
-      cached teacher are not given to it. "logits" stands for `top_k` too.
-    heads: a Linen module from the student's `Outputs` to the ones that the loss compares: projections to the
+    head: a Linen module from the student's `Outputs` to the ones that the loss compares: projections to the
       teacher's width, classifiers of layers. Trained with the student, in the train state and no part of it.
-    reads_labels: whether the loss reads labels: it then counts labelled examples alone. If some examples have
-      no label, other terms are given none. By default, true if the loss needs no teacher.
+
+  Raises:
+    ValueError: an unknown name, arguments that the loss does not take, options that are arrays.
   """
 
   name: str
-  loss: TermLoss
+  loss: Callable[..., Array]
+  of: tuple[str, ...]
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   weight: float | Schedule = 1.0
-  schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict)
-  needs_teacher: bool = True
-  whole_logits: bool = False
-  reads: tuple[str, ...] = ("logits",)
-  heads: Any = None
-  reads_labels: bool | None = None
+  head: nn.Module | None = None
 
   def __post_init__(self):
-    if self.reads_labels is None:
-      object.__setattr__(self, "reads_labels", not self.needs_teacher)
+    if isinstance(self.of, str) or not self.of:
+      raise ValueError(
+        f"term {self.name!r}: `of` is a tuple of names, such as ('student.logits', 'batch.labels'), got "
+        f"{self.of!r}"
+      )
+    object.__setattr__(self, "of", tuple(self.of))
+    object.__setattr__(self, "options", dict(self.options))
+    if isinstance(self.loss, functools.partial):
+      raise ValueError(f"term {self.name!r}: give a partial's arguments as `options` of the loss")
+    for option, value in self.options.items():
+      if not _is_plain(value):
+        raise ValueError(
+          f"term {self.name!r}: option {option} must be a number, a text or a schedule, got "
+          f"{type(value).__name__}"
+        )
+    try:
+      _ = self.names
+      inspect.signature(self.loss).bind(*self.of, **self.options)
+    except (ValueError, TypeError) as error:
+      raise ValueError(f"term {self.name!r}: {error}") from None
 
-  def weight_at(self, epoch):
+  def __hash__(self) -> int:
+    options = tuple(sorted(self.options.items(), key=lambda item: item[0]))
+    return hash((self.name, self.loss, self.of, options, self.weight, self.head))
+
+  @functools.cached_property
+  def names(self) -> tuple[Name, ...]:
+    """The names, read."""
+    return tuple(parse(text) for text in self.of)
+
+  @property
+  def reads(self) -> frozenset[str]:
+    """The fields of the teacher's `Outputs` that it reads: a cache has to hold them."""
+    return frozenset(name.field for name in self.names if name.source == "teacher")
+
+  @property
+  def needs_teacher(self) -> bool:
+    return bool(self.reads)
+
+  @property
+  def reads_labels(self) -> bool:
+    """Whether it reads labels: it then counts labelled examples alone."""
+    return any(name.path == ("labels",) for name in self.names if name.source == "batch")
+
+  def weight_at(self, epoch: ArrayLike) -> ArrayLike:
     return self.weight(epoch) if callable(self.weight) else self.weight
 
-  def loss_at(self, student: Outputs, teacher: Outputs, batch: Batch, epoch) -> Array:
-    scheduled = {name: schedule(epoch) for name, schedule in self.schedules.items()}
-    if not self.reads_labels and getattr(batch, "labelled", None) is not None:
-      batch = batch._replace(labels=None)
-    return self.loss(student, teacher, batch, **scheduled)
+  def options_at(self, epoch: ArrayLike) -> dict[str, Any]:
+    """The options, those that are schedules at an epoch."""
+    return {
+      name: value(epoch) if callable(value) else value for name, value in self.options.items()
+    }
+
+  def loss_at(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: ArrayLike) -> Array:
+    """The loss of what `of` names, unreduced."""
+    given = [look_up(name, student, teacher, batch) for name in self.names]
+    return self.loss(*given, **self.options_at(epoch))
+
+
+def _is_plain(value: Any) -> bool:
+  if isinstance(value, tuple):
+    return all(map(_is_plain, value))
+  return value is None or callable(value) or isinstance(value, numbers.Number | str | bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +158,13 @@ class Phase:
       )
 
   @property
+  def reads(self) -> frozenset[str]:
+    """The fields of the teacher's `Outputs` that its terms read."""
+    return frozenset[str]().union(*(term.reads for term in self.objective))
+
+  @property
   def needs_teacher(self) -> bool:
-    return any(term.needs_teacher for term in self.objective)
+    return bool(self.reads)
 
   @property
   def labelled_only(self) -> bool:
@@ -150,9 +211,6 @@ class Budget:
     epochs: epochs of each method, counted by `equal_epochs`.
     optimizer: optimiser of every phase, created again in each; a recipe's `phase1` and `phase2` change its
       learning rate, decay and warm-up in one phase.
-    num_classes: C; 1 where a number is predicted.
-    teacher_width: D of the teacher's layers, for methods that project the student's to it.
-    label_mean: of the training labels, where a number is predicted: what new outputs start from.
     equal_epochs: what is equal between methods. "total": the epochs of all phases together, so that no method
       trains longer. "labels": the epochs of the last phase (phase II, on hard labels in most methods), so that
       every method sees the labels as long as training from scratch does; phase I comes on top.
@@ -160,16 +218,11 @@ class Budget:
 
   epochs: int
   optimizer: Optimizer
-  num_classes: int
-  teacher_width: int | None = None
-  label_mean: float = 0.0
   equal_epochs: Literal["total", "labels"] = "total"
 
   def __post_init__(self):
-    if self.epochs < 1 or self.num_classes < 1:
-      raise ValueError(
-        f"a budget has at least 1 epoch and 1 class, got {self.epochs} and {self.num_classes}"
-      )
+    if self.epochs < 1:
+      raise ValueError(f"a budget has at least 1 epoch, got {self.epochs}")
     if self.equal_epochs not in ("total", "labels"):
       raise ValueError(f"`equal_epochs` must be total or labels, got {self.equal_epochs!r}")
 
@@ -188,16 +241,12 @@ class Budget:
       raise ValueError(f"{argument} must leave epochs to both phases: got {first} of {self.epochs}")
     return first, second
 
-  @property
-  def is_regression(self) -> bool:
-    """Whether a number is predicted: then squared errors stand where classes have CE and KL."""
-    return self.num_classes == 1
-
 
 def describe(recipe: Recipe) -> dict[str, Any]:
   """A recipe as plain JSON values: two recipes that train alike describe alike, others do not.
 
-  Schedules are written as their values at each epoch.
+  Raises:
+    ValueError: a loss that cannot be imported by name: runs could not be told apart.
   """
   return {
     "name": recipe.name,
@@ -207,52 +256,56 @@ def describe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _describe_phase(phase: Phase) -> dict[str, Any]:
-  def values(schedule):
-    if not callable(schedule):
-      return float(schedule)
-    # Halves too, so that schedules which move within an epoch are told apart.
-    epochs = np.arange(2 * phase.epochs + 1) / 2
-    # Constant schedules of optax give one number whatever they are asked. Nine digits tell float32s apart.
-    return [float(f"{float(v):.9g}") for v in np.broadcast_to(schedule(epochs), epochs.shape)]
-
-  def function(loss):
-    options = {}
-    while isinstance(loss, functools.partial):
-      if loss.args:
-        raise ValueError(f"a term's loss takes its options by keyword, got {loss.args}")
-      options = {**loss.keywords, **options}
-      loss = loss.func
-    if "<" in getattr(loss, "__qualname__", "<"):
-      raise ValueError(
-        f"a term's loss must be importable, so that runs can be told apart: {loss} is not"
-      )
-    return {"function": f"{loss.__module__}.{loss.__qualname__}", "options": options}
-
   return {
     "name": phase.name,
     "epochs": phase.epochs,
     "start": phase.start,
     **({} if phase.best_from == 1 else {"best_from": phase.best_from}),
     "optimizer": dataclasses.asdict(phase.optimizer),
-    "terms": [
-      {
-        "name": term.name,
-        **function(term.loss),
-        "weight": values(term.weight),
-        "schedules": {name: values(schedule) for name, schedule in term.schedules.items()},
-        **({} if term.heads is None else {"heads": _describe_module(term.heads)}),
-      }
-      for term in phase.objective
-    ],
+    "terms": [_describe_term(term, phase.epochs) for term in phase.objective],
   }
 
 
-def _describe_module(module: Any) -> dict[str, Any]:
-  """A Linen module by its class and the fields that are not at their defaults."""
+def _describe_term(term: Term, epochs: int) -> dict[str, Any]:
+  if "<" in getattr(term.loss, "__qualname__", "<"):
+    raise ValueError(
+      f"the loss of term {term.name!r} must be importable, so that runs can be told apart: {term.loss} is not"
+    )
+  return {
+    "name": term.name,
+    "loss": _name_of(term.loss),
+    "of": list(term.of),
+    "options": {name: _plain(value, epochs) for name, value in term.options.items()},
+    "weight": _plain(term.weight, epochs),
+    **({} if term.head is None else {"head": _fields_of(term.head, epochs)}),
+  }
+
+
+def _plain(value: Any, epochs: int) -> Any:
+  """An option or weight as JSON: a schedule by its fields, or if it has none, by its values at each epoch."""
+  if isinstance(value, tuple):
+    return [_plain(item, epochs) for item in value]
+  if not callable(value):
+    # One description of a number, whether it was written 1 or 1.0.
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return float(value) if number else value
+  if dataclasses.is_dataclass(value):
+    return _fields_of(value, epochs)
+  # Halves too, so that schedules which move within an epoch are told apart.
+  at = np.arange(2 * epochs + 1) / 2
+  # Constant schedules of optax give one number whatever they are asked. Nine digits tell float32s apart.
+  return [float(f"{float(v):.9g}") for v in np.broadcast_to(value(at), at.shape)]
+
+
+def _fields_of(value: Any, epochs: int) -> dict[str, Any]:
+  """A schedule or a Linen module by its class and the fields that are not at their defaults."""
   fields = {
-    field.name: getattr(module, field.name)
-    for field in dataclasses.fields(module)
-    if field.name not in ("parent", "name") and getattr(module, field.name) != field.default
+    field.name: _plain(getattr(value, field.name), epochs)
+    for field in dataclasses.fields(value)
+    if field.name not in ("parent", "name") and getattr(value, field.name) != field.default
   }
-  kind = type(module)
-  return {"module": f"{kind.__module__}.{kind.__qualname__}", "fields": fields}
+  return {"kind": _name_of(type(value)), **fields}
+
+
+def _name_of(named: Any) -> str:
+  return f"{named.__module__}.{named.__qualname__}"

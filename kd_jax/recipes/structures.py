@@ -1,101 +1,56 @@
 """Distillation methods for structures (tags, spans, trees), each a function that returns a `Recipe`.
 
-The losses know by the types of the scores which case of structural KD they serve. All methods but `scratch`
-mix their term with the labels by teacher annealing, so that they differ in that term alone:
+The losses know by the types of the scores which case of structural KD they serve. All methods mix
+their term with the labels by teacher annealing, so that they differ in that term alone:
 
     L = lambda L_KD + (1 - lambda) L_labels,    lambda = max(0, 1 - epoch · anneal / 100)
 """
 
-import functools
-from collections.abc import Callable
+import dataclasses
 
 from kd_jax import schedules
 from kd_jax._checks import check_temperature
-from kd_jax.losses import sequences, structural
+from kd_jax.losses.sequences import (
+  fuzzy_crf_loss,
+  k_best_kd_loss,
+  posterior_kd_loss,
+  token_kd_loss,
+)
+from kd_jax.losses.structural import structural_kd_loss
 from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
-from kd_jax.types import Array, Batch, Outputs, Schedule
-
-# Losses over Outputs, from losses over scores.
-
-
-def label_likelihood(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
-  """`structure_nll_loss` on the gold standard."""
-  del teacher
-  return sequences.structure_nll_loss(student.scores, batch.labels)
-
-
-def token_soft_targets(student: Outputs, teacher: Outputs, batch: Batch, *, temperature) -> Array:
-  """`token_kd_loss`."""
-  del batch
-  return sequences.token_kd_loss(student.scores, teacher.scores, temperature=temperature)
-
-
-def posteriors(student: Outputs, teacher: Outputs, batch: Batch, *, temperature) -> Array:
-  """`posterior_kd_loss`."""
-  del batch
-  return sequences.posterior_kd_loss(student.scores, teacher.scores, temperature=temperature)
-
-
-def k_best(student: Outputs, teacher: Outputs, batch: Batch, *, k, weighted) -> Array:
-  """`k_best_kd_loss`."""
-  del batch
-  return sequences.k_best_kd_loss(student.scores, teacher.scores, k=k, weighted=weighted)
-
-
-def fuzzy(student: Outputs, teacher: Outputs, batch: Batch, *, k) -> Array:
-  """`fuzzy_crf_loss`."""
-  del batch
-  return sequences.fuzzy_crf_loss(student.scores, teacher.scores, k=k)
-
-
-def structures(student: Outputs, teacher: Outputs, batch: Batch, *, temperature) -> Array:
-  """`structural_kd_loss`."""
-  del batch
-  return structural.structural_kd_loss(student.scores, teacher.scores, temperature=temperature)
-
-
-# Methods.
-
-
-def _labels(weight: float | Schedule = 1.0) -> Term:
-  return Term("labels", label_likelihood, weight, needs_teacher=False)
+from kd_jax.recipes.registry import register
+from kd_jax.recipes.targets import SCORES, Structures
 
 
 def _annealed(
-  budget: Budget, terms: dict[str, Callable[..., Array]], anneal: float | None, **words: str
+  target: Structures, budget: Budget, terms: tuple[Term, ...], anneal: float | None, **words: str
 ) -> Recipe:
   """One phase: the terms, each weighted by lambda, and the labels by what is left."""
   rate = 100 / budget.epochs if anneal is None else anneal
   weight = schedules.teacher_annealing(rate)
-  objective = [Term(name, loss, weight, reads=("scores",)) for name, loss in terms.items()]
-  objective.append(_labels(lambda epoch: 1.0 - weight(epoch)))
-  phase = Phase("distil", tuple(objective), budget.epochs, budget.optimizer)
+  rest = schedules.scaled_schedule(weight, -1.0, offset=1.0)
+  objective = tuple(dataclasses.replace(term, weight=weight) for term in terms)
+  phase = Phase("distil", (*objective, target.label_term(rest)), budget.epochs, budget.optimizer)
   return Recipe(phases=(phase,), **words)
 
 
-def scratch(budget: Budget) -> Recipe:
-  """Training on the labels alone: -log P_s(y | x)."""
-  return Recipe(
-    name="scratch",
-    title="from scratch",
-    equation="-log P_s(y | x)",
-    reference="",
-    phases=(Phase("train", (_labels(),), budget.epochs, budget.optimizer),),
-  )
-
-
-def token_kd(budget: Budget, *, temperature: float = 1.0, anneal: float | None = None) -> Recipe:
+@register("sentences")
+def token_kd(
+  target: Structures, budget: Budget, *, temperature: float = 1.0, anneal: float | None = None
+) -> Recipe:
   """Token KD: soft targets from each token's own scores.
 
   Args:
+    target: structures of sentences.
     budget: epochs and optimiser.
     temperature: T of the soft targets.
     anneal: percentage points that lambda loses in an epoch; by default it falls to 0 over the training.
   """
   check_temperature(temperature)
   return _annealed(
+    target,
     budget,
-    {"token_kd": functools.partial(token_soft_targets, temperature=temperature)},
+    (Term("token_kd", token_kd_loss, SCORES, {"temperature": temperature}),),
     anneal,
     name="token_kd",
     title="token KD",
@@ -104,12 +59,14 @@ def token_kd(budget: Budget, *, temperature: float = 1.0, anneal: float | None =
   )
 
 
+@register("sentences")
 def posterior_kd(
-  budget: Budget, *, temperature: float = 1.0, anneal: float | None = None
+  target: Structures, budget: Budget, *, temperature: float = 1.0, anneal: float | None = None
 ) -> Recipe:
   """Posterior KD: each token's marginal under the whole structure.
 
   Args:
+    target: structures of sentences.
     budget: epochs and optimiser.
     temperature: T of the marginals.
     anneal: percentage points that lambda loses in an epoch; by default it falls to 0 over the training.
@@ -119,8 +76,9 @@ def posterior_kd(
   """
   check_temperature(temperature)
   return _annealed(
+    target,
     budget,
-    {"posterior_kd": functools.partial(posteriors, temperature=temperature)},
+    (Term("posterior_kd", posterior_kd_loss, SCORES, {"temperature": temperature}),),
     anneal,
     name="posterior_kd",
     title="posterior KD",
@@ -129,12 +87,19 @@ def posterior_kd(
   )
 
 
+@register("sentences")
 def topk_kd(
-  budget: Budget, *, k: int = 5, weighted: bool = True, anneal: float | None = None
+  target: Structures,
+  budget: Budget,
+  *,
+  k: int = 5,
+  weighted: bool = True,
+  anneal: float | None = None,
 ) -> Recipe:
   """Top-k KD: the teacher's k best structures as labels.
 
   Args:
+    target: structures of sentences.
     budget: epochs and optimiser.
     k: how many; 1 for teachers that are no chain.
     weighted: by the teacher's probabilities, or equally.
@@ -145,8 +110,9 @@ def topk_kd(
   """
   _check_k(k)
   return _annealed(
+    target,
     budget,
-    {"topk_kd": functools.partial(k_best, k=k, weighted=weighted)},
+    (Term("topk_kd", k_best_kd_loss, SCORES, {"k": k, "weighted": weighted}),),
     anneal,
     name="topk_kd",
     title=f"top-{k} KD" + (", weighted" if weighted and k > 1 else ""),
@@ -155,12 +121,14 @@ def topk_kd(
   )
 
 
+@register("sentences")
 def structural_kd(
-  budget: Budget, *, temperature: float = 1.0, anneal: float | None = None
+  target: Structures, budget: Budget, *, temperature: float = 1.0, anneal: float | None = None
 ) -> Recipe:
   """Structural KD: the cross-entropy between the distributions over structures.
 
   Args:
+    target: structures of sentences.
     budget: epochs and optimiser.
     temperature: 1 is exact; above, the released code's approximation (see `kd_jax.losses.structural`).
     anneal: percentage points that lambda loses in an epoch; by default it falls to 0 over the training.
@@ -170,8 +138,9 @@ def structural_kd(
   """
   check_temperature(temperature)
   return _annealed(
+    target,
     budget,
-    {"structural_kd": functools.partial(structures, temperature=temperature)},
+    (Term("structural_kd", structural_kd_loss, SCORES, {"temperature": temperature}),),
     anneal,
     name="structural_kd",
     title="Structural KD",
@@ -180,10 +149,14 @@ def structural_kd(
   )
 
 
-def multi_grained(budget: Budget, *, k: int = 5, anneal: float | None = None) -> Recipe:
+@register("sentences")
+def multi_grained(
+  target: Structures, budget: Budget, *, k: int = 5, anneal: float | None = None
+) -> Recipe:
   """Multi-grained NER: the k best as weighted labels, and as a set of which any may be right.
 
   Args:
+    target: structures of sentences.
     budget: epochs and optimiser.
     k: how many of the teacher's best structures.
     anneal: percentage points that lambda loses in an epoch; by default it falls to 0 over the training.
@@ -193,11 +166,12 @@ def multi_grained(budget: Budget, *, k: int = 5, anneal: float | None = None) ->
   """
   _check_k(k)
   return _annealed(
+    target,
     budget,
-    {
-      "topk_kd": functools.partial(k_best, k=k, weighted=True),
-      "fuzzy_crf": functools.partial(fuzzy, k=k),
-    },
+    (
+      Term("topk_kd", k_best_kd_loss, SCORES, {"k": k, "weighted": True}),
+      Term("fuzzy_crf", fuzzy_crf_loss, SCORES, {"k": k}),
+    ),
     anneal,
     name="multi_grained",
     title="Multi-grained",
@@ -209,13 +183,3 @@ def multi_grained(budget: Budget, *, k: int = 5, anneal: float | None = None) ->
 def _check_k(k: int) -> None:
   if k < 1:
     raise ValueError(f"k must be at least 1, got {k}")
-
-
-RECIPES: dict[str, Callable[..., Recipe]] = {
-  "scratch": scratch,
-  "token_kd": token_kd,
-  "posterior_kd": posterior_kd,
-  "topk_kd": topk_kd,
-  "structural_kd": structural_kd,
-  "multi_grained": multi_grained,
-}

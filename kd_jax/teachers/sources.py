@@ -5,7 +5,7 @@ method gives the teacher's `Outputs` for some examples.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import overload
 
 import flax.linen as nn
@@ -115,7 +115,7 @@ def live_teacher(model: nn.Module, variables: PyTree) -> LiveTeacher:
   return LiveTeacher(variables, model)
 
 
-def reading(teacher: Teacher, fields: set[str]) -> Teacher:
+def reading(teacher: Teacher, fields: Collection[str]) -> Teacher:
   """The same teacher without the cached fields of `Outputs` that nothing reads."""
   if not isinstance(teacher, CachedBuckets):
     return teacher

@@ -162,7 +162,7 @@ def program_of(task: Task, phase: Phase) -> Program:
 def _runner(program: Program, one_dispatch: bool) -> Callable:
   """The same one for other seeds, epochs before and data."""
   return programs.kept(
-    ("training", program.key(), one_dispatch),
+    ("training", program, one_dispatch),
     lambda: parallel.epoch_runner(
       functools.partial(step_of_seeds, program), one_dispatch=one_dispatch, donate=True
     ),
@@ -189,7 +189,7 @@ def _on_devices(
 ) -> list[DeviceData]:
   """The data of each bucket; what they share, a live teacher's weights above all, is there once."""
   whole = teacher if isinstance(teacher, LiveTeacher) else None
-  parts = None if whole is teacher else sources.reading(teacher, _fields_read(phase))
+  parts = None if whole is teacher else sources.reading(teacher, phase.reads)
   seeds, before, whole = parallel.replicate(
     (np.asarray(task.seeds, np.uint32), np.int32(epochs_before), whole)
   )
@@ -207,13 +207,6 @@ def _on_devices(
     own = own._replace(seeds=seeds, epochs_before=before)
     held.append(own if whole is None else own._replace(teacher=whole))
   return held
-
-
-def _fields_read(phase: Phase) -> set[str]:
-  """The fields of the teacher's `Outputs` that the phase reads."""
-  fields = {field for term in phase.objective if term.needs_teacher for field in term.reads}
-  # The top k stand in for the logits.
-  return fields | ({"top_k"} if "logits" in fields else set())
 
 
 # Run an epoch.
@@ -304,13 +297,14 @@ def _record(
 
 
 def schedule_values(phase: Phase, epoch: float) -> dict[str, float]:
-  """Everything scheduled in a phase at one epoch, for logs: weights and losses' keyword arguments."""
+  """Everything scheduled in a phase at one epoch, for logs: weights and options of losses."""
   values = {}
   for term in phase.objective:
     if callable(term.weight):
       values[f"{term.name}_weight"] = float(term.weight(epoch))
-    for name, schedule in term.schedules.items():
-      values[name] = float(schedule(epoch))
+    for name, option in term.options.items():
+      if callable(option):
+        values[name] = float(option(epoch))
   return values
 
 

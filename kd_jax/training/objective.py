@@ -45,8 +45,8 @@ def objective(
   loss, shares = 0.0, {}
   for term in terms:
     seen = student
-    if term.heads is not None:
-      seen = term.heads.apply({"params": heads[term.name]}, student)
+    if term.head is not None:
+      seen = term.head.apply({"params": heads[term.name]}, student)
     values = term.loss_at(seen, teacher, batch, epoch)
     if batch.labelled is not None and term.reads_labels:
       shares[term.name] = _share_of_labelled_mean(term.name, values, batch)

@@ -95,7 +95,7 @@ def init_heads(model: nn.Module, phase: Phase, variables: PyTree, inputs: PyTree
 
   They follow from (seed, phase, term).
   """
-  terms = [term for term in phase.objective if term.heads is not None]
+  terms = [term for term in phase.objective if term.head is not None]
   if not terms:
     return {}
   one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables)
@@ -105,7 +105,7 @@ def init_heads(model: nn.Module, phase: Phase, variables: PyTree, inputs: PyTree
   for term in terms:
     number = zlib.crc32(f"{phase.name}/{term.name}".encode())
 
-    init = programs.kept(("heads", term.heads), functools.partial(_init_program, term.heads))
+    init = programs.kept(("heads", term.head), functools.partial(_init_program, term.head))
     numbers = np.asarray(seeds, np.uint32), np.uint32(number)
     heads[term.name] = jax.device_get(init(*numbers, example))
   return heads

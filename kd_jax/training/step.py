@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import optax
 
-from kd_jax import _programs as programs, parallel
+from kd_jax import parallel
 from kd_jax._reading import DeviceData, StepBatch, inputs_of, over_seeds, take
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.metrics import Pair
@@ -25,7 +25,8 @@ from kd_jax.types import Array, Batch, Outputs, PyTree
 class Program:
   """What does not change during a phase: all that its compiled step depends on, besides shapes and the teacher.
 
-  How the teacher gives its outputs is a part of the data's type: see `kd_jax.teachers.sources`.
+  Equal programs compile alike. How the teacher gives its outputs is a part of the data's type: see
+  `kd_jax.teachers.sources`.
 
   Attributes:
     model: the student.
@@ -46,22 +47,6 @@ class Program:
   views: int = 1
   augmentation: Augmentation = Augmentation(name="none")
   evaluation: Evaluation = CLASSIFICATION
-
-  def key(self) -> tuple:
-    """Equal for programs that compile alike; terms are compared by what they hold."""
-    terms = tuple(
-      (
-        term.name,
-        programs.key_of(term.loss),
-        (type(term.weight), term.weight),
-        tuple(sorted(term.schedules.items())),
-        term.heads,
-        term.reads_labels,
-      )
-      for term in self.terms
-    )
-    others = {field.name for field in dataclasses.fields(self)} - {"terms"}
-    return (terms, *(getattr(self, name) for name in sorted(others)))
 
 
 class StepResults(NamedTuple):

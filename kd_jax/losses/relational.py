@@ -1,0 +1,148 @@
+"""Relational KD: distances and angles between the examples of a batch, in any two widths."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax._checks import apply_mask, as_float32, broadcast_mask
+from kd_jax.types import Array, ArrayLike
+
+
+def rkd_distance_loss(
+  student_embeddings: ArrayLike,
+  teacher_embeddings: ArrayLike,
+  *,
+  mask: ArrayLike | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  r"""Relational KD by distances: how far apart two examples are, as a share of the mean.
+
+  .. math:: \ell_\delta(\psi_D(s_i, s_j), \psi_D(t_i, t_j)), \quad \psi_D(x, y) = \|x - y\| / \mu
+
+  with the Huber loss of threshold 1, and μ the mean distance of two distinct examples of the batch.
+
+  Args:
+    student_embeddings: [B, D]; of feature maps [B, H, W, D], the mean over positions.
+    teacher_embeddings: [B, D'] or [B, H', W', D'].
+    mask: [B]; masked examples relate to none, whatever stands there.
+    stop_teacher_gradient: False where the teacher learns too.
+
+  Returns:
+    [B, B] float32, symmetric, 0 on the diagonal. The released code takes the mean over all entries.
+
+  Raises:
+    ValueError: for batches that differ or integers.
+
+  References:
+    Park et al., Relational Knowledge Distillation, CVPR 2019, arXiv 1904.05068, equations 5 to 7.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> student, teacher = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[0.0], [3.0], [6.0]])
+    >>> float(kd_jax.rkd_distance_loss(student, teacher).max())  # all distances in proportion
+    0.0
+    >>> moved = jnp.array([[0.0], [2.0], [2.0]])  # 3/2, 3/2, 0 against 3/4, 3/2, 3/4 of the mean
+    >>> [round(float(v), 4) for v in kd_jax.rkd_distance_loss(moved, teacher)[0]]
+    [0.0, 0.2812, 0.0]
+  """
+  student, teacher, counted = _prepare(
+    student_embeddings, teacher_embeddings, mask, stop_teacher_gradient
+  )
+  pairs = counted[:, None] & counted[None, :] & ~jnp.eye(len(counted), dtype=bool)
+  losses = optax.huber_loss(_shares_of_mean(student, pairs), _shares_of_mean(teacher, pairs))
+  return jnp.where(pairs, losses, 0.0)
+
+
+def rkd_angle_loss(
+  student_embeddings: ArrayLike,
+  teacher_embeddings: ArrayLike,
+  *,
+  mask: ArrayLike | None = None,
+  stop_teacher_gradient: bool = True,
+) -> Array:
+  r"""Relational KD by angles: the cosine of the angle that two examples make at a third.
+
+  .. math:: \ell_\delta(\psi_A(s_i, s_j, s_k), \psi_A(t_i, t_j, t_k)), \quad
+    \psi_A(x_i, x_j, x_k) = \langle e_{ji}, e_{ki} \rangle, \; e_{ji} = (x_j - x_i) / \|x_j - x_i\|
+
+  with the Huber loss of threshold 1.
+
+  Args:
+    student_embeddings: [B, D]; of feature maps [B, H, W, D], the mean over positions.
+    teacher_embeddings: [B, D'] or [B, H', W', D'].
+    mask: [B]; masked examples relate to none, whatever stands there.
+    stop_teacher_gradient: False where the teacher learns too.
+
+  Returns:
+    [B, B, B] float32, the first axis that of the example at which the angle is; 0 where two of the three
+    are one.
+
+  Raises:
+    ValueError: for batches that differ or integers.
+
+  References:
+    Park et al., Relational Knowledge Distillation, CVPR 2019, arXiv 1904.05068, equations 8 to 10.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> student = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # a right angle at the first
+    >>> teacher = jnp.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    >>> float(kd_jax.rkd_angle_loss(student, teacher)[0, 1, 2])  # cos 90° against cos 0°: 1² / 2
+    0.5
+  """
+  student, teacher, counted = _prepare(
+    student_embeddings, teacher_embeddings, mask, stop_teacher_gradient
+  )
+  apart = counted[:, None] & counted[None, :] & ~jnp.eye(len(counted), dtype=bool)
+  # At i, with j and k: all three distinct and counted.
+  triples = apart[:, :, None] & apart[:, None, :] & apart[None, :, :]
+  losses = optax.huber_loss(_cosines(student), _cosines(teacher))
+  return jnp.where(triples, losses, 0.0)
+
+
+def _prepare(
+  student: ArrayLike, teacher: ArrayLike, mask: ArrayLike | None, stop_teacher_gradient: bool
+) -> tuple[Array, Array, Array]:
+  """Embeddings [B, D] of both sides, zeros for masked examples; and which examples count, [B] bool."""
+  student = _embeddings("student_embeddings", student)
+  teacher = _embeddings("teacher_embeddings", teacher)
+  if len(student) != len(teacher):
+    raise ValueError(
+      f"student_embeddings {student.shape} and teacher_embeddings {teacher.shape} must be of the same examples"
+    )
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
+  counted = broadcast_mask(True if mask is None else mask, (len(student),))
+  student, teacher = (jnp.where(counted[:, None], x, 0.0) for x in (student, teacher))
+  return student, teacher, counted
+
+
+def _embeddings(name: str, values: ArrayLike) -> Array:
+  """[B, D] float32, of maps the mean over positions."""
+  values = as_float32(name, values)
+  if values.ndim < 2:
+    raise ValueError(f"{name} must be [B, D] or [B, H, W, D], got {values.shape}")
+  return jnp.mean(values, axis=tuple(range(1, values.ndim - 1)))
+
+
+def _differences(x: Array) -> tuple[Array, Array]:
+  """x_j - x_i [B, B, D], first axis i, and their norms [B, B], with no gradient where two are equal."""
+  difference = x[None, :, :] - x[:, None, :]
+  square = jnp.sum(jnp.square(difference), axis=-1)
+  apart = square > 0
+  return difference, jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+
+
+def _shares_of_mean(x: Array, pairs: Array) -> Array:
+  """Distances [B, B] over their mean over pairs."""
+  _, distances = _differences(x)
+  distances = apply_mask(distances, pairs)
+  mean = jnp.sum(distances) / jnp.maximum(jnp.sum(pairs, dtype=jnp.float32), 1.0)
+  return distances / jnp.where(mean > 0, mean, 1.0)
+
+
+def _cosines(x: Array) -> Array:
+  """<e_ji, e_ki> [B, B, B], indexed i, j, k."""
+  difference, distances = _differences(x)
+  directions = difference / jnp.where(distances > 0, distances, 1.0)[..., None]
+  return jnp.einsum("ijd,ikd->ijk", directions, directions, precision="highest")

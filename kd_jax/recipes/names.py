@@ -1,0 +1,187 @@
+"""The names by which a term says what its loss is given, such as "student.logits" or "batch.labels".
+
+A name is a side, a field of its `Outputs` (or of the `Batch`), and perhaps an index or a slice:
+
+    student.logits                 [B, C]
+    teacher.layers                 all of its layers, a tuple of [B, ...]
+    student.layers[-1]             one of them, [B, ...]
+    student.layers[:-1]            some of them, stacked: [B, S, D]; [:] stacks all
+    teacher.layer_logits           [B, T - 1, C]
+    student.tokens.queries[-1]     [B, H, n, d], of the last layer
+    teacher.top_k                  what a cache keeps of a large distribution
+    student.scores                 a structure of `kd_jax.structured`
+    batch.inputs, batch.labels
+
+Reserved for methods that need them, and refused until then: "key" (random numbers of the step),
+"teachers.NAME.logits" (one of several teachers), "student@VIEW.logits" (another view of the inputs), and
+"student.of_embeddings" (the student as a function of its embeddings).
+"""
+
+import dataclasses
+import re
+from typing import Any, Literal, cast
+
+import jax.numpy as jnp
+
+from kd_jax.types import Batch, Outputs, TokenStates
+
+Source = Literal["student", "teacher", "batch"]
+
+_BY_LAYER = ("layers", "layer_logits")
+_TOKENS_BY_LAYER = ("states", "attentions", "queries", "keys", "values")
+_OF_NETWORKS = (
+  "logits",
+  "layers",
+  "layer_logits",
+  "scores",
+  *(f"tokens.{field}" for field in TokenStates._fields),
+)
+_FIELDS: dict[str, tuple[str, ...]] = {
+  "student": _OF_NETWORKS,
+  "teacher": (*_OF_NETWORKS, "top_k"),
+  "batch": ("inputs", "labels"),
+}
+_NAME = re.compile(r"(?P<side>[^.\[\]]+)\.(?P<field>[^\[\]]+)(?:\[(?P<index>[^\[\]]*)\])?")
+_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?(?::(-?\d+))?")
+_RESERVED = re.compile(r"key$|teachers\.|student@|student\.of_embeddings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+  """A name, read.
+
+  Attributes:
+    text: as it was written.
+    source: whose it is.
+    path: fields, from the outside in.
+    index: of a layer; None for no index.
+    cut: start, stop and step of a slice of layers; None for no slice.
+  """
+
+  text: str
+  source: Source
+  path: tuple[str, ...]
+  index: int | None = None
+  cut: tuple[int | None, int | None, int | None] | None = None
+
+  @property
+  def field(self) -> str:
+    """The field of `Outputs` or `Batch`."""
+    return self.path[0]
+
+
+def valid_names() -> tuple[str, ...]:
+  """All names without an index, and "[i]" where one may follow."""
+  names = (f"{side}.{field}" for side, fields in _FIELDS.items() for field in fields)
+  return tuple(f"{name}[i]" if _is_by_layer(name.partition(".")[2]) else name for name in names)
+
+
+def parse(text: str) -> Name:
+  """Reads a name.
+
+  Raises:
+    ValueError: no name, with those that there are.
+  """
+  if not isinstance(text, str):
+    raise ValueError(f"a name is a text such as 'student.logits', got {text!r}")
+  if _RESERVED.match(text):
+    raise ValueError(f"{text!r} is reserved and not built yet: {_known()}")
+  found = _NAME.fullmatch(text)
+  side, field = (found["side"], found["field"]) if found else ("", "")
+  if found is None or field not in _FIELDS.get(side, ()):
+    raise ValueError(f"{text!r} is not a name of what a loss reads: {_known()}")
+  name = Name(text, cast(Source, side), tuple(field.split(".")))
+  written = found["index"]
+  if written is None:
+    return name
+  if not _is_by_layer(field):
+    raise ValueError(f"{text!r} has an index, and {side}.{field} is not a list of layers")
+  if re.fullmatch(r"-?\d+", written):
+    return dataclasses.replace(name, index=int(written))
+  cut = _SLICE.fullmatch(written)
+  if cut is None or cut[3] == "0":
+    raise ValueError(f"{text!r} must have an index such as [-1] or a slice such as [:-1]")
+  start, stop, step = (None if part is None else int(part) for part in cut.groups())
+  return dataclasses.replace(name, cut=(start, stop, step))
+
+
+def look_up(name: Name, student: Outputs, teacher: Outputs, batch: Batch) -> Any:
+  """What a name stands for.
+
+  Raises:
+    ValueError: outputs that a network does not have, with the remedy; or a layer that is not there.
+  """
+  value: Any = {"student": student, "teacher": teacher, "batch": batch}[name.source]
+  for field in name.path:
+    value = getattr(value, field)
+    if value is None or (isinstance(value, tuple) and not value):
+      raise ValueError(_absent(name, student, teacher))
+  if name.index is None and name.cut is None:
+    return value
+  layers = value if isinstance(value, tuple) else tuple(jnp.unstack(value, axis=1))
+  return _layer(name, layers) if name.cut is None else _stacked(name, layers)
+
+
+def _layer(name: Name, layers: tuple[Any, ...]) -> Any:
+  assert name.index is not None
+  if not -len(layers) <= name.index < len(layers):
+    raise ValueError(
+      f"{name.text!r} is no layer: the {name.source} has {len(layers)}, {-len(layers)} to {len(layers) - 1}"
+    )
+  return layers[name.index]
+
+
+def _stacked(name: Name, layers: tuple[Any, ...]) -> Any:
+  chosen = layers[slice(*name.cut or ())]
+  if not chosen:
+    raise ValueError(
+      f"{name.text!r} is empty: a {name.source} of {len(layers)} layer{'s'[: len(layers) > 1]} has no "
+      "intermediate ones to learn by: give it at least 2"
+    )
+  shapes = {layer.shape for layer in chosen}
+  if len(shapes) > 1:
+    raise ValueError(
+      f"{name.text!r} cannot be stacked: layers of {sorted(shapes)} differ, name one by its index"
+    )
+  return jnp.stack(chosen, axis=1)
+
+
+def _is_by_layer(field: str) -> bool:
+  return field in _BY_LAYER or field.removeprefix("tokens.") in _TOKENS_BY_LAYER
+
+
+def _known() -> str:
+  return f"names are {', '.join(valid_names())}, with i a number or a slice such as :-1"
+
+
+def _absent(name: Name, student: Outputs, teacher: Outputs) -> str:
+  """Why a name stands for nothing, and what to do."""
+  source, field = name.source, name.field
+  if source == "batch":
+    return f"the batch has no {field}"
+  outputs = student if source == "student" else teacher
+  if field == "logits" and outputs.top_k is not None:
+    return "all of the teacher's logits are read: precompute the cache without top-k"
+  if field == "tokens" and outputs.tokens is not None:
+    return (
+      f"{name.text!r} is empty: attentions are compared between networks that attend, BERT or RoBERTa on both "
+      "sides"
+    )
+  said = {
+    "layer_logits": "pseudo classifiers on its layers",
+    "tokens": "states of tokens",
+    "scores": "scores of structures",
+    "top_k": "top k",
+  }.get(field, field)
+  if source == "student":
+    remedy = {
+      "layer_logits": ": give the term a head, LayerClassifiers",
+      "tokens": ": build it with collect_tokens",
+    }.get(field, "")
+  else:
+    remedy = {
+      "tokens": ": run it live, --live-teacher, built with collect_tokens",
+      "scores": "",
+      "top_k": ": precompute a cache with top-k",
+    }.get(field, ": cache them (--cache-outputs), or run it live (--live-teacher)")
+  return f"the {source} gives no {said}{remedy}"
