@@ -90,7 +90,7 @@ def _random_images(study: ImageStudy, count: int) -> data.Dataset:
 
 def make_phase(study: ImageStudy, task: Task, epochs: int) -> tuple[recipes.Phase, LoopState]:
   """Phase I of Annealing-KD, cut or stretched to some epochs, and a fresh start of it."""
-  phase = study.recipe("annealing_kd", task.train.num_classes).phases[0]
+  phase = study.recipe("annealing_kd", recipes.Classes(task.train.num_classes)).phases[0]
   phase = dataclasses.replace(phase, epochs=epochs)
   variables = init_variables(task.model, task.train.images[:1], task.seeds)
   return phase, start_phase(variables, phase.optimizer.build(epochs * task.steps_per_epoch))

@@ -59,6 +59,15 @@ def _advice(name: str, known: Sequence[str]) -> str:
   return f"did you mean {close[0]}? {listed}" if close else listed
 
 
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+  """The value of an option, written `--option VALUE` or `--option=VALUE`; None if it is not given."""
+  for index, argument in enumerate(arguments):
+    given, equals, value = argument.partition("=")
+    if given == option:
+      return value if equals else next(iter(arguments[index + 1 : index + 2]), None)
+  return None
+
+
 def parse(
   prog: str, argv: Sequence[str] | None, options: type[Options] = NoOptions
 ) -> tuple[Study, Where, Options]:
@@ -75,6 +84,10 @@ def parse(
     name = arguments.pop(0)
   if name not in known:
     raise ValueError(f"unknown config {name!r}: {_advice(name, list(known))}")
+  own = _value_of("--recipes", arguments)
+  if own is not None:
+    # Before the other options are read: the file's methods bring options of their own.
+    known[name] = dataclasses.replace(known[name], recipes=Path(own))
   description = inspect.getdoc(importlib.import_module(f"experiments.configs.{name}"))
   command = dataclasses.make_dataclass(
     "command",

@@ -9,7 +9,7 @@ import flax.linen as nn
 from experiments.domains.links import Link
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.examples import Examples
-from kd_jax.recipes.parts import Recipe
+from kd_jax.recipes import Recipe, Target
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.teachers.sources import Teacher
 from kd_jax.training.evaluation import Evaluation
@@ -29,6 +29,7 @@ class Data(Generic[Split]):
 
   Attributes:
     train, validation, test: the splits.
+    target: what networks predict.
     num_classes: classes or tags; 1 if the labels are numbers.
     source: the arguments of loading, as JSON values, with the "kind" of data: `lineage` loads again by them.
     settings: what else about the data decides a run's result, as JSON values.
@@ -44,6 +45,7 @@ class Data(Generic[Split]):
   train: Split
   validation: Split
   test: Split
+  target: Target
   num_classes: int
   source: dict[str, Any]
   settings: dict[str, Any]
@@ -110,7 +112,7 @@ class Networks(Generic[Spec]):
     taught: a teacher's specification -> the same with pseudo classifiers on its layers, if methods read them.
     ready_teacher: gives the teacher if it is imported; None if it is trained here.
     initial: (role, the teacher's parameters or None) -> what the network of that role starts from.
-    teacher_width: of the teacher's layers, for methods that project to it.
+    teacher_widths: of each of the teacher's layers, for methods that project to them.
     notes: what a user should know of where they start.
   """
 
@@ -122,7 +124,7 @@ class Networks(Generic[Spec]):
   taught: Callable[[Spec], Spec] = _as_it_is
   ready_teacher: Callable[[], ReadyTeacher[Spec] | None] = _no_teacher
   initial: Callable[[Role, PyTree | None], Initial | None] = _fresh
-  teacher_width: int | None = None
+  teacher_widths: tuple[int, ...] | None = None
   notes: Sequence[str] = ()
 
 

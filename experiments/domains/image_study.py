@@ -6,19 +6,18 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from experiments.domains.study import Registry, Study, method_settings
-from kd_jax import recipes
+from experiments.domains.study import Study, method_settings
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.models.spec import ModelSpec
 
-MethodSettings = method_settings("MethodSettings", recipes.RECIPES)
+MethodSettings = method_settings("MethodSettings", "images")
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageStudy(Study):
   """A comparison of methods on images."""
 
-  registry: ClassVar[Registry] = recipes.RECIPES
+  kind: ClassVar = "images"
 
   dataset: str = "digits"
   """TFDS data set: digits, mnist, fashion_mnist, cifar10, cifar100."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from experiments.domains import tracing
@@ -18,13 +19,14 @@ from kd_jax import data as library
 from kd_jax.checkpoints import digest_file
 from kd_jax.data.labelled import hide_labels, num_labelled
 from kd_jax.data.splits import balanced_rows
+from kd_jax.losses.top_k import top_k_targets
 from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, model_name
-from kd_jax.recipes.parts import Recipe
+from kd_jax.recipes import Classes, Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import CLASSIFICATION
-from kd_jax.types import PyTree
+from kd_jax.types import Outputs, PyTree
 
 
 def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:
@@ -39,12 +41,13 @@ def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:
     return build_model(spec, data.num_classes, axis_name=axis_name)
 
   networks = Networks(
-    teacher=study.teacher,
+    teacher=_teacher_spec(study),
     student=study.student,
     build=build,
     label=model_name,
     assistant=lambda: study.assistant,
     ready_teacher=functools.partial(_ready_teacher, study, data.num_classes),
+    teacher_widths=tracing.layer_widths(build(_teacher_spec(study)), data.train),
   )
   return Domain(
     data=data,
@@ -79,6 +82,7 @@ def _read(study: ImageStudy, data_dir: Path | None) -> Data[library.Dataset]:
     train=train,
     validation=validation,
     test=test,
+    target=Classes(train.num_classes, None if study.live_teacher else study.cache_top_k),
     num_classes=train.num_classes,
     source=source,
     settings={"augmentation": library.describe(study.augmentation)},
@@ -101,43 +105,61 @@ def _check(
   """See `Domain.check`."""
   if not len(data.validation):
     raise ValueError("validation_examples must be at least 1: they choose the best epoch")
-  student = networks.build(study.student, None)
-  # An imported teacher is of the depth that its file has; what it returns is of the student's shapes.
-  teacher = student if study.teacher_weights else networks.build(study.teacher, None)
-  models = {"student": student, "teacher": teacher}
+  batch = tracing.batch_of_two(data.train)
+
+  def returns(spec: ModelSpec) -> Outputs:
+    return tracing.abstract_outputs(networks.build(spec, None), batch.inputs)
+
+  assistant = None
   if any(recipe.assistant for recipe in recipes.values()):
-    models["assistant"] = networks.build(study.assistant, None)
-  tracing.refuse_misfits(recipes, models, data.train)
-  if study.cache_top_k is not None and not study.live_teacher:
-    for recipe in recipes.values():
-      _refuse_top_k(study, data.num_classes, recipe)
+    whole = returns(study.assistant)
+    assistant = (whole, _seen(study, data, whole))
+  teacher = _seen(study, data, returns(networks.teacher))
+  tracing.refuse_misfits(recipes, returns(study.student), teacher, batch, assistant)
+  for recipe in recipes.values():
+    _refuse_other_temperatures(study, recipe)
   return []
 
 
-def _refuse_top_k(study: ImageStudy, num_classes: int, recipe: Recipe) -> None:
+def _seen(study: ImageStudy, data: Data[library.Dataset], outputs: Outputs) -> Outputs:
+  """What students see of a network's outputs: all of a live one's, else what the cache keeps."""
+  if study.live_teacher:
+    return outputs
+  if study.cache_top_k is None:
+    return Outputs(logits=outputs.logits)
+  return Outputs(
+    top_k=jax.eval_shape(lambda logits: top_k_targets(logits, study.cache_top_k), outputs.logits)
+  )
+
+
+def _refuse_other_temperatures(study: ImageStudy, recipe: Recipe) -> None:
   """A tail cannot be tempered afterwards: top-k rows serve soft targets at their own temperature alone."""
-  cached, k = study.settings.kd.temperature, study.cache_top_k
-  if not 1 <= k < num_classes:
-    raise ValueError(f"cache_top_k must be at least 1 and below {num_classes}, got {k}")
-  for term in (term for term in tracing.terms(recipe) if term.needs_teacher):
-    own = getattr(term.loss, "keywords", {}).get("temperature", cached)
-    if term.whole_logits or own != cached:
-      needs = "all logits" if term.whole_logits else f"temperature {own}"
+  cached = study.settings.kd.temperature
+  for term in (term for phase in recipe.phases for term in phase.objective):
+    if "top_k" in term.reads and term.options["temperature"] != cached:
       raise ValueError(
-        f"cache_top_k={k} at kd's temperature {cached} does not serve "
-        f"{recipe.name}, which needs {needs}"
+        f"cache_top_k={study.cache_top_k} at kd's temperature {cached} does not serve {recipe.name}, which "
+        f"needs temperature {term.options['temperature']}"
       )
+
+
+def _teacher_spec(study: ImageStudy) -> ModelSpec:
+  """The teacher's network; of imported weights, the one that their file holds."""
+  path = study.teacher_weights
+  if path is None:
+    return study.teacher
+  if not path.is_file():
+    raise ValueError(f"there is no weights file {path}: name one with --teacher-weights FILE")
+  depth = weights.torch_cifar_resnet_depth(path)
+  return dataclasses.replace(study.teacher, family="resnet", depth=depth)
 
 
 def _ready_teacher(study: ImageStudy, num_classes: int) -> ReadyTeacher[ModelSpec] | None:
   path = study.teacher_weights
   if path is None:
     return None
-  if not path.is_file():
-    raise ValueError(f"there is no weights file {path}: name one with --teacher-weights FILE")
-  depth = weights.torch_cifar_resnet_depth(path)
-  spec = dataclasses.replace(study.teacher, family="resnet", depth=depth)
-  variables = weights.load_torch_cifar_resnet(path, depth, num_classes)
+  spec = _teacher_spec(study)
+  variables = weights.load_torch_cifar_resnet(path, spec.depth, num_classes)
   link = Link(LinkKind.WEIGHTS_FILE, digest_file(path), name=path.name)
   return ReadyTeacher(spec, variables, link, path.name)
 

@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from experiments.domains.study import Registry, Study, method_settings
+from experiments.domains.study import Study, method_settings
 from kd_jax.data import corpora
 from kd_jax.models.sequence_spec import Head, SequenceSpec
-from kd_jax.recipes import structures as structured_recipes
+from kd_jax.recipes import methods_for
 from kd_jax.training.evaluation import PARSING, TAGGING, Evaluation
 
-MethodSettings = method_settings("SequenceMethodSettings", structured_recipes.RECIPES)
+MethodSettings = method_settings("SequenceMethodSettings", "sentences")
 # The k best trees of a parser are known for k = 1 alone.
 _one = MethodSettings()
 PARSING_SETTINGS = dataclasses.replace(
@@ -54,7 +54,7 @@ CASES = {
 class SequenceStudy(Study):
   """A comparison of methods on sentences."""
 
-  registry: ClassVar[Registry] = structured_recipes.RECIPES
+  kind: ClassVar = "sentences"
   corpora: ClassVar[tuple[str, ...]]
   vocabulary_task: ClassVar[str]
   evaluation: ClassVar[Evaluation]
@@ -129,7 +129,7 @@ class TaggingStudy(SequenceStudy):
   case: Literal["1a", "2a", "3", "4"] = "1a"
   """Structures of teacher and student: 1a CRF to CRF, 2a CRF to independent tags, 3 independent tags to
   CRF, 4 spans to independent tags."""
-  methods: tuple[str, ...] = tuple(structured_recipes.RECIPES)
+  methods: tuple[str, ...] = tuple(methods_for("sentences"))
   """Methods to compare, in the order of the tables."""
 
 

@@ -22,7 +22,7 @@ from kd_jax.models.sequence_spec import (
   build_sequence_model,
   sequence_model_name,
 )
-from kd_jax.recipes.parts import Recipe
+from kd_jax.recipes import Recipe, Structures
 from kd_jax.structured import layout
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.teachers.sources import Teacher, cached_structures
@@ -114,6 +114,7 @@ def _read(study: SequenceStudy, data_dir: Path | None) -> tuple[Data[SequenceDat
     train=train,
     validation=found.validation,
     test=found.test,
+    target=Structures(),
     num_classes=num_tags(vocabulary),
     source=source,
     settings={"vocabulary": vocabulary.digest},
@@ -135,9 +136,12 @@ def _check(
     if not len(split):
       raise ValueError(f"{split.name} has no {split.split} sentences")
   _refuse_constraints(study, networks)
-  specs = {"student": networks.student, "teacher": networks.teacher}
-  models = {role: networks.build(spec, None) for role, spec in specs.items()}
-  tracing.refuse_misfits(recipes, models, data.train)
+  batch = tracing.batch_of_two(data.train)
+  student, teacher = (
+    tracing.abstract_outputs(networks.build(spec, None), batch.inputs)
+    for spec in (networks.student, networks.teacher)
+  )
+  tracing.refuse_misfits(recipes, student, teacher, batch)
   return [
     f"in case {study.case} {method} has the gradient of structural_kd: where their settings agree, "
     "their rows are one method"

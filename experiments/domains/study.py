@@ -3,33 +3,39 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from experiments.domains.own_recipes import load_recipes
 from experiments.domains.variants import Variant, variants
 from kd_jax.data.labelled import check_share
 from kd_jax.optimizers import Optimizer
-from kd_jax.recipes import make_recipe
-from kd_jax.recipes.parts import Budget, Recipe
-
-Registry = Mapping[str, Callable[..., Recipe]]
+from kd_jax.recipes import Budget, Recipe, Target, make_recipe, methods_for, options_of
 
 
-def method_settings(name: str, registry: Registry) -> type:
-  """A dataclass with a field for each method, whose fields are its recipe's keyword arguments."""
+def method_settings(name: str, kind: str, base: type | None = None) -> type:
+  """A dataclass with a field for each method, whose fields are the method's settings.
+
+  Args:
+    name: of the class.
+    kind: of data.
+    base: a class made before: the new one has fields for the methods that were registered since, too.
+  """
+  held = () if base is None else [field.name for field in dataclasses.fields(base)]
   methods = []
-  for method, recipe in registry.items():
-    parameters = list(inspect.signature(recipe).parameters.values())[1:]
-    if parameters:
+  for method, make in methods_for(kind).items():
+    parameters = options_of(method)
+    if parameters and method not in held:
       settings = dataclasses.make_dataclass(
         f"{method}_settings", [(p.name, p.annotation, p.default) for p in parameters], frozen=True
       )
-      settings.__doc__ = inspect.getdoc(recipe).splitlines()[0]
+      settings.__doc__ = (inspect.getdoc(make) or method).splitlines()[0]
       methods.append((method, settings, dataclasses.field(default_factory=settings)))
-  made = dataclasses.make_dataclass(name, methods, frozen=True)
+  bases = () if base is None else (base,)
+  made = dataclasses.make_dataclass(name, methods, bases=bases, frozen=True)
   made.__doc__ = "The methods' own settings."
   return made
 
@@ -41,8 +47,8 @@ class Study:
   What is read, and by what networks, is said by the studies of a kind of data: `experiments.domains.registry`.
   """
 
-  registry: ClassVar[Registry]
-  """The methods for this kind of data."""
+  kind: ClassVar[str]
+  """Of the data: which methods there are."""
 
   name: Annotated[str, tyro.conf.Suppress] = "study"
   """Its name in reports."""
@@ -64,6 +70,8 @@ class Study:
   (on hard labels in most methods), phase I on top."""
   optimizer: Optimizer = Optimizer()
   """Of each phase of each student."""
+  recipes: Path | None = None
+  """A Python file of your own that registers methods: they can then be named in methods."""
   methods: tuple[str, ...] = ()
   """Methods to compare, in the order of the tables."""
   vary: tuple[str, ...] = ()
@@ -86,10 +94,15 @@ class Study:
         f"{self.seeds}, {self.epochs}, {self.teacher_epochs}"
       )
     check_share(self.unlabelled_share)
-    unknown = [method for method in self.methods if method not in self.registry]
+    if self.recipes is not None:
+      load_recipes(self.recipes)
+      settings = with_new_methods(getattr(self, "settings"), self.kind)  # noqa: B009
+      object.__setattr__(self, "settings", settings)
+    known = methods_for(self.kind)
+    unknown = [method for method in self.methods if method not in known]
     if unknown or not self.methods or len(set(self.methods)) != len(self.methods):
       raise ValueError(
-        f"methods must be distinct names of {', '.join(self.registry)}; got {list(self.methods)}"
+        f"methods must be distinct names of {', '.join(known)}; got {list(self.methods)}"
       )
     _ = self.rows  # a bad `vary` is refused now
 
@@ -103,27 +116,38 @@ class Study:
     """The name of its folder, if none is given."""
     return self.name
 
-  def recipe(self, row: str, num_classes: int, **data: Any) -> Recipe:
-    """The recipe of a row under this study's budget; data: further fields of `Budget`."""
-    budget = Budget(
-      self.epochs, self.optimizer, num_classes, equal_epochs=self.equal_epochs, **data
-    )
+  def recipe(
+    self, row: str, target: Target, teacher_widths: tuple[int, ...] | None = None
+  ) -> Recipe:
+    """The recipe of a row under this study's budget."""
+    budget = Budget(self.epochs, self.optimizer, equal_epochs=self.equal_epochs)
     own_settings = getattr(self.settings, row, None)
     method, own, label = self.rows.get(row, Variant(row, own_settings))
     # Not asdict: a setting may be a dataclass itself.
-    recipe = make_recipe(method, budget, vars(own) if own else {}, self.registry)
+    settings = vars(own) if own else {}
+    recipe = make_recipe(method, target, budget, settings, teacher_widths=teacher_widths)
     return (
       dataclasses.replace(recipe, name=row, title=f"{recipe.title} ({label})") if label else recipe
     )
 
-  def teacher_recipe(self, num_classes: int) -> Recipe:
+  def teacher_recipe(self, target: Target) -> Recipe:
     """The recipe of a teacher that is trained here: on the labels."""
-    budget = Budget(self.teacher_epochs, self.teacher_optimizer, num_classes)
-    return dataclasses.replace(self.registry["scratch"](budget), name="teacher")
+    budget = Budget(self.teacher_epochs, self.teacher_optimizer)
+    return dataclasses.replace(make_recipe("scratch", target, budget), name="teacher")
 
   def shrunk(self) -> "Study":
     """The same study in a form that runs in seconds: small networks, few epochs, one seed."""
     raise NotImplementedError
+
+
+def with_new_methods(settings: Any, kind: str) -> Any:
+  """The settings, and defaults for methods that were registered since their class was made."""
+  held = {field.name for field in dataclasses.fields(settings)}
+  new = [name for name in methods_for(kind) if name not in held and options_of(name)]
+  if not new:
+    return settings
+  made = method_settings(type(settings).__name__, kind, type(settings))
+  return made(**{field: getattr(settings, field) for field in held})
 
 
 def plain(value: Any) -> Any:

@@ -7,15 +7,15 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from experiments.domains.study import Registry, Study, method_settings
+from experiments.domains.study import Study, method_settings
 from kd_jax.data import glue
 from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import TextSpec
 from kd_jax.optimizers import Optimizer
-from kd_jax.recipes import layers as layer_recipes
+from kd_jax.recipes import Recipe, Target
 from kd_jax.teachers.manifest import KEPT
 
-MethodSettings = method_settings("TextMethodSettings", layer_recipes.RECIPES)
+MethodSettings = method_settings("TextMethodSettings", "texts")
 METHODS = (
   "scratch",
   "kd",
@@ -53,7 +53,7 @@ def published(
 class TextStudy(Study):
   """A comparison of methods on texts, or pairs of texts, with a class or a number each."""
 
-  registry: ClassVar[Registry] = layer_recipes.RECIPES
+  kind: ClassVar = "texts"
 
   task: str = "sample"
   """GLUE task (cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli), or sample (built in)."""
@@ -150,6 +150,13 @@ class TextStudy(Study):
   def folder(self) -> str:
     # A config for all tasks: each has a folder of its own.
     return f"glue_{self.task}" if self.name == "glue" else self.name
+
+  def recipe(
+    self, row: str, target: Target, teacher_widths: tuple[int, ...] | None = None
+  ) -> Recipe:
+    found = super().recipe(row, target, teacher_widths)
+    # Where a student starts from pretrained weights, it does not start from scratch.
+    return dataclasses.replace(found, title="labels alone") if row == "scratch" else found
 
   def shrunk(self) -> "TextStudy":
     def small(spec: TextSpec) -> TextSpec:

@@ -44,11 +44,11 @@ from kd_jax.data.texts import TextDataset
 from kd_jax.data.tokenization import Tokenizer
 from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import TextSpec, build_text_model, text_model_name
-from kd_jax.recipes.parts import Recipe
+from kd_jax.recipes import Classes, Number, Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import Evaluation, texts
-from kd_jax.types import PyTree
+from kd_jax.types import Outputs, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +114,6 @@ class _Members:
     params, link = text_weights.read_classifier(self.teacher, self.data.train)
     return ReadyTeacher(_spec(self.teacher), {"params": params}, link, str(link.name))
 
-  def teacher_width(self) -> int:
-    """Of the states as the teacher returns them: a BiLSTM's are twice as wide as the network."""
-    model = self.build(_spec(self.teacher))
-    outputs = tracing.abstract_outputs(model, tracing.example(self.data.train))
-    return outputs.layers[-1].shape[-1]
-
   def cache_plan(self, spec: TextNetworkSpec, digest: str) -> CachePlan:
     """See `Domain.cache_plan`."""
     train, kept = self.data.train, self.kept(spec)
@@ -152,31 +146,24 @@ class _Members:
       if not len(split):
         raise ValueError(f"{split.name} has no {split.split} texts")
     taught = self.taught(_spec(self.teacher))
+    batch = tracing.batch_of_two(self.data.train)
+    teacher = self.seen(taught, batch.inputs)
+    student = tracing.abstract_outputs(self.build(_spec(self.student)), batch.inputs)
     with_assistant = any(recipe.assistant is not None for recipe in recipes.values())
-    for name, recipe in recipes.items():
-      self._refuse_outputs_not_kept(name, recipe, taught)
-    specs = {"student": _spec(self.student), "teacher": taught}
+    assistant = None
     if with_assistant:
-      specs["assistant"] = _spec(self.assistant)
-    models = {role: self.build(spec) for role, spec in specs.items()}
-    tracing.refuse_misfits(recipes, models, self.data.train)
+      spec = _spec(self.assistant)
+      whole = tracing.abstract_outputs(self.build(spec), batch.inputs)
+      assistant = (whole, self.seen(spec, batch.inputs))
+    tracing.refuse_misfits(recipes, student, teacher, batch, assistant)
     return self.assistant.notes if with_assistant else ()
 
-  def _refuse_outputs_not_kept(self, name: str, recipe: Recipe, taught: TextNetworkSpec) -> None:
-    """Methods that read what the teacher does not have, or the cache is not to hold."""
-    for term in tracing.terms(recipe):
-      if "layer_logits" in term.reads and taught.spec.layers < 2:
-        raise ValueError(f"{name} learns from inner layers: the teacher needs at least 2, not 1")
-      if self.study.live_teacher:
-        continue
-      absent = [field for field in term.reads if field not in self.kept(taught)]
-      if term.needs_teacher and absent:
-        remedy = (
-          "run the teacher live: --live-teacher"
-          if "tokens" in absent
-          else "name them in cache_outputs, or use --live-teacher"
-        )
-        raise ValueError(f"{name} reads the teacher's {', '.join(absent)}, not cached: {remedy}")
+  def seen(self, spec: TextNetworkSpec, inputs: PyTree) -> Outputs:
+    """What students see of a network's outputs, as shapes: all of a live one's, else what the cache keeps."""
+    outputs = tracing.abstract_outputs(self.build(spec), inputs)
+    if self.study.live_teacher:
+      return outputs
+    return Outputs(**{name: getattr(outputs, name) for name in self.kept(spec)})
 
 
 def _spec(network: Resolved) -> TextNetworkSpec:
@@ -205,7 +192,7 @@ def open_texts(study: TextStudy, data_dir: Path | None) -> Domain[TextNetworkSpe
       taught=members.taught,
       ready_teacher=members.ready_teacher,
       initial=members.initial,
-      teacher_width=members.teacher_width(),
+      teacher_widths=tracing.layer_widths(members.build(_spec(teacher)), data.train),
       notes=student.notes,
     ),
     evaluation=evaluation,
@@ -239,16 +226,18 @@ def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data[TextDataset], T
   numbers = train.num_classes == 1
   # The tokenizer of a weights folder is read from there; one that was learnt here is kept.
   own = {} if study.teacher_weights is not None else {"tokenizer": tokenizer.to_json()}
+  mean = float(np.mean(_labels(labelled_part(train)), dtype=np.float64)) if numbers else 0.0
   data = Data(
     train=train,
     validation=validation,
     test=test,
+    target=Number(mean) if numbers else Classes(train.num_classes),
     num_classes=train.num_classes,
     source=source,
     settings={"tokenizer": tokenizer.digest, "max_length": study.max_length},
     kept={"class_names": list(train.class_names)} | own,
     notes=notes,
-    label_mean=float(np.mean(_labels(labelled_part(train)), dtype=np.float64)) if numbers else 0.0,
+    label_mean=mean,
   )
   return data, tokenizer
 

@@ -1,14 +1,12 @@
-"""Networks and losses run with abstract values: what does not fit is refused before anything is trained."""
+"""Networks run with abstract values: what they return, and whether recipes suit it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from experiments.domains.domain import Examples
-from kd_jax.recipes.parts import Recipe, Term
+from kd_jax.recipes import Recipe, trace
 from kd_jax.types import Batch, Outputs, PyTree
 
 
@@ -31,46 +29,42 @@ def abstract_outputs(model: nn.Module, inputs: PyTree) -> Outputs:
   return jax.eval_shape(run, jax.random.key(0))
 
 
+def layer_widths(model: nn.Module, data: Examples) -> tuple[int, ...]:
+  """The widths of a network's layers, as it returns them."""
+  return tuple(layer.shape[-1] for layer in abstract_outputs(model, example(data)).layers)
+
+
+def batch_of_two(data: Examples) -> Batch:
+  """Two training examples: a batch for `kd_jax.recipes.trace`."""
+  bucket = data.buckets[0]
+  inputs, labels = jax.tree.map(lambda x: x[:2], (bucket.inputs, bucket.labels))
+  return Batch(inputs, labels, labelled=None if bucket.labelled is None else bucket.labelled[:2])
+
+
 def refuse_misfits(
-  recipes: Mapping[str, Recipe], networks: Mapping[str, nn.Module], data: Examples
+  recipes: Mapping[str, Recipe],
+  student: Outputs,
+  teacher: Outputs,
+  batch: Batch,
+  assistant: tuple[Outputs, Outputs] | None = None,
 ) -> None:
-  """Refuses a recipe whose losses the networks' outputs do not suit.
+  """Refuses a recipe whose losses do not suit what the networks return.
 
   Args:
     recipes: by row of the study.
-    networks: "student", "teacher", and "assistant" if a recipe has one.
-    data: the training examples.
+    student: what it returns, as shapes.
+    teacher: what students see of it: of a cached teacher, what the cache holds.
+    batch: of examples.
+    assistant: what it returns, and what students see of it, if a recipe has one.
 
   Raises:
     ValueError: naming the row.
   """
-  bucket = data.buckets[0]
-  inputs, labels = jax.tree.map(lambda x: x[:2], (bucket.inputs, bucket.labels))
-  labelled = None if bucket.labelled is None else bucket.labelled[:2]
-  batch = Batch(inputs, labels, labelled=labelled)
-  outputs = {name: abstract_outputs(model, inputs) for name, model in networks.items()}
-  for name, recipe in recipes.items():
-    steps = [(recipe, "teacher" if recipe.assistant is None else "assistant", "student")]
-    if recipe.assistant is not None:
-      steps.append((recipe.assistant, "teacher", "assistant"))
-    for one, teacher, student in steps:
-      try:
-        for term in terms(one):
-          _trace(term, outputs[student], outputs[teacher], batch)
-      # JAX raises TypeErrors for shapes; a field that a network does not have is None.
-      except (ValueError, TypeError, AttributeError) as error:
-        said = str(error).split("\n---", 1)[0]
-        raise ValueError(f"{name} does not suit these networks: {said}") from error
-
-
-def terms(recipe: Recipe) -> list[Term]:
-  return [term for phase in recipe.phases for term in phase.objective]
-
-
-def _trace(term: Term, student: Outputs, teacher: Outputs, batch: Batch) -> None:
-  def loss(student: Outputs, teacher: Outputs) -> Any:
-    if term.heads is not None:
-      student = term.heads.init_with_output(jax.random.key(0), student)[0]
-    return term.loss_at(student, teacher, batch, jnp.float32(0))
-
-  jax.eval_shape(loss, student, teacher)
+  for recipe in recipes.values():
+    if recipe.assistant is None:
+      trace(recipe, student, teacher, batch)
+      continue
+    assert assistant is not None
+    whole, seen = assistant
+    trace(recipe.assistant, whole, teacher, batch)
+    trace(recipe, student, seen, batch)

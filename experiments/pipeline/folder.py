@@ -21,7 +21,7 @@ from experiments.pipeline.differences import field_defaults
 from kd_jax import parallel
 from kd_jax.checkpoints import write_json
 from kd_jax.data.labelled import num_labelled
-from kd_jax.recipes.parts import Recipe
+from kd_jax.recipes import Recipe
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import Task
 from kd_jax.types import PyTree
@@ -158,13 +158,7 @@ def open_folder(study: Study, where: Where) -> Folder:
   domain = domain_of(study, where.data_dir)
   # Every recipe is made at once, so that a bad setting is refused before anything is trained.
   recipes = {
-    row: study.recipe(
-      row,
-      domain.data.num_classes,
-      teacher_width=domain.networks.teacher_width,
-      label_mean=domain.data.label_mean,
-    )
-    for row in study.rows
+    row: study.recipe(row, domain.data.target, domain.networks.teacher_widths) for row in study.rows
   }
   _refuse_what_later_stages_would(study, domain)
   notes = (*domain.data.notes, *domain.networks.notes, *domain.check(recipes))

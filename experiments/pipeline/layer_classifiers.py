@@ -24,14 +24,14 @@ from experiments.pipeline import runs
 from experiments.pipeline.folder import Folder
 from kd_jax.data.labelled import labelled_part
 from kd_jax.data.texts import TextDataset
+from kd_jax.losses.logits import hard_label_loss, squared_error_loss
 from kd_jax.models.text_classifier import PseudoClassifiers
-from kd_jax.recipes import cross_entropy
-from kd_jax.recipes.parts import Phase, Recipe, Term
+from kd_jax.recipes import Number, Phase, Recipe, Term
 from kd_jax.teachers import predicting
 from kd_jax.training.evaluation import Evaluation
 from kd_jax.training.loop import Task
 from kd_jax.training.state import one_seed
-from kd_jax.types import Array, Batch, Outputs, PyTree
+from kd_jax.types import Array, ArrayLike, Outputs, PyTree
 
 
 class StateClassifiers(nn.Module):
@@ -54,12 +54,11 @@ class StateClassifiers(nn.Module):
     return Outputs(layer_logits=classifiers(layers))
 
 
-def label_loss(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
+def label_loss(layer_logits: ArrayLike, labels: ArrayLike, *, regression: bool = False) -> Array:
   """The loss on the labels, summed over the layers: they share nothing, so each learns by itself."""
-  logits = student.layer_logits
-  return sum(
-    cross_entropy(Outputs(logits[:, index]), teacher, batch) for index in range(logits.shape[1])
-  )
+  loss = squared_error_loss if regression else hard_label_loss
+  layers = jnp.unstack(jnp.asarray(layer_logits), axis=1)
+  return jnp.sum(jnp.stack([loss(layer, labels) for layer in layers]), axis=0)
 
 
 def mean_over_layers(evaluation: Evaluation) -> Evaluation:
@@ -132,7 +131,8 @@ def _run(
   """The run on states that are all zero."""
   study, domain, data = folder.study, folder.domain, folder.domain.data
   optimizer = study.layer_classifier_optimizer
-  loss = Term("labels", label_loss, needs_teacher=False)
+  options = {"regression": True} if isinstance(data.target, Number) else {}
+  loss = Term("labels", label_loss, ("student.layer_logits", "batch.labels"), options)
   phase = Phase("layers", (loss,), study.layer_classifier_epochs, optimizer)
   recipe = Recipe("layer_classifiers", "pseudo classifiers", "Σ_j CE(y, z_j)", "", (phase,))
   example = tracing.example(data.train)

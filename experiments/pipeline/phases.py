@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import kd_jax
 from experiments.command_line import console
 from experiments.domains.links import Link, LinkKind
-from experiments.pipeline.differences import differences, with_optimizer_defaults
+from experiments.pipeline.differences import differences
 from experiments.pipeline.run_log import RunLog, is_logged
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
@@ -228,14 +227,7 @@ def _read_back(start: LoopState, restored: Restored, *, finished: bool) -> LoopS
   """The state of a step; of a finished phase without what only its training needed."""
   if not finished:
     return unflatten(start, restored.state)
-  kept = {name: x for name, x in restored.state.items() if not _OF_TRAINING.match(name)}
-  return unflatten(finished_state(start), kept)
-
-
-_OF_TRAINING = re.compile(
-  r"train\.(step$|opt_state\.)|(best|train\.variables)\.params\.auxiliary\."
-)
-"""Phases that were finished before 0.2 hold these, too."""
+  return unflatten(finished_state(start), restored.state)
 
 
 def _joined(one: PhaseRun, made_with: list[Environment]) -> list[Environment]:
@@ -283,13 +275,10 @@ def _train_epochs(one: PhaseRun, reached: _Reached, meta: dict[str, Any]) -> _Re
 
 def _refuse_other_settings(restored: Restored, meta, run: Run, store: CheckpointStore) -> None:
   old = restored.meta["settings"] | {"parents": restored.meta["parents"]}
-  old |= {"phases": with_optimizer_defaults(old["phases"])}
-  # Before 0.2, schedules were rounded to eight decimals.
-  rounded = 0.0 if "made_with" in restored.meta else 1e-8
   found = []
   for name, value in (meta["settings"] | {"parents": meta["parents"]}).items():
     defaults = run.defaults.get(name)
-    found += differences(name, old.get(name), value, defaults=defaults, rounded=rounded)
+    found += differences(name, old.get(name), value, defaults=defaults)
   if found:
     raise CheckpointError(
       f"{store.directory} was trained with other settings{_version(restored)}: {'; '.join(found)}. Use "

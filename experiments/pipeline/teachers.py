@@ -75,7 +75,7 @@ class Teachers:
     folder, data = self.folder, self.folder.domain.data
     spec, initial = folder.domain.networks.teacher, folder.domain.networks.initial("teacher", None)
     directory = folder.root / "teacher"
-    recipe = folder.study.teacher_recipe(data.num_classes)
+    recipe = folder.study.teacher_recipe(data.target)
     run = folder.make_run(
       directory / "train",
       recipe,

@@ -25,7 +25,6 @@ from kd_jax.models.spec import ModelSpec, build_model, is_convolutional
 from kd_jax.models.text_spec import TextSpec, build_text_model
 from kd_jax.models.weights import save_torch_cifar_resnet
 from kd_jax.optimizers import Optimizer
-from kd_jax.recipes import layers as layer_recipes
 from kd_jax.recipes.parts import Budget, Phase
 from kd_jax.teachers import predicting
 from kd_jax.teachers.sources import Teacher, cached_teacher, live_teacher
@@ -93,8 +92,8 @@ def _image_task(job: Job, spec: ModelSpec, seeds: tuple[int, ...], depth: int = 
 
 def _anneal(job: Job) -> Phase:
   optimizer = Optimizer("sgd", decay="constant", **cases.SGD)
-  budget = Budget(2 * job.epochs, optimizer, cases.CLASSES)
-  return recipes.annealing_kd(budget, max_temperature=cases.MAX_TEMPERATURE).phases[0]
+  budget, target = Budget(2 * job.epochs, optimizer), recipes.Classes(cases.CLASSES)
+  return recipes.annealing_kd(target, budget, max_temperature=cases.MAX_TEMPERATURE).phases[0]
 
 
 def _resnet(depth: int, dataset: Dataset):
@@ -114,8 +113,9 @@ def _texts(job: Job) -> Iterator[Measurement]:
     one_dispatch=parallel.one_dispatch_an_epoch(convolutional=False),
   )
   optimizer = Optimizer("adamw", decay="constant", **cases.ADAMW)
-  (phase,) = layer_recipes.RECIPES["kd"](
-    Budget(job.epochs, optimizer, 2),
+  (phase,) = recipes.kd(
+    recipes.Classes(2),
+    Budget(job.epochs, optimizer),
     temperature=cases.TEMPERATURE,
     soft_weight=cases.SOFT_WEIGHT,
   ).phases
