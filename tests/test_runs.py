@@ -4,6 +4,7 @@ Training is scripted: what counts here is what lies on disk.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from kd_jax import checkpoints, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, flatten
 from kd_jax.models.heads import LayerClassifiers
 from kd_jax.models.safetensors_files import nest
-from kd_jax.recipes import Phase, Recipe, Term
+from kd_jax.recipes import Phase, Recipe
 from kd_jax.training import EpochRecord, EpochReport
 from kd_jax.training.loop import begin_phase, fresh_variables
 from kd_jax.training.state import network_of, track_best
@@ -27,7 +28,9 @@ from tests.training import CLASSES, OPTIMIZER, changed, mlp
 
 TASK = changed(model=mlp(6, 5))
 
-LABELS = Term("labels", recipes.cross_entropy, needs_teacher=False, heads=LayerClassifiers(CLASSES))
+LABELS = dataclasses.replace(
+  recipes.Classes(CLASSES).label_term(), name="labels", head=LayerClassifiers(CLASSES)
+)
 RECIPE = Recipe(
   "scripted", "", "", "",
   (Phase("one", (LABELS,), 4, OPTIMIZER), Phase("two", (LABELS,), 2, OPTIMIZER, "best")),
