@@ -189,7 +189,8 @@ def test_phases_that_only_read_labels():
     if phase.labelled_only
   }
   finetune = ("annealing_kd", "universal_kd", "universal_kd_capacity_gap", "minilm")
-  assert found == {("scratch", "train"), *((name, "finetune") for name in finetune)}
+  finetuned = {(name, "finetune") for name in finetune}
+  assert found == {("scratch", "train"), ("dkd", "distil"), *finetuned}
 
 
 def chain(rng):
