@@ -251,6 +251,28 @@ def test_fewer_seeds_read_the_group_that_is_there(finished, data_dir, tmp_path):
   assert untimed(results(folder)["rows"]) == old[:1]
 
 
+def test_other_seeds_train_beside_those_that_are_there(finished, data_dir, tmp_path, capsys):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  others = [argument for argument in SMALL if not argument.startswith("--seeds")]
+  others += ["--first-seed=1", "--seeds=2"]
+  arguments = [*others, "--methods", "kd", f"--workdir={folder}", f"--data-dir={data_dir}"]
+  assert study.main(arguments) == 0
+  # Seed 1 is there, within the group of seed 0, whose own results are not this study's.
+  assert sorted(path.name for path in (folder / "students" / "kd").iterdir()) == [
+    "seeds-0-1",
+    "seeds-2",
+  ]
+  old = [row for row in untimed(results(finished)["rows"]) if row["method"] == "kd"]
+  new = untimed(results(folder)["rows"])
+  assert [row["seed"] for row in new] == [1, 2]
+  assert new[0] == old[1]
+  assert results(folder)["config"]["first_seed"] == 1
+  assert "1 method × 2 seeds" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="--seed must be one of the study's, 1 to 2, got 0"):
+    student.main([*others, "--method", "kd", "--seed", "0", f"--workdir={folder}"])
+
+
 def test_students_of_one_method_are_trained_at_a_time(data_dir, tmp_path):
   with pytest.raises(ValueError, match="--method"):
     student.main([*SMALL, "--methods", "kd", f"--workdir={tmp_path}", f"--data-dir={data_dir}"])

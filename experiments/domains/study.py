@@ -69,7 +69,9 @@ class Study:
   vary: tuple[str, ...] = ()
   """A method's option and its values, such as annealing-kd.max-temperature 1 5 10: a row for each value."""
   seeds: int = 5
-  """How many seeds, from 0."""
+  """How many seeds, from first_seed."""
+  first_seed: int = 0
+  """The first of the seeds; `experiments.compare --join` joins studies of other seeds."""
   seeds_together: int | None = None
   """Seeds trained as one program; by default as many as the networks and the device favour."""
   cache_dtype: str = "float32"
@@ -85,6 +87,11 @@ class Study:
         "seeds, epochs and teacher_epochs must be at least 1, got "
         f"{self.seeds}, {self.epochs}, {self.teacher_epochs}"
       )
+    if not 0 <= self.first_seed <= 2**32 - self.seeds:
+      raise ValueError(
+        f"first_seed must be at least 0, and every seed below 2^32, got first_seed {self.first_seed} with "
+        f"seeds {self.seeds}"
+      )
     check_share(self.unlabelled_share)
     unknown = [method for method in self.methods if method not in self.registry]
     if unknown or not self.methods or len(set(self.methods)) != len(self.methods):
@@ -97,6 +104,11 @@ class Study:
   def rows(self) -> dict[str, Variant]:
     """What is compared, by name: the methods, a varied one once for each value."""
     return variants(self.methods, getattr(self, "settings", None), self.vary)
+
+  @property
+  def seed_range(self) -> range:
+    """The seeds themselves."""
+    return range(self.first_seed, self.first_seed + self.seeds)
 
   @property
   def folder(self) -> str:

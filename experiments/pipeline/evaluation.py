@@ -36,8 +36,8 @@ from kd_jax.teachers import predicting
 from kd_jax.training.state import as_one_of, init_variables, one_seed
 
 NOT_OF_THE_SETTING = (
-  *("name", "task", "methods", "vary", "seeds", "seeds_together", "cache_dtype", "cache_outputs"),
-  *("live_teacher", "paper", "papers", "official_examples"),
+  *("name", "task", "methods", "vary", "seeds", "first_seed", "seeds_together", "cache_dtype"),
+  *("cache_outputs", "live_teacher", "paper", "papers", "official_examples"),
 )
 """Of a study: what its published numbers do not depend on, or are chosen by."""
 WEIGHTS = ("teacher_weights", "student_weights")
@@ -71,8 +71,8 @@ def evaluate(students: Students) -> dict[str, Any]:
         "last": on_test(parallel.replicate(result.state.train.variables)),
       }
       for k, seed in enumerate(seeds):
-        if seed >= study.seeds:
-          continue  # of an earlier, larger study
+        if seed not in study.seed_range:
+          continue  # of an earlier study of other seeds
         facts = {"method": method, "seed": seed, "phase": result.phase.name}
         final = {"final": index == len(phases) - 1}
         rows.append(facts | _row(k, result, test) | final)
