@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from kd_jax.optimizers import Optimizer
 
@@ -11,9 +11,30 @@ _SIGNIFICANT = 1e-6
 """Numbers that agree to this share are the same: schedules are computed in float32."""
 
 
+class Difference(NamedTuple):
+  """A setting with two values.
+
+  Attributes:
+    name: of the setting, such as "optimizer.momentum".
+    old, new: JSON values.
+  """
+
+  name: str
+  old: Any
+  new: Any
+
+
 def differences(
   name: str, old: Any, new: Any, *, defaults: Any = None, rounded: float = 0.0
 ) -> list[str]:
+  """What differs between two JSON values, in words, down to the single setting; see `differing`."""
+  found = differing(name, old, new, defaults=defaults, rounded=rounded)
+  return [f"{each.name} was {short(each.old)}, now {short(each.new)}" for each in found]
+
+
+def differing(
+  name: str, old: Any, new: Any, *, defaults: Any = None, rounded: float = 0.0
+) -> list[Difference]:
   """What differs between two JSON values, down to the single setting.
 
   Args:
@@ -30,7 +51,7 @@ def differences(
     return [
       found
       for key in keys
-      for found in differences(
+      for found in differing(
         f"{name}.{key}",
         old.get(key, defaults.get(key)),
         new.get(key),
@@ -40,10 +61,10 @@ def differences(
     ]
   if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
     pairs = enumerate(zip(old, new, strict=True))
-    return [d for i, (a, b) in pairs for d in differences(f"{name}[{i}]", a, b, **more)]
+    return [d for i, (a, b) in pairs for d in differing(f"{name}[{i}]", a, b, **more)]
   same = old == new or _close(old, new, rounded) or _same_module(old, new)
   same = same or (name.endswith(".function") and _moved(old, new))
-  return [] if same else [f"{name} was {_short(old)}, now {_short(new)}"]
+  return [] if same else [Difference(name, old, new)]
 
 
 def with_optimizer_defaults(phases: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,6 +109,7 @@ def _moved(old: Any, new: Any) -> bool:
   return own and named[0][2] == named[1][2]
 
 
-def _short(value: Any, length: int = 300) -> str:
+def short(value: Any, length: int = 300) -> str:
+  """A value as JSON, cut."""
   text = json.dumps(value)
   return text if len(text) <= length else text[:length] + "…"

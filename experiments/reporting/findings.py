@@ -283,15 +283,26 @@ def case(results: Results) -> str:
   return f"Structural KD, case {said.get('name', 'unnamed')}: {models}{marginals}."
 
 
+def device_text(device: Mapping[str, Any]) -> str:
+  """The device of a study, in words.
+
+  >>> device_text({"kind": "cpu", "count": 1, "cpu_cores": 2, "processes": 1})
+  '1 × cpu (2 cores), 1 process'
+  """
+  count, hosts = pick(device, "count") or 1, pick(device, "processes") or 1
+  kind = device.get("kind") or device.get("platform") or "unknown"
+  cores = pick(device, "cpu_cores")
+  of = f" ({cores:g} cores)" if kind == "cpu" and cores else ""
+  return f"{count:g} × {kind}{of}, {hosts:g} {noun(hosts, 'processes')}"
+
+
 def _where(results: Results) -> list[str]:
   """The device and the time taken."""
-  parts, device = [], results["device"]
-  if device:
-    count, hosts = pick(device, "count") or 1, pick(device, "processes") or 1
-    kind = device.get("kind") or device.get("platform") or "unknown"
-    cores = pick(device, "cpu_cores")
-    of = f" ({cores:g} cores)" if kind == "cpu" and cores else ""
-    parts.append(f"Device: {count:g} × {kind}{of}, {hosts:g} {noun(hosts, 'processes')}.")
+  parts: list[str] = []
+  joined = [part.get("device") for part in results["parts"]] or [results["device"]]
+  devices = list(dict.fromkeys(device_text(device) for device in joined if device))
+  if devices:
+    parts.append(f"{noun(len(devices), 'Devices')}: {'; '.join(devices)}.")
   used = {str((row.get("timing") or {}).get("device") or "") for row in results["rows"]} - {""}
   if len(used) > 1:
     parts.append(f"Timings come from several devices ({', '.join(sorted(used))}).")
