@@ -238,7 +238,7 @@ def test_what_changes_no_result_may_differ():
   one = study(("scratch", "kd"), range(3))
   other = study(("scratch", "kd"), range(3, 6), **GPU)
   other["config"] |= {"seeds_together": 1, "teacher_weights": "/elsewhere/teacher.safetensors"}
-  one["config"] |= {"teacher_weights": "/here/teacher.safetensors"}
+  one["config"] |= {"teacher_weights": "/here/teacher.safetensors", "cache_outputs": ["logits"]}
   other["student"]["latency_ms"] = 0.1
   other["teacher"]["test_accuracy"] = 0.951
   other["dataset"]["notes"] = ["as read there"]

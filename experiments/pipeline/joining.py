@@ -19,8 +19,12 @@ from experiments.reporting.results import Results, check_results
 from experiments.reporting.statistics import pick
 from kd_jax.environment import distinct
 
-FREE = ("name", "methods", "vary", "settings", "seeds", "first_seed", "seeds_together")
-"""Settings that joined studies may differ in; `settings` are compared method by method."""
+FREE = (
+  *("name", "methods", "vary", "settings", "seeds", "first_seed", "seeds_together"),
+  *("cache_outputs", "paper", "papers"),
+)
+"""Settings that joined studies may differ in. `settings` are compared method by method, and a method that reads
+more than the `cache_outputs` is refused before it is trained."""
 PATHS = ("teacher_weights", "student_weights", "files", "unlabelled")
 """Settings that count by the names of their files: digests and fingerprints tell the contents."""
 LATER = ("validation_fingerprint", "test_fingerprint", "start_digest", "assistant_digest")
@@ -142,7 +146,7 @@ def _decisive(results: Results) -> dict[str, Any]:
 
 def _config(results: Results) -> dict[str, Any]:
   config = _filled(results["config"], _defaults(results))
-  config = {key: value for key, value in config.items() if key not in (*FREE, "paper", "papers")}
+  config = {key: value for key, value in config.items() if key not in FREE}
   for key in PATHS:
     if isinstance(config.get(key), str):
       config[key] = Path(config[key]).name
@@ -152,13 +156,11 @@ def _config(results: Results) -> dict[str, Any]:
 
 
 def _defaults(results: Results) -> dict[str, Any]:
-  """The defaults of the kind of study, for settings that are younger than the results; {} if it is unknown."""
-  config = results["config"]
-  for kind in KINDS.values():
-    fields = dataclasses.fields(kind.study)
-    if config and config.keys() <= {field.name for field in fields}:
-      return {field.name: plain(_default(field)) for field in fields}
-  return {}
+  """The defaults of the kind of study, for settings that are younger than the results."""
+  # The kind is the one with most of the settings: some may be of another version.
+  kinds = [dataclasses.fields(kind.study) for kind in KINDS.values()]
+  fields = max(kinds, key=lambda fields: sum(field.name in results["config"] for field in fields))
+  return {field.name: plain(_default(field)) for field in fields}
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -176,7 +178,7 @@ def _filled(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
 
 
 def _teachers_differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
-  """Two digests, unless one network is the other with pseudo classifiers, which other methods asked for."""
+  """Two digests, unless one network is the other with pseudo classifiers, which `cache_outputs` ask for."""
   if one.get("digest") == other.get("digest"):
     return []
   before, after = (list(network.get("made_from") or ()) for network in (one, other))
