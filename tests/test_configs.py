@@ -12,6 +12,7 @@ from experiments.command_line import options
 from experiments.domains.image_study import ImageStudy, MethodSettings
 from experiments.domains.registry import domain_of
 from experiments.domains.sequences import fitting
+from experiments.domains.study import plain
 from experiments.domains.text_study import TextStudy
 from experiments.pipeline import runs
 from experiments.pipeline.evaluation import evaluate, published
@@ -174,7 +175,12 @@ def test_recipes_of_a_config_use_the_whole_budget(name):
   ("name", "changes", "examples", "differing"),
   [
     ("glue_bert4", {}, 100, []),
-    ("glue_bert4", {"teacher_weights": "/else/where/bert-base-uncased", "seeds": 3}, 100, []),
+    (
+      "glue_bert4",
+      {"teacher_weights": "/else/where/bert-base-uncased", "seeds": 3, "first_seed": 5},
+      100,
+      [],
+    ),
     ("glue_bert4", {"methods": ("kd",), "live_teacher": True}, 100, []),
     ("glue_bert4", {"teacher_weights": "/else/where/minilm"}, 100, ["teacher_weights"]),
     ("glue_bert4", {"finetune_teacher": False}, 100, ["finetune_teacher"]),
@@ -222,9 +228,19 @@ def test_overrides_reach_the_study():
   )
   assert study.methods == ("kd",)
   assert study.seeds == 3
+  assert [*study.seed_range] == [0, 1, 2]
   assert study.settings.kd.temperature == 8
   assert study.optimizer.learning_rate == 0.2
   assert str(where.workdir) == "somewhere"
+
+
+def test_seeds_may_begin_anywhere():
+  study, _, _ = options.parse("study", ["digits", "--first-seed", "7", "--seeds", "2"])
+  assert [*study.seed_range] == [7, 8]
+  assert plain(study)["first_seed"] == 7
+  whole = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
+  without = type(study)(**{key: value for key, value in whole.items() if key != "first_seed"})
+  assert [*without.seed_range] == [0, 1]  # a configuration of before the option
 
 
 def test_each_phase_may_have_a_schedule_of_its_own_on_the_command_line():
