@@ -80,6 +80,18 @@ def soft_cross_entropy(student_logits, teacher_logits, temperature=1.0):
 # Losses on logits.
 
 
+def hard_label_loss(student_logits, labels):
+  """-log p_s(y)."""
+  return _each_row(
+    lambda student, label: -math.log(softmax(student)[int(label)]), student_logits, labels
+  )
+
+
+def squared_error_loss(student_outputs, labels):
+  """(z_s - y)² of the one output."""
+  return _each_row(lambda student, label: (student[0] - float(label)) ** 2, student_outputs, labels)
+
+
 def soft_target_kd_loss(student_logits, teacher_logits, temperature):
   """T² KL(teacher || student), Hinton et al. 2015."""
   return temperature**2 * forward_kl(student_logits, teacher_logits, temperature)
@@ -184,15 +196,18 @@ def annealing_factor(temperature, max_temperature):
   return 1 - (temperature - 1) / max_temperature
 
 
-def annealing_kd_loss(student_logits, teacher_logits, temperature, max_temperature):
-  """|| z_s - Phi(T) z_t ||²."""
+def annealing_kd_loss(student_logits, teacher_logits, temperature, max_temperature, center=0.0):
+  """|| z_s - Phi(T) z_t ||²; around a center c, || z_s - (c + Phi(T) (z_t - c)) ||²."""
   factor = annealing_factor(temperature, max_temperature)
-  return logit_regression_loss(student_logits, factor * np.asarray(teacher_logits, np.float64))
+  targets = center + factor * (np.asarray(teacher_logits, np.float64) - center)
+  return logit_regression_loss(student_logits, targets)
 
 
-def continuation_kd_loss(student_logits, teacher_logits, temperature, max_temperature, margin):
+def continuation_kd_loss(
+  student_logits, teacher_logits, temperature, max_temperature, margin, center=0.0
+):
   """max(0, || z_s - Phi z_t ||² - m Phi), Jafari et al. 2022."""
-  distance = annealing_kd_loss(student_logits, teacher_logits, temperature, max_temperature)
+  distance = annealing_kd_loss(student_logits, teacher_logits, temperature, max_temperature, center)
   return np.maximum(0, distance - margin * annealing_factor(temperature, max_temperature))
 
 
@@ -272,11 +287,14 @@ def _each_example(example_loss, student, teacher):
   return result
 
 
-def universal_kd_loss(student, teacher, regression=False, attend="logits"):
+def universal_kd_loss(student, teacher, regression=False, attend="logits", center=0.0):
   """sum_i KL(softmax(mix_i) || softmax(z^S_i)), or the squared distance in regression.
 
-  With attend="losses", sum_i sum_j a_ij of the distance to each of the teacher's layers.
+  With attend="losses", sum_i sum_j a_ij of the distance to each of the teacher's layers. A center is taken from
+  both sides.
   """
+  student, teacher = np.asarray(student, np.float64), np.asarray(teacher, np.float64)
+  student, teacher = student - center, teacher - center
 
   def distance(own, theirs):
     return sum((own - theirs) ** 2) if regression else kl(softmax(theirs), softmax(own))
@@ -292,6 +310,26 @@ def universal_kd_loss(student, teacher, regression=False, attend="logits"):
     return sum(distance(own, mixed) for own, mixed in zip(student, mixes, strict=True))
 
   return _each_example(example, student, teacher)
+
+
+def universal_kd_capacity_gap_loss(
+  student_logits, teacher_layer_logits, teacher_logits, regression=False, center=0.0
+):
+  """KL(softmax(sum_j a_j z_j) || softmax(z^S)) with the final logits as the last of the z_j."""
+  student, inner, final = (
+    np.asarray(x, np.float64) - center
+    for x in (student_logits, teacher_layer_logits, teacher_logits)
+  )
+  result = np.zeros(student.shape[:-1])
+  for index in np.ndindex(result.shape):
+    own, pool = student[index], [*inner[index], final[index]]
+    weights = softmax([sum(a * b for a, b in zip(own, z, strict=True)) for z in pool])
+    mixed = [sum(w * z[c] for w, z in zip(weights, pool, strict=True)) for c in range(len(own))]
+    if regression:
+      result[index] = sum((a - b) ** 2 for a, b in zip(own, mixed, strict=True))
+    else:
+      result[index] = kl(softmax(mixed), softmax(own))
+  return result
 
 
 def alp_kd_loss(student, teacher):
@@ -377,6 +415,118 @@ def attention_loss(student_queries, student_keys, teacher_queries, teacher_keys,
     return sum(values) / len(values)
 
   return _each_text(text, mask, student_queries, student_keys, teacher_queries, teacher_keys)
+
+
+def even_mapping(num_student, num_teacher):
+  """TinyBERT's m(i) = i T / S, layers counted from 1, halves rounded up."""
+  return [math.floor(i * num_teacher / num_student + 0.5) for i in range(1, num_student + 1)]
+
+
+def tinybert_states_loss(student_states, teacher_states, mask):
+  """Sum over the student's layers and embeddings, 0, of the loss on hidden states."""
+  chosen = [0, *even_mapping(len(student_states) - 1, len(teacher_states) - 1)]
+  total = np.zeros(len(mask))
+  for i, j in enumerate(chosen):
+    total += hidden_state_loss(student_states[i], teacher_states[j], mask)
+  return total
+
+
+def tinybert_attention_loss(student_queries, student_keys, teacher_queries, teacher_keys, mask):
+  """Sum over the student's layers of the loss on attention."""
+  total = np.zeros(len(mask))
+  for i, j in enumerate(even_mapping(len(student_queries), len(teacher_queries))):
+    own, theirs = (
+      (student_queries[i], student_keys[i]),
+      (teacher_queries[j - 1], teacher_keys[j - 1]),
+    )
+    total += attention_loss(*own, *theirs, mask)
+  return total
+
+
+# Features of one layer.
+
+
+def fitnet_loss(student, teacher):
+  """Half the mean over all entries of (u - r)², Romero et al. 2015."""
+  result = np.zeros(len(student))
+  for b in range(len(student)):
+    pairs = list(zip(np.ravel(student[b]), np.ravel(teacher[b]), strict=True))
+    result[b] = sum((float(t) - float(s)) ** 2 for s, t in pairs) / len(pairs) / 2
+  return result
+
+
+def attention_map(layer):
+  """Q / ||Q|| with Q = sum_c A_c² at each position, one example after another."""
+  layer = np.asarray(layer, np.float64)
+  result = np.zeros((len(layer), layer[0, ..., 0].size))
+  for b, features in enumerate(layer):
+    positions = list(np.ndindex(features.shape[:-1]))
+    energy = [sum(float(a) ** 2 for a in features[position]) for position in positions]
+    norm = math.sqrt(sum(q**2 for q in energy))
+    result[b] = [q / norm if norm else 0.0 for q in energy]
+  return result
+
+
+def attention_transfer_loss(student, teacher):
+  """Mean over positions of the squared difference of the maps, Zagoruyko and Komodakis 2017."""
+  result = np.zeros(len(student))
+  for b, (own, other) in enumerate(
+    zip(attention_map(student), attention_map(teacher), strict=True)
+  ):
+    result[b] = sum((p - q) ** 2 for p, q in zip(own, other, strict=True)) / len(own)
+  return result
+
+
+# Relations between the examples of a batch.
+
+
+def huber(difference):
+  """x² / 2 where |x| <= 1, |x| - 1/2 elsewhere."""
+  size = abs(difference)
+  return size**2 / 2 if size <= 1 else size - 0.5
+
+
+def _norm(vector):
+  return math.sqrt(sum(float(value) ** 2 for value in vector))
+
+
+def rkd_distance_loss(student, teacher, mask=None):
+  """Huber loss of ||x_i - x_j|| over the mean of all pairs i ≠ j, Park et al. 2019, equations 5 to 7."""
+  size = len(student)
+  kept = [i for i in range(size) if mask is None or mask[i]]
+  pairs = [(i, j) for i in kept for j in kept if i != j]
+
+  def potentials(x):
+    x = np.asarray(x, np.float64)
+    distances = {(i, j): _norm(x[i] - x[j]) for i, j in pairs}
+    mean = sum(distances.values()) / len(pairs) if pairs else 0.0
+    return {pair: distance / mean if mean else 0.0 for pair, distance in distances.items()}
+
+  own, other = potentials(student), potentials(teacher)
+  result = np.zeros((size, size))
+  for pair in pairs:
+    result[pair] = huber(own[pair] - other[pair])
+  return result
+
+
+def rkd_angle_loss(student, teacher, mask=None):
+  """Huber loss of the cosine of the angle at i between j and k, Park et al. 2019, equations 8 to 10."""
+  size = len(student)
+  kept = [i for i in range(size) if mask is None or mask[i]]
+
+  def cosine(x, i, j, k):
+    first, second = x[j] - x[i], x[k] - x[i]
+    lengths = _norm(first) * _norm(second)
+    return sum(a * b for a, b in zip(first, second, strict=True)) / lengths if lengths else 0.0
+
+  student, teacher = np.asarray(student, np.float64), np.asarray(teacher, np.float64)
+  result = np.zeros((size, size, size))
+  for i in kept:
+    for j in kept:
+      for k in kept:
+        if len({i, j, k}) == 3:
+          result[i, j, k] = huber(cosine(student, i, j, k) - cosine(teacher, i, j, k))
+  return result
 
 
 # Gradients.

@@ -11,7 +11,6 @@ import pytest
 from kd_jax import recipes
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.optimizers import Optimizer, PhaseOptimizer
-from kd_jax.recipes import layer_terms, layers as layer_recipes
 from kd_jax.recipes.parts import Budget
 from kd_jax.teachers.sources import cached_teacher
 from kd_jax.types import Batch, Outputs, TokenStates
@@ -20,7 +19,8 @@ from tests import oracles
 EXAMPLES, CLASSES, LENGTH, HEADS = 3, 4, 4, 2
 STUDENT_LAYERS, TEACHER_LAYERS, WIDTH = 3, 5, 4
 MASK = np.arange(LENGTH) < np.array([4, 2, 3])[:, None]
-BUDGET = Budget(9, Optimizer(learning_rate=0.2), CLASSES, teacher_width=WIDTH)
+BUDGET = Budget(9, Optimizer(learning_rate=0.2))
+TARGET, NUMBER = recipes.Classes(CLASSES), recipes.Number()
 CE, SOFT = ("cross_entropy", False), ("soft_targets", True)
 LAYERS = ("layers", True)
 FINETUNE = ("finetune", 4, "best", [CE])
@@ -30,17 +30,30 @@ METHODS = {
   "universal_kd": [("distil", 5, "fresh", [SOFT, LAYERS]), FINETUNE],
   "universal_kd_capacity_gap": [("distil", 5, "fresh", [("assistants", True)]), FINETUNE],
   # Its first phase trains no classifier by which a best epoch could be known.
-  "minilm": [("distil", 5, "fresh", [("relations", True)]), ("finetune", 4, "last", [CE])],
+  "minilm": [
+    ("distil", 5, "fresh", [("queries", True), ("keys", True), ("values", True)]),
+    ("finetune", 4, "last", [CE]),
+  ],
   "tinybert": [
     ("layers", 5, "fresh", [("hidden", True), ("attention", True)]),
     ("predict", 4, "last", [SOFT]),
   ],
+  "fitnet": [("hint", 5, "fresh", [("hint", True)]), ("distil", 4, "last", [CE, SOFT])],
+  "attention_transfer": [
+    ("distil", 9, "fresh", [CE, *((f"attention{layer}", True) for layer in (0, 1, 2))])
+  ],
+  "rkd": [("distil", 9, "fresh", [CE, ("distances", True), ("angles", True)])],
 }
 """What each method adds to those on logits: phases, and their terms with whether they read the teacher."""
 
 
-def make(name, budget=BUDGET, **settings):
-  return recipes.make_recipe(name, budget, settings, layer_recipes.RECIPES)
+LEARNED = tuple(recipes.methods_for("texts"))
+
+
+def make(name, budget=BUDGET, *, target=TARGET, width=WIDTH, **settings):
+  """A recipe for a teacher of five layers of one width."""
+  widths = None if width is None else (width,) * TEACHER_LAYERS
+  return recipes.make_recipe(name, target, budget, settings, teacher_widths=widths)
 
 
 def outputs(seed, layers, width=WIDTH, classes=CLASSES, tokens=False):
@@ -93,6 +106,10 @@ def values(recipe, name, student, teacher):
   return np.asarray(found)
 
 
+def target_of(classes, mean=0.0):
+  return recipes.Number(mean) if classes == 1 else recipes.Classes(classes)
+
+
 def stacked(layers):
   return np.stack(layers, axis=1)
 
@@ -101,7 +118,10 @@ def stacked(layers):
 
 
 def test_the_methods_and_their_phases():
-  assert set(layer_recipes.RECIPES) == set(recipes.RECIPES) | set(METHODS)
+  known = {kind: set(recipes.methods_for(kind)) for kind in ("images", "texts")}
+  assert set(METHODS) <= known["images"] | known["texts"]
+  assert set(METHODS) - known["texts"] == {"attention_transfer"}
+  assert set(METHODS) & known["images"] == {"fitnet", "attention_transfer", "rkd"}
   for name, phases in METHODS.items():
     recipe = make(name)
     assert recipe.name == name
@@ -116,7 +136,7 @@ def test_the_methods_and_their_phases():
     assert all(phase.optimizer == BUDGET.optimizer for phase in recipe.phases)
 
 
-TWO_PHASES = ("universal_kd", "universal_kd_capacity_gap", "minilm", "tinybert")
+TWO_PHASES = ("universal_kd", "universal_kd_capacity_gap", "minilm", "tinybert", "fitnet")
 
 
 @pytest.mark.parametrize("name", TWO_PHASES)
@@ -163,8 +183,13 @@ def test_the_first_of_two_phases_may_be_of_any_length(name):
     ("universal_kd", {}, [0.5, 0.5]),
     ("universal_kd", {"layer_weight": 0.2}, [0.8, 0.2]),
     ("universal_kd_capacity_gap", {}, [1.0]),
-    ("minilm", {}, [1.0]),
+    ("minilm", {}, [1.0, 1.0, 1.0]),
     ("tinybert", {}, [1.0, 1.0]),
+    ("fitnet", {}, [1.0]),
+    ("attention_transfer", {}, [1.0, 500.0, 500.0, 500.0]),
+    ("attention_transfer", {"layers": (1,), "layer_weight": 2.0}, [1.0, 2.0]),
+    ("rkd", {}, [1.0, 25.0, 50.0]),
+    ("rkd", {"distance_weight": 3.0, "angle_weight": 0.0}, [1.0, 3.0, 0.0]),
   ],
 )
 def test_weights_of_the_first_phase(name, settings, expected):
@@ -176,25 +201,31 @@ def test_what_is_read_of_the_teacher():
   """What caches are made by; terms of labels aside, which read nothing."""
   long = dataclasses.replace(BUDGET, epochs=40)
   read = {
-    name: {
-      field for phase in make(name, long).phases for t in phase.objective if t.needs_teacher
-      for field in t.reads
-    }
-    for name in layer_recipes.RECIPES
-  }  # fmt: skip
+    name: set().union(*(phase.reads for phase in make(name, long).phases))
+    for name in {**METHODS, **recipes.methods_for("texts")}
+  }
   assert read == {
     "scratch": set(),
     "kd": {"logits"},
     "takd": {"logits"},
     "annealing_kd": {"logits"},
     "continuation_kd": {"logits"},
+    "dkd": {"logits"},
+    "dist": {"logits"},
+    "reverse_kl": {"logits"},
+    "jensen_shannon": {"logits"},
     "patient_kd": {"logits", "layers"},
     "alp_kd": {"logits", "layers"},
     "universal_kd": {"logits", "layer_logits"},
     "universal_kd_capacity_gap": {"logits", "layer_logits"},
     "minilm": {"tokens"},
     "tinybert": {"tokens", "logits"},
+    "fitnet": {"layers", "logits"},
+    "attention_transfer": {"layers"},
+    "rkd": {"layers"},
   }
+  top_k = make("fitnet", target=recipes.Classes(CLASSES, top_k=2))
+  assert [phase.reads for phase in top_k.phases] == [{"layers"}, {"top_k"}]
 
 
 # Formulas.
@@ -230,7 +261,8 @@ def test_alp_kd_attends_to_the_teachers_intermediate_layers(cached):
 def test_universal_kd_meets_in_the_space_of_outputs(classes):
   own, theirs = student(classes=classes), teacher(classes=classes)
   expected = oracles.universal_kd_loss(own.layer_logits, theirs.layer_logits, classes == 1)
-  found = values(make("universal_kd"), "layers", own, theirs)
+  recipe = make("universal_kd", target=target_of(classes))
+  found = values(recipe, "layers", own, theirs)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -240,7 +272,7 @@ def test_universal_kd_may_attend_to_losses(classes):
   expected = oracles.universal_kd_loss(
     own.layer_logits, theirs.layer_logits, classes == 1, "losses"
   )
-  recipe = make("universal_kd", dataclasses.replace(BUDGET, num_classes=classes), attend="losses")
+  recipe = make("universal_kd", target=target_of(classes), attend="losses")
   found = values(recipe, "layers", own, theirs)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
   assert recipe.title == "Universal-KD, attention on losses"
@@ -254,7 +286,8 @@ def test_the_capacity_gap_takes_pseudo_classifiers_and_the_final_one(classes):
   own, theirs = student(classes=classes), teacher(classes=classes)
   pool = np.concatenate([theirs.layer_logits, theirs.logits[:, None]], axis=1)
   expected = oracles.universal_kd_loss(own.logits[:, None], pool, classes == 1)
-  found = values(make("universal_kd_capacity_gap"), "assistants", own, theirs)
+  recipe = make("universal_kd_capacity_gap", target=target_of(classes))
+  found = values(recipe, "assistants", own, theirs)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -266,14 +299,11 @@ def merged(heads):
 @pytest.mark.parametrize("layer", [-1, 1])
 def test_minilm_compares_relations_between_tokens_at_any_width(layer):
   own, theirs = student(tokens=True), teacher(width=8, tokens=True)
-  expected = sum(
-    oracles.relation_kd_loss(
-      merged(getattr(own.tokens, name)[-1]), merged(getattr(theirs.tokens, name)[layer]), MASK, 4
-    )
-    for name in ("queries", "keys", "values")
-  )
   recipe = make("minilm", relation_heads=4, teacher_layer=layer)
-  np.testing.assert_allclose(values(recipe, "relations", own, theirs), expected, rtol=1e-4)
+  for name in ("queries", "keys", "values"):
+    last, chosen = getattr(own.tokens, name)[-1], getattr(theirs.tokens, name)[layer]
+    expected = oracles.relation_kd_loss(merged(last), merged(chosen), MASK, 4)
+    np.testing.assert_allclose(values(recipe, name, own, theirs), expected, rtol=1e-4)
 
 
 def test_tinybert_compares_attention_scores_of_evenly_spaced_layers():
@@ -290,8 +320,8 @@ def test_tinybert_compares_attention_scores_of_evenly_spaced_layers():
 
 def test_tinybert_maps_hidden_states_by_one_matrix_and_embeddings_by_another():
   own, theirs = student(tokens=True), outputs(1, 6, width=6, tokens=True)
-  recipe = make("tinybert", dataclasses.replace(BUDGET, teacher_width=6))
-  heads = term(recipe, "hidden").heads
+  recipe = make("tinybert", width=6)
+  heads = term(recipe, "hidden").head
   projected, made = heads.init_with_output(jax.random.key(0), own)
   maps = jax.tree.map(np.asarray, made["params"])
   assert jax.tree.map(np.shape, maps) == {
@@ -320,13 +350,67 @@ def test_soft_targets_have_the_methods_temperature(name):
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-  ("num_student", "num_teacher", "expected"),
-  [(3, 6, (2, 4, 6)), (4, 12, (3, 6, 9, 12)), (1, 6, (6,)), (2, 2, (1, 2)), (6, 24, None)],
-)
-def test_layers_are_spaced_evenly_and_end_with_the_last(num_student, num_teacher, expected):
-  found = layer_terms.evenly(num_student, num_teacher)
-  assert found == (tuple(range(4, 25, 4)) if expected is None else expected)
+def maps(layers, size, seed):
+  """Feature maps of random sizes and widths, deepest last."""
+  rng = np.random.default_rng(seed)
+  return tuple(
+    rng.standard_normal((EXAMPLES, size, size - 1, WIDTH + layer)).astype(np.float32)
+    for layer in range(layers)
+  )
+
+
+@pytest.mark.parametrize("as_maps", [False, True])
+def test_fitnet_maps_a_layer_to_the_hint(as_maps):
+  own, theirs = student(), teacher(width=6)
+  if as_maps:
+    own, theirs = own._replace(layers=maps(3, 4, 0)), theirs._replace(layers=maps(5, 4, 1))
+  widths = tuple(layer.shape[-1] for layer in theirs.layers)
+  recipe = recipes.fitnet(TARGET, BUDGET, student_layer=0, teacher_layer=-3, teacher_widths=widths)
+  head = term(recipe, "hint").head
+  assert head == LayerProjections(widths[2], (0,))
+  mapped, made = head.init_with_output(jax.random.key(0), own)
+  kernel, bias = (np.asarray(made["params"]["layer1"][part]) for part in ("kernel", "bias"))
+  np.testing.assert_allclose(mapped.layers[0], own.layers[0] @ kernel + bias, rtol=1e-4, atol=1e-5)
+  difference = np.asarray(mapped.layers[0], np.float64) - theirs.layers[2]
+  expected = np.mean(difference.reshape(EXAMPLES, -1) ** 2, axis=1) / 2
+  np.testing.assert_allclose(values(recipe, "hint", mapped, theirs), expected, rtol=1e-4)
+  # The hint alone in phase I; then KD.
+  settings = {"temperature": 3.0, "soft_weight": 0.2}
+  (kd,) = recipes.kd(TARGET, BUDGET, **settings).phases
+  second = recipes.fitnet(TARGET, BUDGET, teacher_widths=widths, **settings).phases[1]
+  assert second.objective == kd.objective
+
+
+def test_attention_transfer_compares_where_layers_are_active():
+  own, theirs = (
+    one()._replace(layers=maps(3, 4, seed)) for seed, one in enumerate((student, teacher))
+  )
+  recipe = make("attention_transfer", layers=(0, -1))
+  assert [t.name for t in recipe.phases[0].objective] == [
+    "cross_entropy",
+    "attention0",
+    "attention-1",
+  ]
+  for layer in (0, -1):
+    expected = oracles.attention_transfer_loss(own.layers[layer], theirs.layers[layer])
+    found = values(recipe, f"attention{layer}", own, theirs)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("as_maps", [False, True])
+def test_rkd_relates_the_examples_of_a_batch_in_the_last_layers(as_maps):
+  own, theirs = student(), teacher(width=6)
+  if as_maps:
+    own, theirs = own._replace(layers=maps(3, 4, 0)), theirs._replace(layers=maps(5, 2, 1))
+  pair = [np.asarray(one.layers[-1], np.float64) for one in (own, theirs)]
+  pair = [x.mean(axis=(1, 2)) if as_maps else x for x in pair]
+  recipe = make("rkd")
+  for name, oracle in (
+    ("distances", oracles.rkd_distance_loss),
+    ("angles", oracles.rkd_angle_loss),
+  ):
+    found = term(recipe, name).loss_at(own, theirs, batch(), 0.0)
+    np.testing.assert_allclose(found, oracle(*pair), rtol=1e-4, atol=1e-6)
 
 
 # Numbers in place of classes.
@@ -335,14 +419,17 @@ def test_layers_are_spaced_evenly_and_end_with_the_last(num_student, num_teacher
 @pytest.mark.parametrize("name", METHODS)
 def test_a_predicted_number_gives_squared_errors_everywhere(name):
   """With C = 1 a softmax is always 1: a term of KL would be 0 and teach nothing, or NaN."""
-  budget = dataclasses.replace(BUDGET, num_classes=1)
-  recipe = make(name, budget, **({"relation_heads": 2} if name == "minilm" else {}))
+  if name == "attention_transfer":
+    with pytest.raises(ValueError, match=r"attention_transfer is for images: .* Number"):
+      make(name, target=NUMBER)
+    return
+  recipe = make(name, target=NUMBER, **({"relation_heads": 2} if name == "minilm" else {}))
   own, theirs = (one(classes=1, tokens=True) for one in (student, teacher))
   for phase in recipe.phases:
     for one in phase.objective:
       before = own
-      if one.heads is not None:
-        before = one.heads.init_with_output(jax.random.key(0), own)[0]
+      if one.head is not None:
+        before = one.head.init_with_output(jax.random.key(0), own)[0]
 
       def loss(logits, layer_logits, one=one, before=before):
         seen = before._replace(logits=logits, layer_logits=layer_logits)
@@ -351,7 +438,7 @@ def test_a_predicted_number_gives_squared_errors_everywhere(name):
       arguments = (before.logits, before.layer_logits)
       total, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*arguments)
       assert np.isfinite(total)
-      assert total > 0
+      assert total > 0, one.name
       assert all(np.isfinite(gradient).all() for gradient in gradients)
       # Every loss on outputs moves them.
       moved = [bool(np.any(gradient != 0)) for gradient in gradients]
@@ -376,10 +463,9 @@ def test_a_projection_makes_widths_fit(name):
   with pytest.raises(ValueError, match=r"\(3, 2, 6\).*\(3, \d, 8\).*project") as refused:
     values(make(name), "layers", own, theirs)
   assert "\n" not in str(refused.value)
-  wide = dataclasses.replace(BUDGET, teacher_width=8)
-  assert term(make(name, wide), "layers").heads is None
-  recipe = make(name, wide, project=True)
-  heads = term(recipe, "layers").heads
+  assert term(make(name, width=8), "layers").head is None
+  recipe = make(name, width=8, project=True)
+  heads = term(recipe, "layers").head
   assert heads == LayerProjections(8)
   projected, made = heads.init_with_output(jax.random.key(0), own)
   maps = made["params"]
@@ -398,7 +484,7 @@ def test_a_projection_makes_widths_fit(name):
 
 
 def test_universal_kd_gives_the_student_classifiers_of_its_own():
-  heads = term(make("universal_kd"), "layers").heads
+  heads = term(make("universal_kd"), "layers").head
   assert heads == LayerClassifiers(CLASSES)
   own = student(width=6)
   seen, made = heads.init_with_output(jax.random.key(0), own)
@@ -417,8 +503,7 @@ def test_universal_kd_gives_the_student_classifiers_of_its_own():
 
 
 def test_classifiers_of_numbers_start_around_the_mean_label():
-  budget = dataclasses.replace(BUDGET, num_classes=1, label_mean=2.5)
-  heads = term(make("universal_kd", budget), "layers").heads
+  heads = term(make("universal_kd", target=recipes.Number(2.5)), "layers").head
   maps = heads.init(jax.random.key(0), student(width=6))["params"]["pseudo"]
   assert {layer: part["bias"].tolist() for layer, part in maps.items()} == {
     "layer1": [2.5],
@@ -434,15 +519,15 @@ def test_attention_between_numbers_does_not_depend_on_their_level(name, at):
   own, theirs = student(width=6, classes=1), teacher(width=8, classes=1)
   losses = []
   for level in (0.0, 2.7, 50.0):
-    budget = dataclasses.replace(BUDGET, num_classes=1, label_mean=level)
+    compared = term(make(name, target=recipes.Number(level)), at)
     shifted = [
       one._replace(logits=one.logits + level, layer_logits=one.layer_logits + level)
       for one in (own, theirs)
     ]
-    losses.append(term(make(name, budget), at).loss(*shifted, None))
+    losses.append(compared.loss_at(*shifted, batch(1), 0.0))
     half = jax.tree.map(lambda x: x.astype(np.float16), shifted[1])
     found = [
-      term(make(name, budget), at).loss(shifted[0], kept, None)
+      compared.loss_at(shifted[0], kept, batch(1), 0.0)
       for kept in (half, jax.tree.map(lambda x: x.astype(np.float32), half))
     ]
     np.testing.assert_allclose(*found, rtol=1e-6, err_msg="a cache of half precision")
@@ -450,12 +535,15 @@ def test_attention_between_numbers_does_not_depend_on_their_level(name, at):
   np.testing.assert_allclose(losses[2], losses[0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", layer_recipes.RECIPES)
+NUMBERS = [name for name in LEARNED if name not in ("dkd", "dist", "reverse_kl", "jensen_shannon")]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
 def test_equations_say_what_is_computed(name):
   """Squared errors where a number is predicted, CE and KL where a class is."""
   budget = dataclasses.replace(BUDGET, epochs=40)
   classes = make(name, budget).equation
-  numbers = make(name, dataclasses.replace(budget, num_classes=1)).equation
+  numbers = make(name, budget, target=NUMBER).equation
   if name == "takd":  # in words
     assert classes == numbers
     return
@@ -500,7 +588,28 @@ def test_equations_say_what_is_computed(name):
     ("minilm", {"distil_epochs": 10}, "got 10 of 9"),
     ("tinybert", {"temperature": float("inf")}, "temperature must be finite"),
     ("alp_kd", {"tau": 2}, "alp_kd has no setting ['tau']"),
-    ("token_kd", {}, "unknown method 'token_kd': known are scratch, kd"),
+    ("token_kd", {}, "token_kd is for sentences: it does not learn to predict Classes"),
+    ("fitnet", {"teacher_layer": 5}, "teacher_layer is an index of the teacher's 5 layers, got 5"),
+    (
+      "fitnet",
+      {"teacher_layer": -6},
+      "teacher_layer is an index of the teacher's 5 layers, got -6",
+    ),
+    ("fitnet", {"soft_weight": 1.5}, "soft_weight must be in [0, 1], got 1.5"),
+    ("fitnet", {"distil_epochs": 9}, "got 9 of 9"),
+    ("attention_transfer", {"layers": ()}, "`layers` must name at least one layer"),
+    ("attention_transfer", {"layers": (0, 0)}, "needs terms with distinct names"),
+    (
+      "attention_transfer",
+      {"layer_weight": -1.0},
+      "layer_weight must be finite and at least 0, got -1.0",
+    ),
+    (
+      "rkd",
+      {"distance_weight": float("inf")},
+      "distance_weight must be finite and at least 0, got inf",
+    ),
+    ("rkd", {"angle_weight": -2.0}, "angle_weight must be finite and at least 0, got -2.0"),
   ],
 )
 def test_bad_settings_are_refused_in_one_line(name, settings, message):
@@ -512,19 +621,46 @@ def test_bad_settings_are_refused_in_one_line(name, settings, message):
 
 @pytest.mark.parametrize(
   ("name", "settings"),
-  [("patient_kd", {"project": True}), ("alp_kd", {"project": True}), ("tinybert", {})],
+  [
+    ("patient_kd", {"project": True}),
+    ("alp_kd", {"project": True}),
+    ("tinybert", {}),
+    ("fitnet", {}),
+  ],
 )
 def test_a_projection_without_the_teachers_width_is_refused(name, settings):
-  with pytest.raises(ValueError, match="needs the teacher's width"):
-    make(name, dataclasses.replace(BUDGET, teacher_width=None), **settings)
+  with pytest.raises(ValueError, match="needs the widths of the teacher's layers: give teacher_w"):
+    make(name, width=None, **settings)
+
+
+@pytest.mark.parametrize(
+  ("name", "settings"),
+  [("patient_kd", {"project": True}), ("alp_kd", {"project": True}), ("tinybert", {})],
+)
+def test_one_projection_for_all_layers_needs_a_teacher_of_one_width(name, settings):
+  with pytest.raises(ValueError, match=r"layers must be of one width, they are \[8, 8, 6\]"):
+    recipes.make_recipe(name, TARGET, BUDGET, settings, teacher_widths=(8, 8, 6))
 
 
 @pytest.mark.parametrize(
   ("name", "part", "own", "theirs", "message"),
   [
-    ("patient_kd", "layers", student(), teacher()._replace(layers=()), "cache them, or run it"),
-    ("alp_kd", "layers", student(), teacher()._replace(layers=()), "cache them, or run it"),
-    ("alp_kd", "layers", outputs(0, 1), teacher(), "at least 2 layers"),
+    (
+      "patient_kd",
+      "layers",
+      student(),
+      teacher()._replace(layers=()),
+      r"cache them \(--cache-outputs\), or run it",
+    ),
+    (
+      "alp_kd",
+      "layers",
+      student(),
+      teacher()._replace(layers=()),
+      r"cache them \(--cache-outputs\), or run it",
+    ),
+    ("alp_kd", "layers", outputs(0, 1), teacher(), "has 1 layer, give it at least 2"),
+    ("patient_kd", "layers", outputs(0, 1), teacher(), "has 1 layer, give it at least 2"),
     ("patient_kd", "layers", outputs(0, 6), teacher(), "student of 6 layers .* teacher of 5"),
     (
       "universal_kd",
@@ -535,13 +671,13 @@ def test_a_projection_without_the_teachers_width_is_refused(name, settings):
     ),
     (
       "minilm",
-      "relations",
+      "queries",
       student(),
       teacher(tokens=True),
-      "build both networks with collect_tokens",
+      "student gives no states of tokens: build it with collect_tokens",
     ),
-    ("minilm", "relations", unattending(student(tokens=True)), teacher(tokens=True), "that attend"),
-    ("minilm", "relations", student(tokens=True), teacher(tokens=True), "12 relation_heads"),
+    ("minilm", "keys", unattending(student(tokens=True)), teacher(tokens=True), "that attend"),
+    ("minilm", "values", student(tokens=True), teacher(tokens=True), "12 relation_heads"),
     ("tinybert", "attention", student(tokens=True), teacher(), "with collect_tokens"),
     (
       "tinybert",
@@ -565,16 +701,40 @@ def test_networks_that_do_not_suit_are_refused_in_one_line(name, part, own, thei
   assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+  ("name", "part", "own", "theirs", "message"),
+  [
+    ("attention_transfer", "attention1", maps(3, 4, 0), maps(3, 5, 1), "maps of one size"),
+    (
+      "attention_transfer",
+      "attention2",
+      maps(2, 4, 0),
+      maps(3, 4, 1),
+      "no layer: the student has 2",
+    ),
+    ("attention_transfer", "attention0", student().layers, teacher().layers, "with positions"),
+    ("fitnet", "hint", maps(3, 4, 0), maps(5, 3, 1), "maps are of one size"),
+  ],
+)
+def test_maps_that_do_not_fit_are_refused_in_one_line(name, part, own, theirs, message):
+  with pytest.raises(ValueError, match=message) as refused:
+    values(make(name), part, student()._replace(layers=own), teacher()._replace(layers=theirs))
+  assert "\n" not in str(refused.value)
+
+
 def test_pseudo_assistants_need_the_teachers_final_logits():
   given = teacher()._replace(logits=None)
-  with pytest.raises(ValueError, match=r"^the teacher's final logits are not among its outputs"):
-    term(make("universal_kd_capacity_gap"), "assistants").loss(student(), given, None)
+  with pytest.raises(
+    ValueError, match=r"^the teacher gives no logits: cache them .*or run it live"
+  ):
+    values(make("universal_kd_capacity_gap"), "assistants", student(), given)
 
 
 def test_a_layer_that_the_teacher_lacks_is_refused():
   recipe = make("minilm", relation_heads=2, teacher_layer=5)
-  with pytest.raises(ValueError, match=r"teacher_layer.*5"):
-    values(recipe, "relations", student(tokens=True), teacher(tokens=True))
+  message = r"'teacher.tokens.queries\[5\]' is no layer: the teacher has 5, -5 to 4"
+  with pytest.raises(ValueError, match=message):
+    values(recipe, "queries", student(tokens=True), teacher(tokens=True))
 
 
 def test_heads_refuse_networks_without_what_they_read():
@@ -587,38 +747,73 @@ def test_heads_refuse_networks_without_what_they_read():
 # Descriptions, by which a run is known on resumption.
 
 
-VARIANTS = [
-  ("patient_kd", BUDGET, {}),
-  *[("patient_kd", BUDGET, {name: value}) for name, value in
-    {"temperature": 5.0, "soft_weight": 0.2, "layer_weight": 10.0, "project": True}.items()],
-  ("patient_kd", dataclasses.replace(BUDGET, teacher_width=8), {"project": True}),
-  ("alp_kd", BUDGET, {}),
-  *[("alp_kd", BUDGET, {name: value}) for name, value in
-    {"temperature": 5.0, "hard_weight": 0.2, "soft_weight": 0.2, "layer_weight": 1.0,
-     "project": True}.items()],
-  ("universal_kd", BUDGET, {}),
-  ("universal_kd", dataclasses.replace(BUDGET, num_classes=3), {}),
-  *[("universal_kd", BUDGET, {name: value}) for name, value in
-    {"temperature": 2.0, "layer_weight": 0.2, "distil_epochs": 3, "attend": "losses",
-     "label_phase": False, "phase1": PhaseOptimizer(0.1), "phase2": PhaseOptimizer(0.1)}.items()],
-  ("universal_kd", dataclasses.replace(BUDGET, equal_epochs="labels"), {}),
-  ("universal_kd_capacity_gap", BUDGET, {}),
-  ("universal_kd_capacity_gap", BUDGET, {"distil_epochs": 3}),
-  ("minilm", BUDGET, {}),
-  *[("minilm", BUDGET, {name: value}) for name, value in
-    {"relation_heads": 4, "teacher_layer": 2, "distil_epochs": 3}.items()],
-  ("tinybert", BUDGET, {}),
-  ("tinybert", dataclasses.replace(BUDGET, teacher_width=8), {}),
-  *[("tinybert", BUDGET, {name: value}) for name, value in
-    {"temperature": 2.0, "distil_epochs": 3}.items()],
-]  # fmt: skip
+def variant(name, changes=(), *, target=TARGET, budget=BUDGET, width=WIDTH):
+  return make(name, budget, target=target, width=width, **dict(changes))
+
+
+LABEL_EPOCHS = dataclasses.replace(BUDGET, equal_epochs="labels")
+CHANGES = {
+  "patient_kd": {"temperature": 5.0, "soft_weight": 0.2, "layer_weight": 10.0, "project": True},
+  "alp_kd": {
+    "temperature": 5.0,
+    "hard_weight": 0.2,
+    "soft_weight": 0.2,
+    "layer_weight": 1.0,
+    "project": True,
+  },
+  "universal_kd": {
+    "temperature": 2.0,
+    "layer_weight": 0.2,
+    "distil_epochs": 3,
+    "attend": "losses",
+    "label_phase": False,
+    "phase1": PhaseOptimizer(0.1),
+    "phase2": PhaseOptimizer(0.1),
+  },
+  "universal_kd_capacity_gap": {"distil_epochs": 3},
+  "minilm": {"relation_heads": 4, "teacher_layer": 2, "distil_epochs": 3},
+  "tinybert": {"temperature": 2.0, "distil_epochs": 3},
+  "fitnet": {
+    "student_layer": 0,
+    "teacher_layer": 0,
+    "temperature": 2.0,
+    "soft_weight": 0.2,
+    "distil_epochs": 3,
+    "phase1": PhaseOptimizer(0.1),
+    "phase2": PhaseOptimizer(0.1),
+  },
+  "attention_transfer": {"layers": (0, 1), "layer_weight": 10.0},
+  "rkd": {"distance_weight": 1.0, "angle_weight": 1.0},
+}
+
+
+def variants():
+  """Each method as it is, with each setting changed, and for other targets, budgets and widths."""
+  made = [
+    variant(name, change)
+    for name, changes in CHANGES.items()
+    for change in ({}, *({key: value} for key, value in changes.items()))
+  ]
+  made += [variant(name, {"project": True}, width=8) for name in ("patient_kd", "alp_kd")]
+  made += [variant(name, width=8) for name in ("tinybert", "fitnet")]
+  made += [variant("universal_kd", target=target) for target in (recipes.Classes(3), NUMBER)]
+  made += [variant("universal_kd", target=recipes.Number(1.0))]
+  made += [variant("universal_kd", budget=LABEL_EPOCHS)]
+  return made
 
 
 def test_descriptions_are_json_and_tell_all_settings_and_heads_apart():
   texts = []
-  for name, budget, settings in VARIANTS:
-    description = recipes.describe(make(name, budget, **settings))
+  for one, again in zip(variants(), variants(), strict=True):
+    description = recipes.describe(one)
     assert json.loads(json.dumps(description, allow_nan=False)) == description
-    assert recipes.describe(make(name, budget, **settings)) == description
+    assert recipes.describe(again) == description
     texts.append(json.dumps(description["phases"], sort_keys=True))
-  assert len(set(texts)) == len(VARIANTS)
+  assert len(set(texts)) == len(texts)
+
+
+def test_recipes_made_twice_are_equal_and_other_settings_make_others():
+  made, again = variants(), variants()
+  assert made == again
+  assert [hash(one) for one in made] == [hash(one) for one in again]
+  assert len(set(made)) == len(made)

@@ -8,12 +8,12 @@ import pytest
 from kd_jax import recipes
 from kd_jax.losses import sequences, structural
 from kd_jax.optimizers import Optimizer
-from kd_jax.recipes import structures as structured_recipes
 from kd_jax.recipes.parts import Budget
 from kd_jax.structured import LinearChain, log_prob
 from kd_jax.types import Batch, Outputs
 
-BUDGET = Budget(epochs=8, optimizer=Optimizer(learning_rate=0.2), num_classes=3)
+BUDGET = Budget(epochs=8, optimizer=Optimizer(learning_rate=0.2))
+TARGET = recipes.Structures()
 MASK = np.arange(4) < np.array([4, 2, 1])[:, None]
 LABELS = np.int32([[0, 2, 1, 1], [1, 0, 0, 0], [2, 0, 0, 0]])
 
@@ -29,7 +29,7 @@ DISTILLING = [name for name in TERMS if name != "scratch"]
 
 
 def make(name, **settings):
-  return recipes.make_recipe(name, BUDGET, settings, structured_recipes.RECIPES)
+  return recipes.make_recipe(name, TARGET, BUDGET, settings)
 
 
 def chain(seed):
@@ -49,7 +49,7 @@ def values(term, epoch=0.0):
 
 
 def test_the_methods_and_their_terms():
-  assert set(structured_recipes.RECIPES) == set(TERMS)
+  assert set(recipes.methods_for("sentences")) == set(TERMS)
   for name, terms in TERMS.items():
     recipe = make(name)
     (phase,) = recipe.phases
@@ -58,6 +58,8 @@ def test_the_methods_and_their_terms():
     assert [term.name for term in phase.objective] == terms
     assert [term.needs_teacher for term in phase.objective] == [t != "labels" for t in terms]
     assert recipe.needs_teacher == (name != "scratch")
+    assert phase.reads == ({"scores"} if recipe.needs_teacher else set())
+    assert [term.reads_labels for term in phase.objective] == [t == "labels" for t in terms]
     assert recipe.title
     assert recipe.equation
     assert recipe.assistant is None
@@ -129,9 +131,37 @@ def test_another_setting_is_another_description(name):
   assert recipes.describe(make(name)) == described[0]
   texts = [json.dumps(one["phases"], sort_keys=True) for one in described]
   assert len(set(texts)) == len(texts)
-  longer = Budget(9, BUDGET.optimizer, BUDGET.num_classes)
-  other = recipes.make_recipe(name, longer, {}, structured_recipes.RECIPES)
+  longer = Budget(9, BUDGET.optimizer)
+  other = recipes.make_recipe(name, TARGET, longer)
   assert recipes.describe(other)["phases"] != described[0]["phases"]
+
+
+@pytest.mark.parametrize("name", DISTILLING)
+def test_recipes_made_twice_are_equal_and_other_settings_make_others(name):
+  made, again = ([make(name, **settings) for settings in ({}, *SETTINGS[name])] for _ in range(2))
+  assert made == again
+  assert [hash(one) for one in made] == [hash(one) for one in again]
+  assert len(set(made)) == len(made)
+
+
+@pytest.mark.parametrize("name", DISTILLING)
+def test_networks_without_scores_are_refused_in_one_line(name):
+  *distilling, labels = make(name).phases[0].objective
+  for term in distilling:
+    with pytest.raises(ValueError, match=r"^the teacher gives no scores of structures$"):
+      term.loss_at(Outputs(scores=STUDENT), Outputs(np.zeros((3, 3))), BATCH, 0.0)
+  for term in (*distilling, labels):
+    with pytest.raises(ValueError, match=r"^the student gives no scores of structures$"):
+      term.loss_at(Outputs(np.zeros((3, 3))), Outputs(scores=TEACHER), BATCH, 0.0)
+
+
+@pytest.mark.parametrize("name", DISTILLING)
+def test_other_targets_are_refused(name):
+  for target in (recipes.Classes(3), recipes.Number()):
+    with pytest.raises(ValueError, match=f"^{name} is for sentences: it does not learn to predict"):
+      recipes.make_recipe(name, target, BUDGET)
+  with pytest.raises(ValueError, match=r"^kd is for images, texts: .* Structures"):
+    recipes.make_recipe("kd", TARGET, BUDGET)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +175,7 @@ def test_another_setting_is_another_description(name):
     ("structural_kd", {"anneal": -1.0}, "rate must be at least 0, got -1"),
     ("structural_kd", {"k": 3}, r"structural_kd has no setting \['k'\]"),
     ("scratch", {"temperature": 2.0}, "scratch has no setting"),
-    ("kd", {}, "unknown method 'kd': known are scratch, token_kd"),
+    ("kd", {}, "kd is for images, texts: it does not learn to predict Structures"),
   ],
 )
 def test_bad_settings_are_refused(name, settings, message):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax._checks import apply_mask, as_float32, broadcast_mask
+from kd_jax.losses.layers import SMALLEST_NORM
 from kd_jax.types import Array, ArrayLike
 
 
@@ -74,7 +75,7 @@ def attention_map(layer: ArrayLike) -> Array:
     layer: [B, H, W, D] feature maps; more or fewer axes of positions are fine.
 
   Returns:
-    [B, positions] float32 of norm 1; 0 where a map is 0 everywhere.
+    [B, positions] float32 of norm 1; 0, with no gradient, where no entry of a layer is above 1e-12.
 
   Raises:
     ValueError: features without positions, or integers.
@@ -84,10 +85,14 @@ def attention_map(layer: ArrayLike) -> Array:
     raise ValueError(
       f"attention maps are of features with positions, such as [B, H, W, D], got {layer.shape}"
     )
+  # A map does not depend on its layer's scale, whose fourth power would leave float32.
+  peak = jnp.max(jnp.abs(layer), axis=tuple(range(1, layer.ndim)), keepdims=True)
+  active = peak > SMALLEST_NORM
+  layer = layer / jax.lax.stop_gradient(jnp.where(active, peak, 1.0))
   energy = jnp.sum(jnp.square(layer), axis=-1).reshape(layer.shape[0], -1)
   square = jnp.sum(jnp.square(energy), axis=-1, keepdims=True)
-  active = square > 0
   # The inner `where` keeps the root's gradient finite where it is not taken.
+  active = active.reshape(-1, 1)
   return jnp.where(active, energy * jax.lax.rsqrt(jnp.where(active, square, 1.0)), 0.0)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax._checks import apply_mask, as_float32, broadcast_mask
+from kd_jax.losses.layers import SMALLEST_NORM
 from kd_jax.types import Array, ArrayLike
 
 
@@ -126,10 +127,10 @@ def _embeddings(name: str, values: ArrayLike) -> Array:
 
 
 def _differences(x: Array) -> tuple[Array, Array]:
-  """x_j - x_i [B, B, D], first axis i, and their norms [B, B], with no gradient where two are equal."""
+  """x_j - x_i [B, B, D], first axis i, and their norms [B, B]: 0, with no gradient, where two are equal."""
   difference = x[None, :, :] - x[:, None, :]
   square = jnp.sum(jnp.square(difference), axis=-1)
-  apart = square > 0
+  apart = square > SMALLEST_NORM**2
   return difference, jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
 
 
@@ -138,7 +139,8 @@ def _shares_of_mean(x: Array, pairs: Array) -> Array:
   _, distances = _differences(x)
   distances = apply_mask(distances, pairs)
   mean = jnp.sum(distances) / jnp.maximum(jnp.sum(pairs, dtype=jnp.float32), 1.0)
-  return distances / jnp.where(mean > 0, mean, 1.0)
+  known = mean > SMALLEST_NORM
+  return jnp.where(known, distances / jnp.where(known, mean, 1.0), 0.0)
 
 
 def _cosines(x: Array) -> Array:

@@ -293,6 +293,14 @@ def tinybert_attention_loss(
     >>> kd_jax.tinybert_attention_loss([0 * ones], [ones], [ones, ones], [ones, 2 * ones]).tolist()
     [16.0]
   """
+  for name, queries, keys in (
+    ("student", student_queries, student_keys),
+    ("teacher", teacher_queries, teacher_keys),
+  ):
+    if len(queries) != len(keys):
+      raise ValueError(
+        f"{name}_queries and {name}_keys must be of the same layers, got {len(queries)} and {len(keys)}"
+      )
   chosen = even_mapping(len(student_queries), len(teacher_queries))
   losses = [
     attention_loss(

@@ -61,7 +61,7 @@ def patient_kd(
       patient_kd_loss,
       ("student.layers[:-1]", "teacher.layers[:]"),
       {"matching": "skip"},
-      _checked_weight(layer_weight),
+      _checked_weight("layer_weight", layer_weight),
       _projections(teacher_widths) if project else None,
     ),
   )
@@ -108,7 +108,7 @@ def alp_kd(
       "layers",
       alp_kd_loss,
       ("student.layers[:-1]", "teacher.layers[:-1]"),
-      weight=_checked_weight(layer_weight),
+      weight=_checked_weight("layer_weight", layer_weight),
       head=_projections(teacher_widths) if project else None,
     ),
   )
@@ -426,7 +426,7 @@ def attention_transfer(
   """
   if not layers:
     raise ValueError("`layers` must name at least one layer")
-  _checked_weight(layer_weight)
+  _checked_weight("layer_weight", layer_weight)
   transfer = tuple(
     Term(
       f"attention{layer}",
@@ -469,8 +469,13 @@ def rkd(
   names = ("student.layers[-1]", "teacher.layers[-1]")
   terms = (
     target.label_term(),
-    Term("distances", rkd_distance_loss, names, weight=_checked_weight(distance_weight)),
-    Term("angles", rkd_angle_loss, names, weight=_checked_weight(angle_weight)),
+    Term(
+      "distances",
+      rkd_distance_loss,
+      names,
+      weight=_checked_weight("distance_weight", distance_weight),
+    ),
+    Term("angles", rkd_angle_loss, names, weight=_checked_weight("angle_weight", angle_weight)),
   )
   return Recipe(
     name="rkd",
@@ -503,9 +508,9 @@ def _kd_terms(
   return target.label_term(hard_weight), target.soft_term(temperature, soft_weight)
 
 
-def _checked_weight(weight: float) -> float:
+def _checked_weight(name: str, weight: float) -> float:
   if not 0 <= weight < np.inf:
-    raise ValueError(f"a layer's weight must be finite and at least 0, got {weight}")
+    raise ValueError(f"{name} must be finite and at least 0, got {weight}")
   return weight
 
 

@@ -241,6 +241,7 @@ def dkd(
   References:
     Zhao et al., CVPR 2022, arXiv 2203.08679.
   """
+  _check_classes(target, "dkd")
   check_temperature(temperature)
   if not 0 <= warmup_share <= 1:
     raise ValueError(f"warmup_share must be in [0, 1], got {warmup_share}")
@@ -284,6 +285,7 @@ def dist(
   References:
     Huang et al., NeurIPS 2022, arXiv 2205.10536.
   """
+  _check_classes(target, "dist")
   check_temperature(temperature)
   options, square = {"temperature": temperature}, temperature**2
   terms = (
@@ -316,6 +318,7 @@ def reverse_kl(
   References:
     Gu et al., MiniLLM, ICLR 2024, arXiv 2306.08543, for language models.
   """
+  _check_classes(target, "reverse_kl")
   return _divergence(
     target,
     budget,
@@ -342,6 +345,7 @@ def jensen_shannon(
   References:
     Agarwal et al., GKD, ICLR 2024, arXiv 2306.13649, with β = 1/2, for language models.
   """
+  _check_classes(target, "jensen_shannon")
   return _divergence(
     target,
     budget,
@@ -359,6 +363,14 @@ def _divergence(target: Classes, budget: Budget, soft: Term, **words: str) -> Re
     raise ValueError(f"soft_weight must be in [0, 1], got {weight}")
   check_temperature(soft.options["temperature"])
   return _one_phase(budget, (target.label_term(1.0 - weight), soft), **words)
+
+
+def _check_classes(target: Target, name: str) -> None:
+  """Refuses a number: its softmax is always 1, so that a loss on distributions would teach nothing."""
+  if not isinstance(target, Classes):
+    raise ValueError(
+      f"{name} compares distributions over classes, got {type(target).__name__}: choose a method such as kd"
+    )
 
 
 def _one_phase(budget: Budget, terms: tuple[Term, ...], **words: str) -> Recipe:

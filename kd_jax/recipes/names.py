@@ -42,7 +42,8 @@ _FIELDS: dict[str, tuple[str, ...]] = {
   "batch": ("inputs", "labels"),
 }
 _NAME = re.compile(r"(?P<side>[^.\[\]]+)\.(?P<field>[^\[\]]+)(?:\[(?P<index>[^\[\]]*)\])?")
-_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?(?::(-?\d+))?")
+_INDEX = re.compile(r"-?[0-9]{1,9}")
+_SLICE = re.compile(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?(?::(-?[0-9]{1,9})?)?")
 _RESERVED = re.compile(r"key$|teachers\.|student@|student\.of_embeddings")
 
 
@@ -96,12 +97,13 @@ def parse(text: str) -> Name:
     return name
   if not _is_by_layer(field):
     raise ValueError(f"{text!r} has an index, and {side}.{field} is not a list of layers")
-  if re.fullmatch(r"-?\d+", written):
+  if _INDEX.fullmatch(written):
     return dataclasses.replace(name, index=int(written))
-  cut = _SLICE.fullmatch(written)
-  if cut is None or cut[3] == "0":
+  found = _SLICE.fullmatch(written)
+  parts = found.groups() if found else (None, None, "0")
+  start, stop, step = (None if part is None else int(part) for part in parts)
+  if step == 0:
     raise ValueError(f"{text!r} must have an index such as [-1] or a slice such as [:-1]")
-  start, stop, step = (None if part is None else int(part) for part in cut.groups())
   return dataclasses.replace(name, cut=(start, stop, step))
 
 
@@ -134,10 +136,11 @@ def _layer(name: Name, layers: tuple[Any, ...]) -> Any:
 def _stacked(name: Name, layers: tuple[Any, ...]) -> Any:
   chosen = layers[slice(*name.cut or ())]
   if not chosen:
-    raise ValueError(
-      f"{name.text!r} is empty: a {name.source} of {len(layers)} layer{'s'[: len(layers) > 1]} has no "
-      "intermediate ones to learn by: give it at least 2"
+    found = (
+      f"{name.text!r} is empty: the {name.source} has {len(layers)} layer{'s'[: len(layers) > 1]}"
     )
+    remedy = "name others" if len(layers) > 1 else "give it at least 2"
+    raise ValueError(f"{found}, {remedy}")
   shapes = {layer.shape for layer in chosen}
   if len(shapes) > 1:
     raise ValueError(
@@ -164,8 +167,8 @@ def _absent(name: Name, student: Outputs, teacher: Outputs) -> str:
     return "all of the teacher's logits are read: precompute the cache without top-k"
   if field == "tokens" and outputs.tokens is not None:
     return (
-      f"{name.text!r} is empty: attentions are compared between networks that attend, BERT or RoBERTa on both "
-      "sides"
+      f"{name.text!r} is empty: attention is compared between networks that attend, BERT or RoBERTa on both "
+      f"sides{', built with collect_attentions' if 'attentions' in name.path else ''}"
     )
   said = {
     "layer_logits": "pseudo classifiers on its layers",

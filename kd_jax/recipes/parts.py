@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -37,7 +37,8 @@ class Term:
   Attributes:
     name: what logs and tables call it.
     loss: a pure function on arrays, importable, so that a run can be described; gives [B], or another
-      unreduced array.
+      unreduced array. If it has a keyword-only argument `mask`, it is given the batch's, [B], and must give 0
+      for masked examples: a loss that compares examples cannot be masked afterwards.
     of: the names of its positional arguments: see `kd_jax.recipes.names`.
     options: its keyword arguments: numbers, texts, or schedules of the epoch.
     weight: a number, or a schedule of the epoch.
@@ -56,7 +57,7 @@ class Term:
   head: nn.Module | None = None
 
   def __post_init__(self):
-    if isinstance(self.of, str) or not self.of:
+    if isinstance(self.of, str) or not isinstance(self.of, Sequence) or not self.of:
       raise ValueError(
         f"term {self.name!r}: `of` is a tuple of names, such as ('student.logits', 'batch.labels'), got "
         f"{self.of!r}"
@@ -100,6 +101,14 @@ class Term:
     """Whether it reads labels: it then counts labelled examples alone."""
     return any(name.path == ("labels",) for name in self.names if name.source == "batch")
 
+  @functools.cached_property
+  def takes_mask(self) -> bool:
+    """Whether the loss is given the batch's mask, and so leaves nothing to be masked."""
+    argument = inspect.signature(self.loss).parameters.get("mask")
+    return (
+      argument is not None and argument.kind is argument.KEYWORD_ONLY and "mask" not in self.options
+    )
+
   def weight_at(self, epoch: ArrayLike) -> ArrayLike:
     return self.weight(epoch) if callable(self.weight) else self.weight
 
@@ -112,7 +121,8 @@ class Term:
   def loss_at(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: ArrayLike) -> Array:
     """The loss of what `of` names, unreduced."""
     given = [look_up(name, student, teacher, batch) for name in self.names]
-    return self.loss(*given, **self.options_at(epoch))
+    mask = {"mask": batch.mask} if self.takes_mask else {}
+    return self.loss(*given, **self.options_at(epoch), **mask)
 
 
 def _is_plain(value: Any) -> bool:

@@ -50,7 +50,8 @@ def register(*kinds: str) -> Callable[[F], F]:
     kinds: of data that the method suits, of `KINDS`.
 
   Raises:
-    ValueError: an unknown kind, a name that is taken, or a setting without a default or a type.
+    ValueError: an unknown kind, a name that is taken, other arguments than a target and a budget, or a setting
+      without a default or a type.
   """
   unknown = [kind for kind in kinds if kind not in KINDS]
   if unknown or not kinds:
@@ -66,6 +67,9 @@ def register(*kinds: str) -> Callable[[F], F]:
       raise ValueError(
         f"there is a method {name!r} already, of {held.make.__module__}: rename yours"
       )
+    first = list(inspect.signature(make).parameters.values())[:2]
+    if len(first) < 2 or any(one.kind is not one.POSITIONAL_OR_KEYWORD for one in first):
+      raise ValueError(f"{name} must take (target, budget, *, settings)")
     for parameter in _settings_of(make):
       bare = parameter.default is parameter.empty or parameter.annotation is parameter.empty
       if bare or parameter.kind is not parameter.KEYWORD_ONLY:

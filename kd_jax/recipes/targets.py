@@ -1,6 +1,7 @@
 """What a network is to predict: each kind of target has its loss on labels and on a teacher's outputs."""
 
 import dataclasses
+import math
 from typing import Any
 
 from kd_jax._checks import check_temperature
@@ -74,6 +75,10 @@ class Number:
   """
 
   mean: float = 0.0
+
+  def __post_init__(self):
+    if not math.isfinite(self.mean):
+      raise ValueError(f"`mean` must be finite, got {self.mean}")
 
   @property
   def outputs(self) -> int:

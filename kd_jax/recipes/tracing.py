@@ -25,16 +25,23 @@ def trace(recipe: Recipe, student: Outputs, teacher: Outputs, batch: Batch) -> N
     for phase in recipe.phases:
       for term in phase.objective:
         _trace_term(term, student, teacher, batch)
-  # JAX raises TypeErrors for shapes; a loss may read an attribute of what is not there.
-  except (ValueError, TypeError, AttributeError) as error:
-    said = str(error).split("\n---", 1)[0]
+  # JAX raises TypeErrors for shapes; a loss may read what is not there, or assert.
+  except (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+  ) as error:
+    said = str(error).strip().partition("\n")[0] or type(error).__name__
     raise ValueError(f"{recipe.name} does not suit these networks: {said}") from error
 
 
 def _trace_term(term: Term, student: Outputs, teacher: Outputs, batch: Batch) -> None:
-  def loss(student: Outputs, teacher: Outputs) -> Array:
+  def loss(student: Outputs, teacher: Outputs, batch: Batch) -> Array:
     if term.head is not None:
       student = term.head.init_with_output(jax.random.key(0), student)[0]
     return term.loss_at(student, teacher, batch, jnp.float32(0))
 
-  jax.eval_shape(loss, student, teacher)
+  jax.eval_shape(loss, student, teacher, batch)

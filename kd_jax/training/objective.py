@@ -51,7 +51,8 @@ def objective(
     if batch.labelled is not None and term.reads_labels:
       shares[term.name] = _share_of_labelled_mean(term.name, values, batch)
     else:
-      mask = batch.mask if values.shape[:1] == examples else None
+      # A loss that took the mask may give a value for each of as many classes.
+      mask = None if term.takes_mask or values.shape[:1] != examples else batch.mask
       total, _ = masked_sum_and_count(values, mask)
       shares[term.name] = total / parallel.sum_over_devices(jnp.float32(values.size))
     loss += term.weight_at(epoch) * shares[term.name]
