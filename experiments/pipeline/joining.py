@@ -12,7 +12,6 @@ from experiments.pipeline.differences import (
   Difference,
   differing,
   short,
-  with_optimizer_defaults,
 )
 from experiments.reporting.formats import and_, flatten
 from experiments.reporting.results import Results, check_results
@@ -196,7 +195,7 @@ def _method(results: Results, name: str) -> dict[str, Any]:
   return {
     "phases": entry.get("phases"),
     "settings": _filled(entry.get("settings") or {}, defaults),
-    "description": described and with_optimizer_defaults(described),
+    "description": described,
     "assistant_digest": entry.get("assistant_digest"),
   }
 
