@@ -176,34 +176,21 @@ def test_a_broken_finished_phase_is_named_with_the_remedy(copied, finished):
 # Runs of older versions.
 
 
-def as_before(folder):
-  """Writes the first phase as the version before did: all of its state, heads by their repr, no versions."""
-  state = begin_phase(TASK, RECIPE.phases[0], fresh_variables(TASK), None)
-  for report in scripted(TASK, RECIPE.phases[0], state, None, label="", epochs_before=0):
-    state = report.state
-  meta = store(folder, "one").restore().meta
+def test_a_run_that_a_version_without_a_name_described_is_refused_in_one_line(copied):
+  """Before 0.2, checkpoints named wrappers of losses, and no version."""
+  kept = store(copied, "one")
+  restored = kept.restore()
+  meta = json.loads(json.dumps(restored.meta))
   del meta["made_with"]
-  for term in meta["settings"]["phases"][0]["terms"]:
-    assert term["heads"] == {
-      "module": "kd_jax.models.heads.LayerClassifiers",
-      "fields": {"num_outputs": CLASSES},
-    }
-    term["heads"] = repr(LABELS.heads)
-  shutil.rmtree(folder / "run")
-  kept = store(folder, "one")
-  for epoch in (3, 4):
-    digest = kept.save(epoch, state, meta)
-  return digest
-
-
-def test_a_phase_that_an_older_version_finished_is_gone_on_from(copied, finished):
-  digest = as_before(copied)
-  one, two = train(copied)
-  assert one.digest == digest != digests(finished)["one"]
-  (link,) = store(copied, "two").restore().meta["parents"]
-  assert link["digest"] == digest == store(copied, "one").restore(4).digest
-  expected = runs.load(run_in(finished))[-1]
-  jax.tree.map(np.testing.assert_array_equal, two.state, expected.state)
+  (term,) = meta["settings"]["phases"][0]["terms"]
+  term["function"] = f"{term.pop('loss')}_of_outputs"
+  shutil.rmtree(kept.directory)
+  kept.save(4, unflatten_all(restored.state), meta)
+  with pytest.raises(
+    CheckpointError, match=r"\(by kd_jax of an earlier version, this is .*Use another --workdir"
+  ) as caught:
+    train(copied)
+  assert "\n" not in str(caught.value)
 
 
 def test_a_setting_that_a_run_was_not_described_by_is_named(copied):
