@@ -65,7 +65,7 @@ class LayerContract(contract.PerExampleContract):
 
 
 class OtherShapes:
-  """For a student and a teacher of different shapes, the extremes of the contract: sides that are 0, ±1e4, certain."""
+  """The extremes of the contract for a student and a teacher of different shapes."""
 
   @pytest.mark.parametrize("extreme", ["large", "flat", "certain", "certain teacher"])
   def test_loss_and_gradients_stay_finite(self, extreme):
