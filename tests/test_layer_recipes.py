@@ -528,7 +528,7 @@ def test_projections_are_of_float32_and_independent_of_each_other():
 
 @pytest.mark.parametrize("index", [3, -4, 7])
 def test_a_layer_that_is_not_there_cannot_be_projected(index):
-  message = f"^layer {index} cannot be projected: the student has 3, -3 to 2$"
+  message = f"^layer {index} cannot be projected: the student has 3, -3 to 2"
   with pytest.raises(ValueError, match=message):
     LayerProjections(5, (index,)).init(jax.random.key(0), student())
 
