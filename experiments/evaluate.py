@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.command_line import console, options
+from experiments.command_line.wording import counted
 from experiments.pipeline.evaluation import evaluate
 from experiments.pipeline.folder import open_folder
 from experiments.pipeline.students import Students
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   console.start(where)
   folder = open_folder(study, where)
   results = evaluate(Students(folder, Teachers(folder, may_train=False)))
-  console.say(f"{len(results['rows'])} rows in {where.workdir / 'results.json'}")
+  console.say(f"{counted(len(results['rows']), 'rows')} in {where.workdir / 'results.json'}")
   return 0
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.command_line import console, options
+from experiments.command_line.wording import counted
 from experiments.pipeline.folder import open_folder
 from experiments.pipeline.teachers import Teachers
 from kd_jax.teachers import cache as teacher_cache
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not own.verify:
     cache, data = caches.fill(teacher), folder.domain.data
     console.say(
-      f"cache {cache.digest[:12]}: {data.views} views of {len(data.train)} examples in "
+      f"cache {cache.digest[:12]}: {counted(data.views, 'views')} of {counted(len(data.train), 'examples')} in "
       f"{caches.directory(teacher)}"
     )
     return 0
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   verdict = "agrees with" if found.agrees else "DIFFERS from"
   console.say(
     f"the cache {verdict} the live teacher: largest error {found.largest_error:.3g} (allowed "
-    f"{found.allowed_error:.3g}) at row {found.row}, view {found.view}, of {found.compared} rows"
+    f"{found.allowed_error:.3g}) at row {found.row}, view {found.view}, of {counted(found.compared, 'rows')}"
   )
   return 0 if found.agrees else 1
 

@@ -28,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   if study.methods != options.configs()[study.name].methods:
     raise ValueError("students of one method are trained at a time: name it with --method")
   study = dataclasses.replace(study, methods=(own.method,))
-  if own.seed is not None and not 0 <= own.seed < study.seeds:
-    raise ValueError(f"--seed {own.seed} is not one of the study's {study.seeds} seeds")
+  if own.seed is not None and own.seed not in study.seed_range:
+    first, last = study.seed_range[0], study.seed_range[-1]
+    raise ValueError(f"--seed must be one of the study's, {first} to {last}, got {own.seed}")
   console.start(where)
   folder = open_folder(study, where)
   seeds = None if own.seed is None else (own.seed,)

@@ -2,6 +2,7 @@
 
     python -m experiments.study CONFIG [--methods scratch kd ...] [--seeds 5] [--workdir DIR] [overrides]
 
+`--first-seed 5 --seeds 3` trains seeds 5, 6 and 7: `experiments.compare --join` joins studies of other seeds.
 `--vary annealing-kd.max-temperature 1 5 10` compares values of a method's option: a row for each.
 Stopped at any moment, the same command goes on from the last finished epoch and skips what is done.
 """
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.command_line import console, options
+from experiments.command_line.wording import counted
 from experiments.pipeline.evaluation import evaluate
 from experiments.pipeline.folder import open_folder
 from experiments.pipeline.students import Students
@@ -26,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   data = folder.domain.data
   console.say(
     f"{study.name}: {data.train.name} {data.train.version}, {len(data.train)} training, "
-    f"{len(data.validation)} validation and {len(data.test)} test examples; "
-    f"{len(study.rows)} methods × {study.seeds} seeds in {where.workdir}"
+    f"{len(data.validation)} validation and {counted(len(data.test), 'test examples')}; "
+    f"{counted(len(study.rows), 'methods')} × {counted(study.seeds, 'seeds')} in {where.workdir}"
   )
   teachers = Teachers(folder)
   teachers.teacher()

@@ -12,6 +12,7 @@ from experiments.command_line import options
 from experiments.domains.image_study import ImageStudy, MethodSettings
 from experiments.domains.registry import domain_of
 from experiments.domains.sequences import fitting
+from experiments.domains.study import plain
 from experiments.domains.text_study import TextStudy
 from experiments.pipeline import runs
 from experiments.pipeline.evaluation import evaluate, published
@@ -23,6 +24,7 @@ from kd_jax.data import glue
 from tests import commands
 from tests.fake_tfds import write_fake
 
+TEN = recipes.Classes(10)
 CONFIGS = options.configs()
 IMAGES = [name for name, study in CONFIGS.items() if isinstance(study, ImageStudy)]
 TEXTS = [name for name, study in CONFIGS.items() if isinstance(study, TextStudy)]
@@ -173,7 +175,12 @@ def test_recipes_of_a_config_use_the_whole_budget(name):
   ("name", "changes", "examples", "differing"),
   [
     ("glue_bert4", {}, 100, []),
-    ("glue_bert4", {"teacher_weights": "/else/where/bert-base-uncased", "seeds": 3}, 100, []),
+    (
+      "glue_bert4",
+      {"teacher_weights": "/else/where/bert-base-uncased", "seeds": 3, "first_seed": 5},
+      100,
+      [],
+    ),
     ("glue_bert4", {"methods": ("kd",), "live_teacher": True}, 100, []),
     ("glue_bert4", {"teacher_weights": "/else/where/minilm"}, 100, ["teacher_weights"]),
     ("glue_bert4", {"finetune_teacher": False}, 100, ["finetune_teacher"]),
@@ -197,9 +204,9 @@ def test_paper_settings_of_the_vision_study():
   assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay) == (0.1, 0.9, 1e-4)
   rate = optimizer.schedule(160)
   assert [round(float(rate(step)), 4) for step in (79, 80, 119, 120)] == [0.1, 0.01, 0.01, 0.001]
-  anneal, finetune = study.recipe("annealing_kd", 10).phases
+  anneal, finetune = study.recipe("annealing_kd", TEN).phases
   assert (anneal.epochs, finetune.epochs, finetune.start) == (160, 160, "best")
-  temperature = anneal.objective[0].schedules["temperature"]
+  temperature = anneal.objective[0].options["temperature"]
   assert [int(temperature(epoch)) for epoch in (0, 15, 16, 159)] == [10, 10, 9, 1]
 
 
@@ -221,16 +228,26 @@ def test_overrides_reach_the_study():
   )
   assert study.methods == ("kd",)
   assert study.seeds == 3
+  assert [*study.seed_range] == [0, 1, 2]
   assert study.settings.kd.temperature == 8
   assert study.optimizer.learning_rate == 0.2
   assert str(where.workdir) == "somewhere"
+
+
+def test_seeds_may_begin_anywhere():
+  study, _, _ = options.parse("study", ["digits", "--first-seed", "7", "--seeds", "2"])
+  assert [*study.seed_range] == [7, 8]
+  assert plain(study)["first_seed"] == 7
+  whole = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
+  without = type(study)(**{key: value for key, value in whole.items() if key != "first_seed"})
+  assert [*without.seed_range] == [0, 1]  # a configuration of before the option
 
 
 def test_each_phase_may_have_a_schedule_of_its_own_on_the_command_line():
   arguments = ["digits", "--equal-epochs", "labels", "--optimizer.warmup", "0.1"]
   arguments += ["--annealing-kd.phase1.decay", "constant", "--annealing-kd.phase2.rate", "0.1"]
   study, _, _ = options.parse("study", arguments)
-  first, second = study.recipe("annealing_kd", 10).phases
+  first, second = study.recipe("annealing_kd", TEN).phases
   assert (first.epochs, second.epochs) == (40, 80)
   assert first.optimizer == dataclasses.replace(study.optimizer, decay="constant")
   assert second.optimizer == dataclasses.replace(
@@ -238,13 +255,13 @@ def test_each_phase_may_have_a_schedule_of_its_own_on_the_command_line():
   )
   assert study.optimizer.warmup == 0.1
   # Other methods train as before.
-  assert study.recipe("scratch", 10).phases[0].optimizer == study.optimizer
+  assert study.recipe("scratch", TEN).phases[0].optimizer == study.optimizer
 
 
 def test_ablations_of_universal_kd_on_the_command_line():
   arguments = ["texts", "--universal-kd.attend", "losses", "--universal-kd.no-label-phase"]
   study, _, _ = options.parse("study", arguments)
-  recipe = study.recipe("universal_kd", 2)
+  recipe = study.recipe("universal_kd", recipes.Classes(2))
   assert recipe.title == "Universal-KD, attention on losses, without phase II"
   assert [phase.epochs for phase in recipe.phases] == [study.epochs]
 
@@ -259,10 +276,10 @@ def test_a_varied_method_has_a_row_for_each_value():
   rows = ["annealing_kd.max-temperature=1", "annealing_kd", "annealing_kd.max-temperature=5"]
   assert list(study.rows) == ["scratch", "kd", "takd", *rows, "continuation_kd"]
   for name, value in zip(rows, (1, 10, 5), strict=True):
-    recipe = study.recipe(name, 10)
+    recipe = study.recipe(name, TEN)
     assert (recipe.name, recipe.title) == (name, f"Annealing-KD (max-temperature {value})")
-    assert recipe.phases[0].objective[0].schedules["temperature"](0) == value
-  assert study.recipe("kd", 10).title == "KD"
+    assert recipe.phases[0].objective[0].options["temperature"](0) == value
+  assert study.recipe("kd", TEN).title == "KD"
 
 
 @pytest.mark.parametrize(
@@ -283,21 +300,17 @@ def test_a_bad_variation_is_refused_with_what_is_possible(words, message):
 
 
 def test_every_recipe_argument_has_an_option():
-  for name in recipes.RECIPES:
+  study, widths = dataclasses.replace(CONFIGS["digits"], epochs=20), (8, 8)
+  for name in recipes.methods_for("images"):
     settings = getattr(MethodSettings(), name, None)
-    study = CONFIGS["digits"]
     made = recipes.make_recipe(
       name,
-      recipes.Budget(20, study.optimizer, 10),
+      TEN,
+      recipes.Budget(20, study.optimizer),
       vars(settings) if settings else {},
+      teacher_widths=widths,
     )
-    assert made == study_recipe_alike(study, name, made)
-
-
-def study_recipe_alike(study, name, made):
-  """The recipe through the study, if it describes alike; schedules are functions and never equal."""
-  other = dataclasses.replace(study, epochs=20).recipe(name, 10)
-  return made if recipes.describe(other) == recipes.describe(made) else other
+    assert made == study.recipe(name, TEN, widths)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from experiments.domains.registry import KINDS, domain_of
 from experiments.domains.sequences import SequenceNetworkSpec
 from experiments.domains.texts import TextNetworkSpec
 from experiments.pipeline import devices
+from kd_jax import recipes
+from kd_jax.losses.features import fitnet_loss
 from kd_jax.models.sequence_spec import SequenceSpec
 from kd_jax.models.spec import ModelSpec, build_model
 from kd_jax.models.text_spec import TextSpec
 from kd_jax.recipes import Phase, Recipe, Term
-from kd_jax.types import Batch, Outputs
 from tests.training import OPTIMIZER, dataset
 
 CONFIGS = configs()
@@ -43,49 +44,44 @@ def test_recurrent_students_train_together_on_accelerators(monkeypatch):
   assert devices.seeds_together(ModelSpec("resnet", depth=8), 5) == 1
 
 
-def hidden_mse(student: Outputs, teacher: Outputs, batch: Batch):
-  del batch
-  return ((student.layers[0] - teacher.layers[0]) ** 2).mean(axis=-1)
-
-
-def by_scores(student: Outputs, teacher: Outputs, batch: Batch):
-  del batch
-  return student.scores.unary - teacher.scores.unary
-
-
 def recipe(name, assistant=None):
-  phase = Phase("distil", (Term("hidden", hidden_mse, reads=("layers",)),), 1, OPTIMIZER)
+  hint = Term("hint", fitnet_loss, ("student.layers[0]", "teacher.layers[0]"))
+  phase = Phase("distil", (hint,), 1, OPTIMIZER)
   return Recipe(name, "", "", "", (phase,), assistant)
 
 
-def network(width):
-  return build_model(ModelSpec("mlp", hidden=(width,)), 3)
+BATCH = tracing.batch_of_two(dataset(8))
+
+
+def returns(width):
+  model = build_model(ModelSpec("mlp", hidden=(width,)), 3)
+  return tracing.abstract_outputs(model, BATCH.inputs)
 
 
 def test_a_recipe_that_does_not_suit_the_networks_is_refused_by_its_name():
-  data, four = dataset(8), network(4)
-  own = {"hints": recipe("hints")}
-  tracing.refuse_misfits(own, {"student": four, "teacher": four}, data)
+  own, four = {"hints": recipe("hints")}, returns(4)
+  tracing.refuse_misfits(own, four, four, BATCH)
   with pytest.raises(ValueError, match="hints does not suit these networks"):
-    tracing.refuse_misfits(own, {"student": four, "teacher": network(5)}, data)
-  whole = dataclasses.replace(dataset(8), num_classes=3)
-  scores = Phase("tag", (Term("scores", by_scores, reads=("scores",)),), 1, OPTIMIZER)
+    tracing.refuse_misfits(own, four, returns(5), BATCH)
+  scores = Phase("tag", (recipes.Structures().label_term(),), 1, OPTIMIZER)
   tagging = {"tagging": Recipe("tagging", "", "", "", (scores,))}
   with pytest.raises(
-    ValueError, match="tagging does not suit these networks: 'NoneType'"
+    ValueError, match="tagging does not suit these networks: the student gives no scores"
   ) as caught:
-    tracing.refuse_misfits(tagging, {"student": four, "teacher": four}, whole)
+    tracing.refuse_misfits(tagging, four, four, BATCH)
   assert "\n" not in str(caught.value)
 
 
 def test_an_assistant_is_compared_with_the_teacher_and_its_student_with_it():
-  data, four, five = dataset(8), network(4), network(5)
-  own = {"by_way": recipe("by_way", recipe("to_assistant"))}
-  same = {"student": four, "assistant": four, "teacher": four}
-  tracing.refuse_misfits(own, same, data)
-  for role in same:
+  own, four, five = {"by_way": recipe("by_way", recipe("to_assistant"))}, returns(4), returns(5)
+
+  def check(student=four, teacher=four, whole=four, seen=four):
+    tracing.refuse_misfits(own, student, teacher, BATCH, (whole, seen))
+
+  check()
+  for part in ("student", "teacher", "whole", "seen"):
     with pytest.raises(ValueError, match="by_way does not suit these networks"):
-      tracing.refuse_misfits(own, same | {role: five}, data)
+      check(**{part: five})
 
 
 def test_a_cache_plan_is_of_the_network_and_the_digest(data_dir):

@@ -261,6 +261,11 @@ BAD = {
   ("--methods", "kd", "magic"): "methods must be distinct names of scratch, kd, takd",
   ("--methods", "kd", "kd"): "methods must be distinct",
   ("--seeds", "0"): "seeds, epochs and teacher_epochs must be at least 1, got 0",
+  (
+    "--first-seed",
+    "-1",
+  ): "first_seed must be at least 0, and every seed below 2^32, got first_seed -1",
+  ("--first-seed", "4294967295", "--seeds", "2"): "got first_seed 4294967295 with seeds 2",
   ("--seeds-together", "0"): "seeds_together must be at least 1, got 0",
   ("--batch-size", "60"): "does not divide over 8 devices: 56 or 64 would",
   ("--batch-size", "-8"): "a global batch of -8 does not divide over 8 devices: 8 would",

@@ -15,7 +15,7 @@ import pytest
 from kd_jax import _programs as programs, parallel, recipes
 from kd_jax.data import Augmentation, Dataset
 from kd_jax.models.spec import ModelSpec, build_model
-from kd_jax.recipes import Budget, structures as structured_recipes
+from kd_jax.recipes import Budget
 from kd_jax.teachers.sources import cached_teacher
 from kd_jax.training.loop import Task
 from kd_jax.types import Outputs
@@ -64,8 +64,8 @@ def train_briefly(model, side, **settings):
     **settings,
   )
   teacher_logits = np.random.default_rng(1).standard_normal((16, 2, 3)).astype(np.float32)
-  budget = Budget(4, training.OPTIMIZER, 3)
-  anneal = recipes.annealing_kd(budget, max_temperature=2).phases[0]
+  budget = Budget(4, training.OPTIMIZER)
+  anneal = recipes.annealing_kd(recipes.Classes(3), budget, max_temperature=2).phases[0]
   reports = training.train(task, anneal, cached_teacher(Outputs(teacher_logits)))
   return arrays_of(reports, "train_accuracy", "validation_accuracy")
 
@@ -73,7 +73,7 @@ def train_briefly(model, side, **settings):
 def train_on_sentences():
   """Two epochs of a tagger without dropout on two buckets, the last batches not full; as `train_briefly`."""
   task = sentences.task("LinearChain", seeds=(0, 1))
-  method = structured_recipes.structural_kd(Budget(2, training.OPTIMIZER, sentences.TAGS))
+  method = recipes.structural_kd(recipes.Structures(), Budget(2, training.OPTIMIZER))
   teacher = sentences.cached("LinearChain", task.train)
   return arrays_of(training.train(task, method.phases[0], teacher), "validation_f1")
 

@@ -1,6 +1,5 @@
 """The README's code runs as it stands."""
 
-import functools
 import importlib
 import pathlib
 import re
@@ -11,10 +10,11 @@ import pytest
 from sklearn.datasets import load_digits
 
 import kd_jax
+from experiments.command_line import options
 from kd_jax import recipes
 from kd_jax.data import Tokenizer
 from kd_jax.models import BertConfig, bert_spec, build_text_model, save_bert, text_sizes
-from kd_jax.recipes import parts
+from kd_jax.recipes import registry
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 LOSS, METHOD, LAYERS, WEIGHTS, STRUCTURES, ARRAYS = re.findall(
@@ -30,21 +30,20 @@ def test_one_loss_in_a_plain_jit():
   assert names["loss"](student, teacher, 6.0) == pytest.approx(2.5)
 
 
-def test_a_new_method(monkeypatch):
-  monkeypatch.setattr(recipes.logits, "RECIPES", dict(recipes.RECIPES))
-  names = {name: getattr(parts, name) for name in ("Budget", "Phase", "Recipe", "Term")}
-  names |= {
-    "functools": functools,
-    "RECIPES": recipes.logits.RECIPES,
-    "reverse_kl": kd_jax.reverse_kl,
-  }
-  exec(METHOD, names)
-  budget = parts.Budget(3, parts.Optimizer(), 10)
-  made = recipes.make_recipe("reverse_kd", budget, {"temperature": 4.0})
+def test_a_new_method(tmp_path, monkeypatch):
+  """The file exactly as printed, and the command beneath it."""
+  monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "my_methods.py").write_text(METHOD, encoding="utf-8")
+  command = re.search(r"python -m experiments\.study (digits --recipes .*)", README)[1].split()
+  study, _, _ = options.parse("study", command)
+  assert study.methods == ("scratch", "kd", "reverse_kd")
+  made = study.recipe("reverse_kd", recipes.Classes(3))
   outputs = [kd_jax.Outputs(logits=np.eye(3, dtype=np.float32)[i : i + 1]) for i in (0, 1)]
   found = made.phases[0].objective[0].loss_at(*outputs, None, 0)
   expected = kd_jax.reverse_kl(outputs[0].logits, outputs[1].logits, temperature=4.0)
   np.testing.assert_array_equal(found, expected)
+  assert recipes.describe(made)["phases"][0]["terms"][0]["options"] == {"temperature": 4.0}
 
 
 def test_a_loss_on_layers_in_a_plain_jit():
@@ -97,11 +96,13 @@ def test_one_s_own_arrays():
     "held_out_labels": labels[600:900],
     "teacher_logits": 8 * np.eye(10, dtype=np.float32)[labels[:600], None],
   }
-  exec(ARRAYS.replace("epochs=40", "epochs=24").replace("annealing_kd(budget)", SMALLER), names)
+  exec(
+    ARRAYS.replace("epochs=40", "epochs=24").replace(
+      "budget)\nteacher", "budget, max_temperature=4)\nteacher"
+    ),
+    names,
+  )
   assert min(names["report"].record.validation) > 0.8
-
-
-SMALLER = "annealing_kd(budget, max_temperature=4)"
 
 
 def test_the_commands_exist():

@@ -268,6 +268,17 @@ def test_studies_side_by_side_name_what_differs():
     ["small", "teacher.depth 20", "93.00", "KD", "3"],
   ]
   assert all(len(row) == len(table.header) for row in table.rows)
+  # Studies of before the option begin at seed 0.
+  later = {n: make_results(config=config | {"first_seed": n}) for n in (0, 5)}
+  differ = [
+    row[1] for row in comparison({"old": make_results(config=config), "new": later[0]}).rows
+  ]
+  assert set(differ) == {"–"}
+  table = comparison({"old": make_results(config=config), "new": later[5]})
+  assert {(row[0], row[1]) for row in table.rows} == {
+    ("old", "first_seed 0"),
+    ("new", "first_seed 5"),
+  }
   with pytest.raises(ValueError, match="two or more studies, got 1"):
     comparison({"large": small})
   other = make_results(metric={"key": "f1", "label": "F1"})

@@ -4,6 +4,7 @@ Training is scripted: what counts here is what lies on disk.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from kd_jax import checkpoints, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, flatten
 from kd_jax.models.heads import LayerClassifiers
 from kd_jax.models.safetensors_files import nest
-from kd_jax.recipes import Phase, Recipe, Term
+from kd_jax.recipes import Phase, Recipe
 from kd_jax.training import EpochRecord, EpochReport
 from kd_jax.training.loop import begin_phase, fresh_variables
 from kd_jax.training.state import network_of, track_best
@@ -27,7 +28,9 @@ from tests.training import CLASSES, OPTIMIZER, changed, mlp
 
 TASK = changed(model=mlp(6, 5))
 
-LABELS = Term("labels", recipes.cross_entropy, needs_teacher=False, heads=LayerClassifiers(CLASSES))
+LABELS = dataclasses.replace(
+  recipes.Classes(CLASSES).label_term(), name="labels", head=LayerClassifiers(CLASSES)
+)
 RECIPE = Recipe(
   "scripted", "", "", "",
   (Phase("one", (LABELS,), 4, OPTIMIZER), Phase("two", (LABELS,), 2, OPTIMIZER, "best")),
@@ -203,10 +206,9 @@ def test_a_phase_that_an_older_version_finished_is_gone_on_from(copied, finished
   jax.tree.map(np.testing.assert_array_equal, two.state, expected.state)
 
 
-def test_younger_settings_have_their_defaults_in_older_runs(copied):
+def test_a_setting_that_a_run_was_not_described_by_is_named(copied):
   kept = store(copied, "one")
   restored = kept.restore()
-  del restored.meta["settings"]["phases"][0]["optimizer"]["clip_norm"]
   del restored.meta["settings"]["batch_size"]
   shutil.rmtree(kept.directory)
   kept.save(restored.step, restored.state, restored.meta)
@@ -215,19 +217,18 @@ def test_younger_settings_have_their_defaults_in_older_runs(copied):
 
 
 SCHEDULED = [
-  # old, new, rounded as before, same
-  ([1e-9, 0.5], [2e-9, 0.5], 0.0, False),
-  ([1e-9, 0.5], [1e-9, 0.5], 0.0, True),
-  ([0.33333333], [0.333333333], 1e-8, True),
-  ([3.14159265], [3.14159274], 0.0, True),  # of float32
-  ([0.001], [0.00100001], 0.0, False),
-  ([1, 2], [1, 3], 1e-8, False),
+  # old, new, same
+  ([1e-9, 0.5], [2e-9, 0.5], False),
+  ([1e-9, 0.5], [1e-9, 0.5], True),
+  ([3.14159265], [3.14159274], True),  # of float32
+  ([0.001], [0.00100001], False),
+  ([1, 2], [1, 3], False),
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "rounded", "same"), SCHEDULED)
-def test_scheduled_values_are_compared_by_significant_digits(old, new, rounded, same):
-  assert (differences("weight", old, new, rounded=rounded) == []) is same
+@pytest.mark.parametrize(("old", "new", "same"), SCHEDULED)
+def test_scheduled_values_are_compared_by_significant_digits(old, new, same):
+  assert (differences("weight", old, new) == []) is same
 
 
 def test_a_field_that_is_missing_has_its_default():
@@ -237,16 +238,6 @@ def test_a_field_that_is_missing_has_its_default():
     "model.bias was false, now true"
   ]
   assert differences("model", old, new) == ["model.bias was null, now true"]
-
-
-@pytest.mark.parametrize(
-  ("fields", "same"), [({"num_outputs": 3}, True), ({"num_outputs": 2}, False)]
-)
-def test_heads_of_older_runs_are_compared_by_their_fields(fields, same):
-  now = {"module": "kd_jax.models.heads.LayerClassifiers", "fields": fields}
-  assert (differences("heads", repr(LayerClassifiers(3)), now) == []) is same
-  other = now | {"module": "kd_jax.models.heads.LayerProjections"}
-  assert differences("heads", repr(LayerClassifiers(3)), other)
 
 
 # What it was made with.
@@ -272,25 +263,6 @@ def test_a_run_gone_on_with_in_another_environment_says_so_and_records_both(
     [first, second],
     [second],
   ]
-
-
-def test_a_loss_that_moved_to_another_file_is_the_same_and_another_loss_is_not(copied):
-  """Checkpoints name losses by their place in the project; the phase is read, not trained again."""
-  kept = store(copied, "one")
-  restored = kept.restore()
-  meta = json.loads(json.dumps(restored.meta))
-  (term,) = meta["settings"]["phases"][0]["terms"]
-  own = term["function"].rpartition(".")[2]
-  for place, same in (("kd_jax.elsewhere", True), ("another_library", False)):
-    term["function"] = f"{place}.{own}"
-    shutil.rmtree(copied / "run/two", ignore_errors=True)
-    shutil.rmtree(kept.directory)
-    kept.save(4, unflatten_all(restored.state), meta)
-    if same:
-      assert train(copied)[0].digest == kept.restore().digest
-    else:
-      with pytest.raises(CheckpointError, match=r"function was \"another_library"):
-        train(copied)
 
 
 def test_a_run_of_another_version_that_does_not_fit_is_refused_by_the_version(copied):

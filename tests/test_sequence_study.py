@@ -10,14 +10,14 @@ from experiments.command_line.options import parse
 from experiments.domains.registry import domain_of
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.data import corpora
-from kd_jax.recipes import structures as structured_recipes
+from kd_jax.recipes import methods_for
 from tests import commands
 from tests.commands import lines
 from tests.conftest import ROOT
 
 SAMPLES = ROOT / "kd_jax" / "data" / "samples"
 SPLITS = ("train", "validation", "test")
-METHODS = tuple(structured_recipes.RECIPES)
+METHODS = tuple(methods_for("sentences"))
 WIDTHS = tuple(
   option
   for network in ("teacher", "student")

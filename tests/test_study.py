@@ -251,6 +251,61 @@ def test_fewer_seeds_read_the_group_that_is_there(finished, data_dir, tmp_path):
   assert untimed(results(folder)["rows"]) == old[:1]
 
 
+def test_other_seeds_train_beside_those_that_are_there(finished, data_dir, tmp_path, capsys):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  others = [argument for argument in SMALL if not argument.startswith("--seeds")]
+  others += ["--first-seed=1", "--seeds=2"]
+  arguments = [*others, "--methods", "kd", f"--workdir={folder}", f"--data-dir={data_dir}"]
+  assert study.main(arguments) == 0
+  # Seed 1 is there, within the group of seed 0, whose own results are not this study's.
+  assert sorted(path.name for path in (folder / "students" / "kd").iterdir()) == [
+    "seeds-0-1",
+    "seeds-2",
+  ]
+  old = [row for row in untimed(results(finished)["rows"]) if row["method"] == "kd"]
+  new = untimed(results(folder)["rows"])
+  assert [row["seed"] for row in new] == [1, 2]
+  assert new[0] == old[1]
+  assert results(folder)["config"]["first_seed"] == 1
+  assert "1 method × 2 seeds" in capsys.readouterr().out
+  with pytest.raises(ValueError, match="--seed must be one of the study's, 1 to 2, got 0"):
+    student.main([*others, "--method", "kd", "--seed", "0", f"--workdir={folder}"])
+
+
+def test_studies_of_other_seeds_and_methods_are_joined(finished, data_dir, tmp_path):
+  """The second study is one of a copied teacher, of which its results.json alone is left."""
+  whole, folder = results(finished), tmp_path / "more"
+  shutil.copytree(finished / "teacher", folder / "teacher")
+  others = [argument for argument in SMALL if not argument.startswith("--seeds")]
+  others += ["--methods", "scratch", "annealing_kd", "--first-seed=2", "--seeds=1"]
+  assert study.main([*others, f"--workdir={folder}", f"--data-dir={data_dir}"]) == 0
+  more = results(folder)
+  for path in folder.iterdir():
+    if path.name != "results.json":
+      shutil.rmtree(path) if path.is_dir() else path.unlink()
+  assert compare.main([str(finished), str(folder), "--join", str(tmp_path / "joined")]) == 0
+  joined = results(tmp_path / "joined")
+  key = ("method", "seed", "phase")
+  found = {tuple(row[name] for name in key): row for row in joined["rows"]}
+  assert found == {tuple(row[name] for name in key): row for row in whole["rows"] + more["rows"]}
+  assert [part["seeds"].get("annealing_kd") for part in joined["parts"]] == [[0, 1], [2]]
+  assert (tmp_path / "joined" / "report.html").exists()
+  assert not any("does not record" in note for note in joined["dataset"]["notes"])
+
+
+def test_results_tell_what_two_studies_must_share(finished):
+  found = results(finished)
+  assert found["teacher"]["made_from"] == [
+    json.loads((finished / "teacher/train/train/checkpoints/seals/2.json").read_text())["digest"]
+  ]
+  assert found["methods"]["takd"]["assistant_digest"] == found["assistant"]["digest"]
+  assert not any("assistant_digest" in found["methods"][name] for name in ("scratch", "kd"))
+  prints = [found["dataset"][f"{split}fingerprint"] for split in ("", "validation_", "test_")]
+  assert len({*prints}) == 3
+  assert all(len(each) == 64 for each in prints)
+
+
 def test_students_of_one_method_are_trained_at_a_time(data_dir, tmp_path):
   with pytest.raises(ValueError, match="--method"):
     student.main([*SMALL, "--methods", "kd", f"--workdir={tmp_path}", f"--data-dir={data_dir}"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import export, lineage, precompute, study
+from experiments.pipeline import evaluation
 from kd_jax.checkpoints import CheckpointStore
 from kd_jax.data.tokenization import Tokenizer
 from kd_jax.export import from_stablehlo
@@ -106,6 +107,7 @@ def test_all_methods_from_the_sample_to_a_report(finished):
   assert (metric["key"], metric["label"], metric["examples"]) == ("accuracy", "accuracy", "texts")
   assert found["teacher"]["model"] == "BERT-2 (8)"
   assert found["assistant"]["model"] == found["student"]["model"] == "gated CNN-2 (8)"
+  assert "start_digest" not in found["student"]  # it starts from nothing outside the study
   data = found["dataset"]
   assert (data["train"], data["validation"], data["test"]) == (32, 16, 80)
   assert (data["task"], data["classes"]) == ("sample-texts", ["bad", "good"])
@@ -365,6 +367,12 @@ def test_a_finetuned_folder_teaches_and_gives_the_student_its_layers(tmp_path, c
   assert_same(encoder["layer2"], params["encoder"]["layer3"])
   assert "in the order bad, good" in domain.doubt({"accuracy": 0.5})
   assert domain.doubt({"accuracy": 0.95}) == ""
+  # Results tell the weights that both began with, and the classifiers that came to the teacher.
+  header = evaluation._header(students.folder, students.teachers, [])
+  (weights, classifiers) = header["teacher"]["made_from"]
+  assert header["student"]["start_digest"] == initial.link.digest == weights
+  store = CheckpointStore(tmp_path / "run/teacher/layers/layers/checkpoints")
+  assert store.restore().digest == classifiers
   # What is exported needs no weights folder beside it.
   assert commands.run_here(export, tmp_path / "run" / "teacher", "--to", "stablehlo") == 0
   beside = json.loads(next((tmp_path / "run" / "teacher" / "export").glob("*.json")).read_text())

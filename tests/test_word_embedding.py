@@ -89,7 +89,7 @@ def test_frozen_words_are_not_trained():
     text, vocab_size=data.WORDS, num_outputs=data.CLASSES, kept_subwords=kept
   )
   optimizer = Optimizer(name="adamw", learning_rate=0.1, decay="constant", weight_decay=0.1)
-  recipe = recipes.make_recipe("scratch", Budget(1, optimizer, data.CLASSES), {})
+  recipe = recipes.scratch(recipes.Classes(data.CLASSES), Budget(1, optimizer))
   train = data.dataset(lengths=(3, 4, 2, 4))
   task = Task(
     model, train, train, batch_size=8, seeds=(0, 1), one_dispatch=True, evaluation=texts("accuracy")

@@ -76,7 +76,7 @@ def make_task(study: ImageStudy, where: Where, *, synthetic: bool) -> Task:
     augmentation=study.augmentation,
     views=study.views,
     batch_size=batch,
-    seeds=tuple(range(together)),
+    seeds=tuple(study.seed_range[:together]),
     one_dispatch=parallel.one_dispatch_an_epoch(convolutional),
   )
 

@@ -14,6 +14,7 @@ import rich.text
 
 from experiments.command_line import allocator
 from experiments.command_line.options import Where
+from experiments.command_line.wording import counted, noun
 from kd_jax import parallel
 
 _LINE_SECONDS = 10.0
@@ -100,7 +101,7 @@ class Progress:
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn(self._unit),
+        rich.progress.TextColumn(noun(self._total, self._unit)),
         rich.progress.TimeElapsedColumn(),
         rich.progress.TextColumn("eta"),
         rich.progress.TimeRemainingColumn(),
@@ -114,7 +115,8 @@ class Progress:
     if self._bar is not None:
       self._bar.stop()
     elif self._done > self._first:
-      say(f"{self._title}: {self._done} {self._unit} after {time.monotonic() - self._begun:.0f} s")
+      seconds = time.monotonic() - self._begun
+      say(f"{self._title}: {counted(self._done, self._unit)} after {seconds:.0f} s")
     elif kind is None:
       say(f"{self._title}: found finished")
 
@@ -130,7 +132,7 @@ class Progress:
     """Sets how many units are done."""
     if self._bar is None and not self._spoken_of and done > self._first:
       self._spoken_of = True
-      say(f"{self._title}: {self._total} {self._unit}")
+      say(f"{self._title}: {counted(self._total, self._unit)}")
     self._done = done
     now = time.monotonic()
     if self._bar is not None:
@@ -140,7 +142,8 @@ class Progress:
       self._spoken = now
       left = (now - self._begun) / (done - self._first) * (self._total - done)
       note = f", {detail}" if detail else ""
-      say(f"{self._title}: {done}/{self._total} {self._unit}, about {left:.0f} s left{note}")
+      units = noun(self._total, self._unit)
+      say(f"{self._title}: {done}/{self._total} {units}, about {left:.0f} s left{note}")
 
 
 def epoch_counter(progress: Progress) -> Callable[[int, str], None]:

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from experiments.command_line.wording import counted
 from experiments.domains import tracing
 from experiments.domains.domain import NO_AUGMENTATION, CachePlan, Data, Domain, Header, Networks
 from experiments.domains.sequence_study import CASES, Case, SequenceStudy
@@ -101,13 +102,15 @@ def _read(study: SequenceStudy, data_dir: Path | None) -> tuple[Data[SequenceDat
   notes += found.notes
   if found.problems:
     count, first = len(found.problems), found.problems[0]
-    notes.append(f"left out {count} malformed sentence{'s'[: count > 1]}, first {first}")
+    notes.append(f"left out {counted(count, 'malformed sentences')}, first {first}")
   train = found.train
   left_out = int((train.lengths > (study.max_length or np.inf)).sum())
   if left_out == len(train):
     raise ValueError(f"no training sentence has at most max_length={study.max_length} tokens")
   if left_out:
-    notes.append(f"left out {left_out} training sentences of over {study.max_length} tokens")
+    notes.append(
+      f"left out {counted(left_out, 'training sentences')} of over {study.max_length} tokens"
+    )
     train = fitting(train, study.max_length)
   vocabulary = found.vocabulary
   data = Data(

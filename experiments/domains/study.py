@@ -77,7 +77,9 @@ class Study:
   vary: tuple[str, ...] = ()
   """A method's option and its values, such as annealing-kd.max-temperature 1 5 10: a row for each value."""
   seeds: int = 5
-  """How many seeds, from 0."""
+  """How many seeds, from first_seed."""
+  first_seed: int = 0
+  """The first of the seeds; `experiments.compare --join` joins studies of other seeds."""
   seeds_together: int | None = None
   """Seeds trained as one program; by default as many as the networks and the device favour."""
   cache_dtype: str = "float32"
@@ -92,6 +94,11 @@ class Study:
       raise ValueError(
         "seeds, epochs and teacher_epochs must be at least 1, got "
         f"{self.seeds}, {self.epochs}, {self.teacher_epochs}"
+      )
+    if not 0 <= self.first_seed <= 2**32 - self.seeds:
+      raise ValueError(
+        f"first_seed must be at least 0, and every seed below 2^32, got first_seed {self.first_seed} with "
+        f"seeds {self.seeds}"
       )
     check_share(self.unlabelled_share)
     if self.recipes is not None:
@@ -110,6 +117,11 @@ class Study:
   def rows(self) -> dict[str, Variant]:
     """What is compared, by name: the methods, a varied one once for each value."""
     return variants(self.methods, getattr(self, "settings", None), self.vary)
+
+  @property
+  def seed_range(self) -> range:
+    """The seeds themselves."""
+    return range(self.first_seed, self.first_seed + self.seeds)
 
   @property
   def folder(self) -> str:

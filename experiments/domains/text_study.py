@@ -110,7 +110,7 @@ class TextStudy(Study):
   batch_size: int = 32
   """Of all devices together."""
   seeds: int = 3
-  """How many seeds, from 0."""
+  """How many seeds, from first_seed."""
   methods: tuple[str, ...] = METHODS
   """Methods to compare, in the order of the tables."""
   settings: Annotated[MethodSettings, tyro.conf.arg(name="")] = dataclasses.field(

@@ -1,5 +1,6 @@
 """Networks run with abstract values: what they return, and whether recipes suit it."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -66,5 +67,5 @@ def refuse_misfits(
       continue
     assert assistant is not None
     whole, seen = assistant
-    trace(recipe.assistant, whole, teacher, batch)
+    trace(dataclasses.replace(recipe.assistant, name=recipe.name), whole, teacher, batch)
     trace(recipe, student, seen, batch)

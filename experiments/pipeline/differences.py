@@ -3,13 +3,32 @@
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 _SIGNIFICANT = 1e-6
 """Numbers that agree to this share are the same: schedules are computed in float32."""
 
 
+class Difference(NamedTuple):
+  """A setting with two values.
+
+  Attributes:
+    name: of the setting, such as "optimizer.momentum".
+    old, new: JSON values.
+  """
+
+  name: str
+  old: Any
+  new: Any
+
+
 def differences(name: str, old: Any, new: Any, *, defaults: Any = None) -> list[str]:
+  """What differs between two JSON values, in words, down to the single setting; see `differing`."""
+  found = differing(name, old, new, defaults=defaults)
+  return [f"{each.name} was {short(each.old)}, now {short(each.new)}" for each in found]
+
+
+def differing(name: str, old: Any, new: Any, *, defaults: Any = None) -> list[Difference]:
   """What differs between two JSON values, down to the single setting.
 
   Args:
@@ -24,7 +43,7 @@ def differences(name: str, old: Any, new: Any, *, defaults: Any = None) -> list[
     return [
       found
       for key in keys
-      for found in differences(
+      for found in differing(
         f"{name}.{key}",
         old.get(key, defaults.get(key)),
         new.get(key),
@@ -33,8 +52,8 @@ def differences(name: str, old: Any, new: Any, *, defaults: Any = None) -> list[
     ]
   if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
     pairs = enumerate(zip(old, new, strict=True))
-    return [d for i, (a, b) in pairs for d in differences(f"{name}[{i}]", a, b)]
-  return [] if old == new or _close(old, new) else [f"{name} was {_short(old)}, now {_short(new)}"]
+    return [d for i, (a, b) in pairs for d in differing(f"{name}[{i}]", a, b)]
+  return [] if old == new or _close(old, new) else [Difference(name, old, new)]
 
 
 def field_defaults(settings: Any) -> dict[str, Any]:
@@ -52,6 +71,7 @@ def _close(old: Any, new: Any) -> bool:
   return math.isclose(old, new, rel_tol=_SIGNIFICANT)
 
 
-def _short(value: Any, length: int = 300) -> str:
+def short(value: Any, length: int = 300) -> str:
+  """A value as JSON, cut."""
   text = json.dumps(value)
   return text if len(text) <= length else text[:length] + "…"

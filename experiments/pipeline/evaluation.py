@@ -5,7 +5,6 @@ WORKDIR/results.json    a row for each method, seed and phase, and the learning 
 
 import dataclasses
 import datetime
-import json
 import os
 import shlex
 import sys
@@ -27,6 +26,7 @@ from experiments.pipeline.folder import Folder
 from experiments.pipeline.networks import Network
 from experiments.pipeline.students import Students
 from experiments.pipeline.teachers import Teachers
+from experiments.reporting.results import to_json
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import write_text
 from kd_jax.data.labelled import num_labelled
@@ -36,8 +36,8 @@ from kd_jax.teachers import predicting
 from kd_jax.training.state import as_one_of, init_variables, one_seed
 
 NOT_OF_THE_SETTING = (
-  *("name", "task", "methods", "vary", "seeds", "seeds_together", "cache_dtype", "cache_outputs"),
-  *("live_teacher", "paper", "papers", "official_examples"),
+  *("name", "task", "methods", "vary", "seeds", "first_seed", "seeds_together", "cache_dtype"),
+  *("cache_outputs", "live_teacher", "paper", "papers", "official_examples"),
 )
 """Of a study: what its published numbers do not depend on, or are chosen by."""
 WEIGHTS = ("teacher_weights", "student_weights")
@@ -71,8 +71,8 @@ def evaluate(students: Students) -> dict[str, Any]:
         "last": on_test(parallel.replicate(result.state.train.variables)),
       }
       for k, seed in enumerate(seeds):
-        if seed >= study.seeds:
-          continue  # of an earlier, larger study
+        if seed not in study.seed_range:
+          continue  # of an earlier study of other seeds
         facts = {"method": method, "seed": seed, "phase": result.phase.name}
         final = {"final": index == len(phases) - 1}
         rows.append(facts | _row(k, result, test) | final)
@@ -86,18 +86,6 @@ def evaluate(students: Students) -> dict[str, Any]:
     write_text(folder.root / "results.json", to_json(results))
     folder.mark()
   return results
-
-
-def to_json(results: dict[str, Any]) -> str:
-  """JSON with a line for each field, and for each row and point of a curve."""
-  fields = []
-  for name, value in results.items():
-    if isinstance(value, list):
-      lines = ",\n  ".join(json.dumps(item) for item in value)
-      fields.append(f'"{name}": [\n  {lines}\n ]')
-    else:
-      fields.append(f'"{name}": {json.dumps(value)}')
-  return "{\n " + ",\n ".join(fields) + "\n}\n"
 
 
 def _row(
@@ -148,6 +136,7 @@ def _header(folder: Folder, teachers: Teachers, made_with: list[Environment]) ->
   student = domain.networks.build(domain.networks.student, None)
   # Neither size nor speed depends on the values.
   variables = one_seed(init_variables(student, tracing.example(train), (0,)), 0)
+  initial = domain.networks.initial("student", teachers.teacher().variables["params"])
   with_assistant = [row for row in study.rows if folder.recipes[row].assistant is not None]
   assistants = [teachers.assistant(row) for row in with_assistant]
   made_with = [*made_with, *(each for network in assistants for each in network.made_with)]
@@ -177,6 +166,8 @@ def _header(folder: Folder, teachers: Teachers, made_with: list[Environment]) ->
       "validation": len(data.validation),
       "test": len(data.test),
       "fingerprint": train.fingerprint,
+      "validation_fingerprint": data.validation.fingerprint,
+      "test_fingerprint": data.test.fingerprint,
       **header.dataset,
       "notes": list(folder.notes),
     },
@@ -187,9 +178,11 @@ def _header(folder: Folder, teachers: Teachers, made_with: list[Environment]) ->
     "student": {
       "model": domain.networks.label(domain.networks.student),
       **_given("source", header.student_source or None),
+      # Of weights from outside the study; the teacher's own have its digest.
+      **_given("start_digest", initial and initial.link and initial.link.digest),
       **size_and_speed(student, variables, data.test),
     },
-    "methods": {row: _method_row(folder, row) for row in study.rows},
+    "methods": {row: _method_row(folder, teachers, row) for row in study.rows},
     "paper": published(study, num_labelled(train) + len(data.validation), header.official_examples),
   }
 
@@ -228,8 +221,9 @@ def _comparable(study: Study) -> dict[str, Any]:
   return values | weights
 
 
-def _method_row(folder: Folder, name: str) -> dict[str, Any]:
+def _method_row(folder: Folder, teachers: Teachers, name: str) -> dict[str, Any]:
   recipe, row = folder.recipes[name], folder.study.rows[name]
+  assistant = None if recipe.assistant is None else teachers.assistant(name).digest
   given = {} if row.settings is None else vars(row.settings)
   settings = {n: plain(value) for n, value in given.items() if value != UNCHANGED}
   return {
@@ -240,6 +234,7 @@ def _method_row(folder: Folder, name: str) -> dict[str, Any]:
     "settings": settings,
     "phases": [{"name": phase.name, "epochs": phase.epochs} for phase in recipe.phases],
     "description": recipes.describe(recipe)["phases"],
+    **_given("assistant_digest", assistant),
   }
 
 
@@ -255,4 +250,5 @@ def _network_row(folder: Folder, network: Network) -> dict[str, Any]:
     **{f"test_{name}": float(value[0]) for name, value in on_test.items()},
     "seconds": network.seconds,
     "digest": network.digest,
+    "made_from": list(network.made_from),
   }

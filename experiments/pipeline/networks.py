@@ -41,6 +41,7 @@ class Network:
     seconds: of training; None if it was imported.
     validation: its score on the held-out examples; None if it was imported.
     made_with: the versions and devices that took part.
+    made_from: digests of its training or the imported weights, then of the training of its pseudo classifiers.
   """
 
   role: Literal["teacher", "assistant"]
@@ -53,6 +54,7 @@ class Network:
   seconds: float | None = None
   validation: float | None = None
   made_with: tuple[Environment, ...] = ()
+  made_from: tuple[str, ...] = ()
 
   @property
   def parameters(self) -> int:
@@ -101,7 +103,9 @@ def read(
   made_with = [found for result in training for found in result.made_with]
   made_with += restored.meta.get("made_with", [])
   network = Network(
-    role, spec, model, variables, restored.digest, source, directory, made_with=tuple(made_with)
+    *(role, spec, model, variables, restored.digest, source, directory),
+    made_with=tuple(made_with),
+    made_from=tuple(link["digest"] for link in restored.meta["parents"]),
   )
   for result in training:
     seconds = sum(record.seconds for record in result.history)

@@ -98,7 +98,7 @@ class Students:
     together = study.seeds_together
     if together is None:
       together = devices.seeds_together(self.folder.domain.networks.student, study.seeds)
-    wanted = set(range(study.seeds))
+    wanted = set(study.seed_range)
     folders = (self.folder.root / "students" / row).glob("seeds-*")
     begun = [seeds for folder in folders if (seeds := runs.seeds_of(folder)) is not None]
     groups, taken = [], set()

@@ -78,7 +78,8 @@ def differences(studies: Mapping[str, Results]) -> dict[str, dict[str, str]]:
     config = {
       key: value for key, value in (results.get("config") or {}).items() if key not in NOT_COMPARED
     }
-    found[name] = flatten(config) if config else {}
+    # Older results have no first_seed: their seeds begin at 0.
+    found[name] = flatten({"first_seed": 0} | config) if config else {}
     data = (results.get("dataset") or {}).get("fingerprint")
     if data:
       found[name]["training examples"] = str(data)[:8]

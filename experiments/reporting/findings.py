@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.command_line.wording import counted, noun
 from experiments.reporting.formats import and_, duration, flatten, interval, percent, plain
 from experiments.reporting.metric import metric_of
 from experiments.reporting.statistics import (
@@ -31,7 +32,7 @@ def verdict(name: str, difference: Estimate) -> str:
   """What one paired difference shows, in words."""
   size = f"{percent(difference.mean, sign='+')} points"
   if difference.count < MIN_SEEDS:
-    seeds = "1 seed" if difference.count == 1 else f"{difference.count} seeds"
+    seeds = counted(difference.count, "seeds")
     return f"{size} against {name} ({seeds}: too few for a verdict)"
   size += f", {interval(difference, sign='+')}"
   if not excludes_zero(difference):
@@ -265,7 +266,7 @@ def summary(results: Results) -> str:
   seeds = len({row["seed"] for row in results["rows"]})
   settings = flatten(results["config"]).items()
   batches = {value for key, value in settings if key.split(".")[-1] == "batch_size"}
-  facts = [f"{seeds} seed{'' if seeds == 1 else 's'}"]
+  facts = [counted(seeds, "seeds")]
   facts += [f"epochs: {', '.join(epochs)}"] if epochs else []
   facts += [f"batch size {', '.join(sorted(batches))}"] if batches else []
   parts.append("; ".join(facts) + ".")
@@ -282,15 +283,26 @@ def case(results: Results) -> str:
   return f"Structural KD, case {said.get('name', 'unnamed')}: {models}{marginals}."
 
 
+def device_text(device: Mapping[str, Any]) -> str:
+  """The device of a study, in words.
+
+  >>> device_text({"kind": "cpu", "count": 1, "cpu_cores": 2, "processes": 1})
+  '1 × cpu (2 cores), 1 process'
+  """
+  count, hosts = pick(device, "count") or 1, pick(device, "processes") or 1
+  kind = device.get("kind") or device.get("platform") or "unknown"
+  cores = pick(device, "cpu_cores")
+  of = f" ({cores:g} cores)" if kind == "cpu" and cores else ""
+  return f"{count:g} × {kind}{of}, {hosts:g} {noun(hosts, 'processes')}"
+
+
 def _where(results: Results) -> list[str]:
   """The device and the time taken."""
-  parts, device = [], results["device"]
-  if device:
-    count, hosts = pick(device, "count") or 1, pick(device, "processes") or 1
-    kind = device.get("kind") or device.get("platform") or "unknown"
-    cores = pick(device, "cpu_cores")
-    of = f" ({cores:g} cores)" if kind == "cpu" and cores else ""
-    parts.append(f"Device: {count:g} × {kind}{of}, {hosts:g} process{'' if hosts == 1 else 'es'}.")
+  parts: list[str] = []
+  joined = [part.get("device") for part in results["parts"]] or [results["device"]]
+  devices = list(dict.fromkeys(device_text(device) for device in joined if device))
+  if devices:
+    parts.append(f"{noun(len(devices), 'Devices')}: {'; '.join(devices)}.")
   used = {str((row.get("timing") or {}).get("device") or "") for row in results["rows"]} - {""}
   if len(used) > 1:
     parts.append(f"Timings come from several devices ({', '.join(sorted(used))}).")

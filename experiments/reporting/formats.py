@@ -62,6 +62,23 @@ def spread(values: Iterable[float], show: Callable[[float | None], str] = percen
   return show(found.mean) if found.sd is None else f"{show(found.mean)} ± {show(found.sd)}"
 
 
+def runs_of(numbers: Iterable[int]) -> str:
+  """Whole numbers, those that follow one another as a range.
+
+  >>> runs_of([0, 1, 2, 7]), runs_of([3, 4])
+  ('0–2, 7', '3, 4')
+  """
+  found: list[list[int]] = []
+  for number in sorted(set(numbers)):
+    if found and number == found[-1][-1] + 1:
+      found[-1].append(number)
+    else:
+      found.append([number])
+  return ", ".join(
+    f"{run[0]}{DASH}{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in found
+  )
+
+
 def flatten(settings: Any, prefix: str = "") -> dict[str, str]:
   """Nested settings as dotted names.
 

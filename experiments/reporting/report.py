@@ -29,6 +29,7 @@ from experiments.reporting.tables import (
   detail_columns,
   detail_table,
   main_table,
+  parts_table,
   phase_table,
   seed_table,
   speed_table,
@@ -67,6 +68,9 @@ def blocks(results: Results) -> list[Block]:
     found += [Heading(2, "Size and speed"), speed, Paragraph(SPEED_NOTE)]
   found += [Heading(2, "Every phase"), phase_table(results), Paragraph(PHASE_NOTE)]
   found += [Heading(2, f"Test {label} of every seed, %"), seed_table(results)]
+  parts = parts_table(results)
+  if parts is not None:
+    found += [Heading(2, "Joined studies"), parts, Paragraph(PARTS_NOTE)]
   found += [Heading(2, "Settings"), *_settings(results)]
   return found
 
@@ -87,6 +91,12 @@ SPEED_NOTE = (
   "batch of 64. The last row is the teacher's figure divided by the student's."
 )
 PHASE_NOTE = "Mean ± standard deviation over seeds; best epoch as lowest to highest over seeds."
+
+PARTS_NOTE = (
+  "These studies differ in methods and seeds alone. A method and seed that several of them have is taken from "
+  "the first. Gains are over the seeds that both methods have. Sizes, speeds and the teacher's results are "
+  "those of the first study."
+)
 
 
 def _detail_note(results: Results) -> Paragraph:

@@ -36,6 +36,18 @@ def load_results(directory: str | os.PathLike[str]) -> Results:
     raise ValueError(f"{path}: {error}") from None
 
 
+def to_json(results: dict[str, Any]) -> str:
+  """JSON with a line for each field, and for each row and point of a curve."""
+  fields = []
+  for name, value in results.items():
+    if isinstance(value, list):
+      lines = ",\n  ".join(json.dumps(item) for item in value)
+      fields.append(f'"{name}": [\n  {lines}\n ]')
+    else:
+      fields.append(f'"{name}": {json.dumps(value)}')
+  return "{\n " + ",\n ".join(fields) + "\n}\n"
+
+
 def check_results(results: Any) -> Results:
   """The results with optional parts filled in.
 
@@ -67,6 +79,7 @@ def check_results(results: Any) -> Results:
     "rows": list,
     "curves": list,
     "made_with": list,
+    "parts": list,
   }.items():
     results[name] = kind() if results.get(name) is None else results[name]
     if not isinstance(results[name], kind):
@@ -75,6 +88,13 @@ def check_results(results: Any) -> Results:
     phases = spec.get("phases") or [] if isinstance(spec, dict) else None
     if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
       raise ValueError(f"methods.{name} is {spec!r:.60}: expected an object with phases")
+  for index, part in enumerate(results["parts"]):
+    seeds = part.get("seeds") if isinstance(part, dict) else None
+    if not isinstance(seeds, dict) or not all(isinstance(s, list) for s in seeds.values()):
+      raise ValueError(f"parts[{index}] is {part!r:.60}: expected an object with seeds by method")
+    for name in ("device", "versions"):
+      if not isinstance(part.get(name) or {}, dict):
+        raise ValueError(f"parts[{index}].{name} is {part[name]!r:.60}: expected an object")
   for part in ("rows", "curves"):
     for index, row in enumerate(results[part]):
       if not isinstance(row, dict) or not {"method", "seed", "phase"} <= row.keys():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from experiments.reporting.documents import Table
+from experiments.reporting.findings import device_text
 from experiments.reporting.formats import (
   DASH,
   decimal,
@@ -12,6 +13,7 @@ from experiments.reporting.formats import (
   interval,
   percent,
   plain,
+  runs_of,
   sentence,
   spread,
 )
@@ -213,6 +215,33 @@ def seed_table(results: Results) -> Table:
     if values[name]
   ]
   return Table(["Method", *(f"seed {seed}" for seed in seeds)], rows)
+
+
+def parts_table(results: Results) -> Table | None:
+  """The studies that a joined one is made of; None of any other."""
+  if not results["parts"]:
+    return None
+  titles, rows = method_titles(results), []
+  for part in results["parts"]:
+    methods: dict[str, list[str]] = {}
+    for method, seeds in part["seeds"].items():
+      methods.setdefault(runs_of(seeds), []).append(titles.get(method, method))
+    taken = [f"{', '.join(names)}: {seeds}" for seeds, names in methods.items()]
+    made_with = part.get("made_with") or [part.get("versions") or {}]
+    code = [" ".join(filter(None, map(each.get, ("kd_jax", "commit")))) for each in made_with]
+    rows.append(
+      [
+        str(part.get("name") or part.get("study") or DASH),
+        "\n".join(taken) or "nothing new",
+        device_text(part["device"]) if part.get("device") else DASH,
+        "\n".join(dict.fromkeys(filter(None, code))) or DASH,
+        duration(pick(part, "seconds")),
+        str(part.get("created") or DASH),
+      ]
+    )
+  return Table(
+    ["Study", "Seeds taken", "Device", "kd_jax", "Students'\ntraining", "Evaluated"], rows
+  )
 
 
 def capacity_table(results: Results) -> Table:

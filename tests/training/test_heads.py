@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+import kd_jax
 from kd_jax import recipes
 from kd_jax.data import Augmentation
 from kd_jax.models.heads import LayerClassifiers, LayerProjections
 from kd_jax.optimizers import Optimizer
-from kd_jax.recipes import layer_terms, layers as layer_recipes
-from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
+from kd_jax.recipes import Budget, Phase, Recipe, Term
 from kd_jax.teachers.sources import cached_teacher
 from kd_jax.training.loop import begin_phase, fresh_variables, train_phase, train_recipe
 from kd_jax.training.state import (
@@ -38,16 +38,16 @@ HEADED = changed(
   seeds=SEEDS,
 )
 TEACHER_WIDTH, TEACHER_LAYERS = 7, 4
-BUDGET = Budget(4, OPTIMIZER, CLASSES, teacher_width=TEACHER_WIDTH)
+BUDGET, TARGET = Budget(4, OPTIMIZER), recipes.Classes(CLASSES)
+WIDTHS = (TEACHER_WIDTH,) * TEACHER_LAYERS
 
 
 def own_recipe():
   """Two terms with heads of their own, then Universal-KD's second phase."""
-  (soft, layers), finetune = (
-    layer_recipes.universal_kd(BUDGET).phases[0].objective,
-    layer_recipes.universal_kd(BUDGET).phases[1],
-  )
-  states = layer_recipes.alp_kd(BUDGET, project=True, layer_weight=0.3).phases[0].objective[-1]
+  distil, finetune = recipes.universal_kd(TARGET, BUDGET).phases
+  soft, layers = distil.objective
+  projected = recipes.alp_kd(TARGET, BUDGET, project=True, layer_weight=0.3, teacher_widths=WIDTHS)
+  states = projected.phases[0].objective[-1]
   terms = (soft, layers, dataclasses.replace(states, name="states"))
   return Recipe("own", "", "", "", (Phase("distil", terms, 2, OPTIMIZER), finetune))
 
@@ -236,7 +236,8 @@ def test_seeds_together_are_seeds_alone(whole):
 
 def test_heads_start_from_seed_phase_and_term():
   network = fresh_variables(HEADED)
-  term = Term("one", layer_terms.attended_layers, heads=LayerProjections(TEACHER_WIDTH))
+  names = ("student.layers[:-1]", "teacher.layers[:-1]")
+  term = Term("one", kd_jax.alp_kd_loss, names, head=LayerProjections(TEACHER_WIDTH))
   both = Phase("p", (term, dataclasses.replace(term, name="other")), 1, OPTIMIZER)
 
   def heads_of(phase, seeds=SEEDS, variables=network):
@@ -259,7 +260,7 @@ def test_heads_start_from_seed_phase_and_term():
 
 
 def test_a_phase_without_heads_has_no_auxiliary_parameters():
-  labels = Phase("p", (recipes.label_term(),), 1, OPTIMIZER)
+  labels = Phase("p", (TARGET.label_term(),), 1, OPTIMIZER)
   fresh = fresh_variables(HEADED)
   assert init_heads(HEADED.model, labels, fresh, HEADED.example, SEEDS) == {}
   state = begin_phase(HEADED, labels, fresh, None)
@@ -270,7 +271,7 @@ def test_a_network_without_inner_layers_is_refused():
   shallow = changed(HEADED, model=mlp(6))
   with pytest.raises(ValueError, match="give the student at least 2 layers"):
     begin_phase(shallow, DISTIL, fresh_variables(shallow), None)
-  assert DISTIL.objective[1].heads == LayerClassifiers(CLASSES)
+  assert DISTIL.objective[1].head == LayerClassifiers(CLASSES)
 
 
 # Networks that start from others.

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+import kd_jax
 from experiments.pipeline import phases as run_phases, runs
 from kd_jax import _programs as programs, parallel, recipes
 from kd_jax.data import Dataset, augment_batch
 from kd_jax.models.mlp import MLP
 from kd_jax.optimizers import Optimizer
-from kd_jax.recipes import Budget, Phase, Term
+from kd_jax.recipes import Budget, Phase, Term, registry
 from kd_jax.teachers.sources import cached_teacher, live_teacher
 from kd_jax.training import (
   EpochRecord,
@@ -33,9 +34,10 @@ from kd_jax.types import Outputs
 from tests import oracles, training
 from tests.training import CLASSES, OPTIMIZER, TASK, assert_close, assert_same_bits, changed, train
 
-RECIPE = recipes.annealing_kd(Budget(6, OPTIMIZER, CLASSES), max_temperature=3)
+TARGET = recipes.Classes(CLASSES)
+RECIPE = recipes.annealing_kd(TARGET, Budget(6, OPTIMIZER), max_temperature=3)
 ANNEAL, FINETUNE = RECIPE.phases
-LABELS = Term("labels", recipes.cross_entropy, needs_teacher=False)
+LABELS = dataclasses.replace(TARGET.label_term(), name="labels")
 
 
 def phase(*terms, epochs=1, optimizer=OPTIMIZER):
@@ -147,12 +149,12 @@ def test_a_phase_of_labels_alone_needs_no_teacher_and_ignores_one(whole, teacher
     assert_same_bits(train(TASK, FINETUNE, unused, state=state, epochs_before=3)[-1].state, without)
 
 
-def first_logit(student, teacher, batch):
-  return teacher.logits[:, 0]
+def first_logit(logits):
+  return logits[:, 0]
 
 
-def pixel_squares(student, teacher, batch):
-  return (batch.inputs.astype(np.float32) ** 2).reshape(batch.inputs.shape[0], -1).mean(axis=1)
+def pixel_squares(inputs):
+  return (inputs.astype(np.float32) ** 2).reshape(inputs.shape[0], -1).mean(axis=1)
 
 
 def test_each_seed_sees_a_view_an_epoch_and_the_teacher_s_row_of_it():
@@ -160,7 +162,9 @@ def test_each_seed_sees_a_view_an_epoch_and_the_teacher_s_row_of_it():
   task = changed(views=3)
   logits = np.zeros((24, 3, CLASSES), np.float32)
   logits[:, :, 0] = np.arange(24)[:, None] + 100 * np.arange(3)
-  probe = phase(LABELS, Term("row", first_logit, 0.0), Term("pixels", pixel_squares, 0.0), epochs=5)
+  row = Term("row", first_logit, ("teacher.logits",), weight=0.0)
+  pixels = Term("pixels", pixel_squares, ("batch.inputs",), weight=0.0)
+  probe = phase(LABELS, row, pixels, epochs=5)
   reports = train(task, probe, cached_teacher(Outputs(logits)))
   squares = [
     np.mean(
@@ -195,25 +199,28 @@ def test_the_order_of_examples_goes_on_from_phase_to_phase(monkeypatch):
   assert asked == [((3, 5), 4, 8), ((3, 5), 5, 8)]
 
 
-def absolute_distance(student, teacher, batch, *, sharpness):
-  return sharpness * abs(student.logits - teacher.logits).sum(axis=-1)
+def absolute_distance(student_logits, teacher_logits, *, sharpness):
+  return sharpness * abs(student_logits - teacher_logits).sum(axis=-1)
 
 
 def test_a_new_method_is_one_function(monkeypatch):
-  """A loss, a recipe and an entry in RECIPES: no other code knows of it."""
+  """A loss, and a recipe that is registered: no other code knows of it."""
+  monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
 
-  def own_method(budget, *, push=2.0):
+  @recipes.register("images")
+  def own_method(target, budget, *, push: float = 2.0):
     term = Term(
       "distance",
       absolute_distance,
-      lambda epoch: push * (1 - epoch / budget.epochs),
+      ("student.logits", "teacher.logits"),
       {"sharpness": lambda epoch: 1.0 + epoch},
+      weight=lambda epoch: push * (1 - epoch / budget.epochs),
     )
     only = Phase("pull", (term,), budget.epochs, budget.optimizer)
     return recipes.Recipe("own_method", "own", "|z_s - z_t|", "", (only,))
 
-  monkeypatch.setitem(recipes.RECIPES, "own_method", own_method)
-  recipe = recipes.make_recipe("own_method", Budget(2, OPTIMIZER, CLASSES), {"push": 0.5})
+  assert list(recipes.methods_for("images"))[-1] == "own_method"
+  recipe = recipes.make_recipe("own_method", TARGET, Budget(2, OPTIMIZER), {"push": 0.5})
   assert recipes.describe(recipe)["phases"][0]["terms"][0]["weight"] == [0.5, 0.375, 0.25, 0.125, 0]
   live = live_teacher(*training.teacher_network())
   reports = train(TASK, recipe.phases[0], live, label="own_method")
@@ -226,7 +233,9 @@ def test_a_new_method_is_one_function(monkeypatch):
 
 
 def test_scheduled_values_of_an_epoch():
-  (only,) = recipes.continuation_kd(Budget(8, OPTIMIZER, 4), max_temperature=3).phases
+  (only,) = recipes.continuation_kd(
+    recipes.Classes(4), Budget(8, OPTIMIZER), max_temperature=3
+  ).phases
   assert schedule_values(only, 3) == {
     "cross_entropy_weight": 0.5,
     "annealed_regression_weight": 0.125,
@@ -240,7 +249,7 @@ def test_scheduled_values_of_an_epoch():
 
 def test_a_loss_that_is_not_finite_stops_with_everything_named():
   poisoned = phase(
-    Term("labels", recipes.cross_entropy, lambda epoch: np.nan * (epoch > 1.5) + 1, {}, False),
+    dataclasses.replace(LABELS, weight=lambda epoch: np.nan * (epoch > 1.5) + 1),
     epochs=3,
   )
   state = training.fresh(TASK, poisoned)
@@ -383,7 +392,7 @@ def test_a_recipe_of_one_s_own_arrays_in_memory():
     validation=Dataset.from_arrays(images[32:], labels[32:], num_classes=3, split="validation"),
     batch_size=16,
   )
-  recipe = recipes.annealing_kd(Budget(6, OPTIMIZER, 3), max_temperature=3)
+  recipe = recipes.annealing_kd(TARGET, Budget(6, OPTIMIZER), max_temperature=3)
   logits = 5 * np.eye(3, dtype=np.float32)[labels[:32], None]  # [N, V, C]
   reports = list(train_recipe(task, recipe, cached_teacher(Outputs(logits=logits))))
   assert [phase.name for phase, _ in reports] == ["anneal"] * 3 + ["finetune"] * 3
@@ -419,9 +428,9 @@ class Traced:
   def __hash__(self):
     return id(self)
 
-  def __call__(self, student, teacher, batch, **scheduled):
+  def __call__(self, student, teacher, **options):
     self.times += 1
-    return recipes.annealed_regression(student, teacher, batch, max_temperature=3, **scheduled)
+    return kd_jax.annealing_kd_loss(student, teacher, **options)
 
 
 class CountingMLP(MLP):
@@ -436,7 +445,8 @@ class CountingMLP(MLP):
 
 def test_a_phase_is_traced_once_whatever_the_seeds_and_the_epochs_before(teacher):
   loss = Traced()
-  anneal = Term("annealed", loss, 0.5, {"temperature": recipes.annealing_by_epoch(3, 3)})
+  options = {"temperature": recipes.annealing_by_epoch(3, 3), "max_temperature": 3}
+  anneal = Term("annealed", loss, ("student.logits", "teacher.logits"), options, 0.5)
   recipe = recipes.Recipe(
     "two", "", "", "",
     (Phase("one", (anneal,), 3, OPTIMIZER), Phase("two", (LABELS,), 2, OPTIMIZER, "best")),
@@ -468,7 +478,7 @@ def test_a_step_is_traced_once_a_phase_and_never_for_another_epoch_temperature_o
   monkeypatch.setattr(
     evaluator, "evaluation_step", chex.assert_max_traces(evaluator.evaluation_step, n=1)
   )
-  fading = Term("labels", recipes.cross_entropy, lambda epoch: 1 / (1 + epoch), needs_teacher=False)
+  fading = dataclasses.replace(LABELS, weight=lambda epoch: 1 / (1 + epoch))
   only = dataclasses.replace(ANNEAL, objective=(*ANNEAL.objective, fading))
   temperatures = [report.record.schedules["temperature"] for report in train(TASK, only, teacher)]
   assert temperatures == [3.0, 2.0, 1.0]
@@ -499,15 +509,17 @@ def test_cached_fields_that_no_term_reads_stay_off_the_devices(teacher):
   whole = cached_teacher(Outputs(logits=logits, layers=layers))
   alone = held_for(TASK, ANNEAL, cached_teacher(Outputs(logits=logits)))
   assert held_for(TASK, ANNEAL, whole) == alone
-  reading = phase(Term("both", layer_mean, reads=("logits", "layers")))
-  assert (
-    held_for(TASK, reading, whole) - held_for(TASK, phase(Term("one", first_logit)), whole)
-    == layers.nbytes
-  )
+  reading = phase(Term("both", layer_mean, ("student.logits", "teacher.logits", "teacher.layers")))
+  one = phase(Term("one", first_of_both, ("student.logits", "teacher.logits")))
+  assert held_for(TASK, reading, whole) - held_for(TASK, one, whole) == layers.nbytes
 
 
-def layer_mean(student, teacher, batch):
-  return sum(layer.mean(axis=1) for layer in teacher.layers) + student.logits[:, 0]
+def first_of_both(student_logits, teacher_logits):
+  return student_logits[:, 0] - teacher_logits[:, 0]
+
+
+def layer_mean(student_logits, teacher_logits, teacher_layers):
+  return sum(layer.mean(axis=1) for layer in teacher_layers) + student_logits[:, 0]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from kd_jax import _programs as programs, parallel
+from kd_jax import _programs as programs, parallel, recipes
 from kd_jax._reading import DeviceData, StepBatch
 from kd_jax.losses import sequences, structural
 from kd_jax.optimizers import Optimizer
-from kd_jax.recipes import structures as structured_recipes
-from kd_jax.recipes.parts import Budget, Phase, Term
+from kd_jax.recipes import Budget, Phase, Term
 from kd_jax.structured import argmax, layout, log_prob
 from kd_jax.training import batches, loop
 from kd_jax.training.evaluator import make_evaluator
@@ -27,16 +26,15 @@ from tests.training import assert_close, assert_same_bits, sentences, train
 
 ADAM = Optimizer(name="adam", learning_rate=0.01, decay="linear", weight_decay=0.0, clip_norm=5.0)
 DESCENT = Optimizer(learning_rate=1.0, momentum=0.0, decay="constant", weight_decay=0.0)
-LABELS = Term("labels", structured_recipes.label_likelihood, needs_teacher=False)
+LABELS = recipes.Structures().label_term()
 
 
 def phase(*terms, epochs=1, optimizer=ADAM):
   return Phase("probe", terms, epochs, optimizer)
 
 
-@functools.cache  # schedules made anew are another program
 def structural_phase(epochs):
-  return structured_recipes.structural_kd(Budget(epochs, ADAM, 5)).phases[0]
+  return recipes.structural_kd(recipes.Structures(), Budget(epochs, ADAM)).phases[0]
 
 
 # Rows that fill a batch up.
@@ -46,7 +44,7 @@ def step_on(task, terms, rows, mask):
   """The state after one step of plain gradient descent on rows of the first bucket, and its results."""
   program = Program(task.model, terms, DESCENT, 1, 1, evaluation=task.evaluation)
   run = programs.kept(
-    ("test", program.key()),
+    ("test", program),
     lambda: parallel.epoch_runner(
       functools.partial(step_of_seeds, program), one_dispatch=True, donate=False
     ),
@@ -126,7 +124,7 @@ def noise_of(seeds, epochs_before=0, epochs=2):
   """Which entries are kept: [epochs, K, device, width] bool, of the only step of each epoch."""
   data = sentences.dataset((1,) * 8, buckets=(4,))
   data.inputs.words[:, 0] = np.arange(8)  # each sentence has a weight of its own
-  keep = Term("keep", lambda student, teacher, batch: student.scores.sum(axis=-1), 1.0, {}, False)
+  keep = Term("keep", lambda scores: scores.sum(axis=-1), ("student.scores",))
   task = sentences.task("MaxEnt", model=Noise(), train=data, seeds=seeds, evaluation=NOTHING)
   only = phase(keep, epochs=epochs, optimizer=DESCENT)
   reports = train(task, only, epochs_before=epochs_before)
@@ -239,10 +237,10 @@ def test_every_sentence_is_trained_on_once_an_epoch(task):
   """By what the step sees: a term of weight 0 that tells sentences apart."""
   words = task.train.inputs.words
 
-  def content(student, teacher, batch):
-    return jnp.sum(batch.inputs.words**2, axis=-1).astype(jnp.float32)
+  def content(inputs):
+    return jnp.sum(inputs.words**2, axis=-1).astype(jnp.float32)
 
-  only = phase(LABELS, Term("content", content, 0.0, {}, False), epochs=1)
+  only = phase(LABELS, Term("content", content, ("batch.inputs",), weight=0.0), epochs=1)
   one = training.changed(task, seeds=(3,), model=sentences.model("LinearChain"))
   (report,) = train(one, only)
   # Two steps, of the eight short sentences and of the five longer ones: the mean is that over all thirteen.
@@ -316,7 +314,7 @@ def test_a_teacher_of_other_sentences_is_refused(task, teacher):
 
 def test_a_recipe_for_sentences_in_memory():
   task = sentences.task("MaxEnt", seeds=(3,))
-  recipe = structured_recipes.scratch(Budget(6, ADAM, 5))
+  recipe = recipes.scratch(recipes.Structures(), Budget(6, ADAM))
   reports = [report for _, report in train_recipe(task, recipe)]
   assert [report.epoch for report in reports] == [1, 2, 3, 4, 5, 6]
   assert reports[-1].record.train_loss < reports[0].record.train_loss

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kd_jax
 from kd_jax import parallel, recipes
 from kd_jax._reading import DeviceData, StepBatch
 from kd_jax.data import augment_batch
@@ -45,10 +46,20 @@ def test_the_objective_is_divided_by_the_size_of_the_whole_batch():
   labels = rng.integers(0, CLASSES, (2, 4))
   mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], np.float32)
   terms = (
-    Term("rows", lambda student, teacher, batch, factor: factor * student.logits[:, 0], 2.0,
-         {"factor": lambda epoch: epoch + 1}),
-    Term("table", lambda student, teacher, batch: student.logits[1:] ** 2, lambda epoch: 3 * epoch),
-  )  # fmt: skip
+    Term(
+      "rows",
+      lambda logits, factor: factor * logits[:, 0],
+      ("student.logits",),
+      {"factor": lambda epoch: epoch + 1},
+      weight=2.0,
+    ),
+    Term(
+      "table",
+      lambda logits: logits[1:] ** 2,
+      ("student.logits",),
+      weight=lambda epoch: 3 * epoch,
+    ),
+  )
 
   def shares(logits, labels, mask):
     batch = Batch(logits, labels, mask)
@@ -127,14 +138,13 @@ def test_steps_of_a_linear_model_equal_numpy(one_dispatch):
   model, seeds, per_epoch = training.mlp(), (3, 5), 2
   teacher_logits = np.random.default_rng(1).standard_normal((24, CLASSES)).astype(np.float32)
   terms = (
-    Term("labels", recipes.cross_entropy, 0.5),
+    Term("labels", kd_jax.hard_label_loss, ("student.logits", "batch.labels"), weight=0.5),
     Term(
       "regression",
-      lambda student, teacher, batch, temperature: recipes.annealed_regression(
-        student, teacher, batch, temperature=temperature, max_temperature=2
-      ),
-      lambda epoch: 0.3 * (1 - epoch / 2),
-      {"temperature": recipes.annealing_by_epoch(2, 2)},
+      kd_jax.annealing_kd_loss,
+      ("student.logits", "teacher.logits"),
+      {"temperature": recipes.annealing_by_epoch(2, 2), "max_temperature": 2},
+      weight=lambda epoch: 0.3 * (1 - epoch / 2),
     ),
   )
   (teacher,) = cached_teacher(Outputs(teacher_logits[:, None]))

@@ -8,8 +8,7 @@ import scipy.stats
 
 from kd_jax import parallel
 from kd_jax.optimizers import Optimizer
-from kd_jax.recipes import label_term
-from kd_jax.recipes.parts import Phase
+from kd_jax.recipes import Classes, Phase
 from kd_jax.training.evaluation import Evaluation, texts
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import Task, train_phase
@@ -130,7 +129,7 @@ def test_the_accuracy_in_training_is_that_of_all_texts():
   data = small.dataset()
   model, variables, said = network(data)
   still = Optimizer(learning_rate=1e-9, momentum=0.0, decay="constant", weight_decay=0.0)
-  only = Phase("labels", (label_term(),), 1, still)
+  only = Phase("labels", (Classes(small.CLASSES).label_term(),), 1, still)
   task = Task(
     model, data, small.dataset((3, 8), split="validation"), 8,
     seeds=tuple(range(SEEDS)), one_dispatch=True, evaluation=texts("accuracy"),

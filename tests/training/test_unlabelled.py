@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from experiments.pipeline import layer_classifiers
 from kd_jax import parallel, recipes
 from kd_jax.data.examples import Bucket
-from kd_jax.recipes import layers as layer_recipes, structures as structured_recipes
-from kd_jax.recipes.parts import Budget, Phase, Term
+from kd_jax.recipes import Budget, Phase, Term
 from kd_jax.structured import LinearChain
 from kd_jax.teachers.sources import cached_teacher
 from kd_jax.training import batches, objective as objectives
@@ -31,8 +30,9 @@ from tests.training import (
 )
 
 ROWS = 16
-LABELS = Term("labels", recipes.cross_entropy, 0.5, needs_teacher=False)
-SOFT = Term("soft", functools.partial(recipes.soft_targets, temperature=1.0), 2.0)
+TARGET = recipes.Classes(CLASSES)
+LABELS = dataclasses.replace(TARGET.label_term(0.5), name="labels")
+SOFT = dataclasses.replace(TARGET.soft_term(1.0, 2.0), name="soft")
 
 
 # The objective.
@@ -128,32 +128,19 @@ def test_a_batch_without_labels_adds_nothing_and_is_no_nan(devices):
 def test_a_term_that_mixes_labels_and_a_teacher_skips_the_unlabelled():
   logits, teacher, labels = batch_of()
 
-  def both(student, teacher, batch):
-    return jnp.square(student.logits[:, 0] - teacher.logits[:, 0] - batch.labels)
+  def both(student, teacher, labels):
+    return jnp.square(student[:, 0] - teacher[:, 0] - labels)
 
   labelled = MASKS["mixed"]
-  term = Term("both", both, reads_labels=True)
+  term = Term("both", both, ("student.logits", "teacher.logits", "batch.labels"))
   _, terms, _ = objective_on(2, logits, teacher, labels, None, labelled, (term,))
   values = (logits[:, 0] - teacher[:, 0] - labels) ** 2
   np.testing.assert_allclose(terms["both"], values[labelled].mean(), rtol=1e-6)
 
 
-def test_terms_that_do_not_declare_labels_get_none():
-  seen = []
-
-  def reads(student, teacher, batch):
-    seen.append(batch.labels)
-    return student.logits[:, 0]
-
-  arrays = batch_of()
-  objective_on(1, *arrays, None, MASKS["mixed"], (Term("undeclared", reads),))
-  objective_on(1, *arrays, None, None, (Term("undeclared", reads),))
-  objective_on(1, *arrays, None, MASKS["mixed"], (Term("declared", reads, reads_labels=True),))
-  assert [labels is None for labels in seen] == [True, False, False]
-
-
 def test_a_term_on_labels_without_a_value_for_each_example_is_refused():
-  term = Term("pairs", lambda student, teacher, batch: student.logits[1:], reads_labels=True)
+  names = ("student.logits", "batch.labels")
+  term = Term("pairs", lambda logits, labels: logits[1:], names)
   with pytest.raises(ValueError, match=r"'pairs' reads labels and must give a value for each of 8"):
     objective_on(2, *batch_of(), None, MASKS["mixed"], (term,))
 
@@ -161,32 +148,49 @@ def test_a_term_on_labels_without_a_value_for_each_example_is_refused():
 # Every method.
 
 
-def terms_of_all_methods():
-  for registry in (layer_recipes.RECIPES, structured_recipes.RECIPES):
-    for name, make in registry.items():
-      recipe = make(Budget(20, OPTIMIZER, CLASSES, teacher_width=4))
-      for one in filter(None, (recipe, recipe.assistant)):
-        yield from ((name, phase.name, term) for phase in one.phases for term in phase.objective)
+METHODS = [
+  (kind, target, name)
+  for kind, target in (
+    ("images", TARGET),
+    ("texts", TARGET),
+    ("texts", recipes.Number()),
+    ("sentences", recipes.Structures()),
+  )
+  for name in recipes.methods_for(kind)
+]
 
 
-def test_every_method_declares_which_terms_read_labels():
-  """Terms that do not declare it get no labels; so only these losses can read a hidden one."""
-  losses = {term.loss for _, _, term in terms_of_all_methods() if term.reads_labels}
-  assert losses == {recipes.cross_entropy, structured_recipes.label_likelihood}
+def recipe_of(target, name):
+  return recipes.make_recipe(name, target, Budget(20, OPTIMIZER), teacher_widths=(4, 4))
+
+
+def test_only_labels_by_name_are_read():
+  """Which losses can read a hidden label at all: those that are given labels."""
+  losses = {
+    term.loss.__name__
+    for _, target, name in METHODS
+    for phase in recipe_of(target, name).phases
+    for term in phase.objective
+    if term.reads_labels
+  }
+  assert losses == {
+    "hard_label_loss",
+    "squared_error_loss",
+    "structure_nll_loss",
+    "decoupled_kd_loss",
+  }
 
 
 def test_phases_that_only_read_labels():
-  budget = Budget(20, OPTIMIZER, CLASSES)
   found = {
     (name, phase.name)
-    for registry in (layer_recipes.RECIPES, structured_recipes.RECIPES)
-    for name, make in registry.items()
-    if name not in ("tinybert",)
-    for phase in make(budget).phases
+    for _, target, name in METHODS
+    for phase in recipe_of(target, name).phases
     if phase.labelled_only
   }
   finetune = ("annealing_kd", "universal_kd", "universal_kd_capacity_gap", "minilm")
-  assert found == {("scratch", "train"), *((name, "finetune") for name in finetune)}
+  finetuned = {(name, "finetune") for name in finetune}
+  assert found == {("scratch", "train"), ("dkd", "distil"), *finetuned}
 
 
 def chain(rng):
@@ -194,29 +198,38 @@ def chain(rng):
   return LinearChain(unary, rng.standard_normal((5, 5)).astype(np.float32), None)
 
 
-LABEL_LOSSES = {
-  "classes": (recipes.cross_entropy, lambda r: Outputs(r.standard_normal((4, 5)).astype("f")), ()),
-  "numbers": (recipes.cross_entropy, lambda r: Outputs(r.standard_normal((4, 1)).astype("f")), ()),
-  "tags": (structured_recipes.label_likelihood, lambda r: Outputs(scores=chain(r)), (3,)),
+LABEL_TERMS = {
+  "classes": (LABELS, lambda r: Outputs(r.standard_normal((4, 5)).astype("f")), ()),
+  "numbers": (
+    recipes.Number().label_term(),
+    lambda r: Outputs(r.standard_normal((4, 1)).astype("f")),
+    (),
+  ),
+  "tags": (recipes.Structures().label_term(), lambda r: Outputs(scores=chain(r)), (3,)),
   "layers": (
-    layer_classifiers.label_loss,
+    Term("layers", layer_classifiers.label_loss, ("student.layer_logits", "batch.labels")),
     lambda r: Outputs(layer_logits=r.standard_normal((4, 2, 5)).astype("f")),
+    (),
+  ),
+  "decoupled": (
+    recipes.dkd(TARGET, Budget(20, OPTIMIZER), warmup_share=0.0).phases[0].objective[1],
+    lambda r: Outputs(r.standard_normal((4, 5)).astype("f")),
     (),
   ),
 }
 
 
-@pytest.mark.parametrize("kind", LABEL_LOSSES)
+@pytest.mark.parametrize("kind", LABEL_TERMS)
 def test_hidden_labels_change_no_bit_of_loss_or_gradient(kind):
-  loss, make, shape = LABEL_LOSSES[kind]
+  term, make, shape = LABEL_TERMS[kind]
   rng = np.random.default_rng(0)
   student, labels = make(rng), rng.integers(0, 5, (4, *shape))
+  teacher = make(rng)
   labelled = np.array([True, False, True, False])
 
   def share(student, labels):
     batch = Batch(np.zeros(4), labels, None, labelled)
-    term = Term("labels", loss, needs_teacher=False)
-    return objectives.objective((term,), student, Outputs(), batch, jnp.float32(0))[0]
+    return objectives.objective((term,), student, teacher, batch, jnp.float32(0))[0]
 
   run = jax.jit(jax.vmap(jax.value_and_grad(share), None, axis_name=parallel.AXIS, axis_size=1))
   poisoned = labels.copy()
@@ -251,13 +264,13 @@ def hidden_task(task):
 
 
 def images_of_kd():
-  (phase,) = recipes.kd(Budget(1, OPTIMIZER, CLASSES)).phases
+  (phase,) = recipes.kd(TARGET, Budget(1, OPTIMIZER)).phases
   return hidden_task(TASK), phase, cached_teacher(training.teacher_outputs())
 
 
 def sentences_of_structural_kd():
   task = hidden_task(sentences.task("MaxEnt"))
-  (phase,) = structured_recipes.structural_kd(Budget(1, OPTIMIZER, sentences.TAGS)).phases
+  (phase,) = recipes.structural_kd(recipes.Structures(), Budget(1, OPTIMIZER)).phases
   return task, phase, sentences.cached("MaxEnt", task.train)
 
 
