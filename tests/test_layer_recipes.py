@@ -5,6 +5,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -481,6 +482,60 @@ def test_a_projection_makes_widths_fit(name):
   # Nothing else of the outputs is touched.
   assert projected.logits is own.logits
   assert np.isfinite(values(recipe, "layers", projected, theirs)).all()
+
+
+@pytest.mark.parametrize("as_maps", [False, True])
+@pytest.mark.parametrize(
+  ("layers", "mapped"),
+  [
+    (None, (0, 1)),
+    ((1,), (1,)),
+    ((-1,), (2,)),
+    ((-3, 1), (0, 1)),
+    ((0, 1, 2), (0, 1, 2)),
+    ((), ()),
+  ],
+)
+def test_projections_of_chosen_layers(as_maps, layers, mapped):
+  """A matrix for each, of its own: on feature maps, a convolution of one position."""
+  given = maps(3, 4, 0) if as_maps else student(width=6).layers
+  own = student()._replace(layers=given)
+  head = LayerProjections(5, layers)
+  projected, made = head.init_with_output(jax.random.key(0), own)
+  parts = made.get("params", {})
+  assert set(parts) == {f"layer{index + 1}" for index in mapped}
+  for index, (before, after) in enumerate(zip(given, projected.layers, strict=True)):
+    if index not in mapped:
+      assert after is before
+      continue
+    part = parts[f"layer{index + 1}"]
+    assert part["kernel"].shape == (before.shape[-1], 5)
+    assert after.shape == (*before.shape[:-1], 5)
+    by_hand = np.einsum("...d,de->...e", before, part["kernel"]) + part["bias"]
+    np.testing.assert_allclose(after, by_hand, rtol=1e-4, atol=1e-5)
+  # Nothing else of the outputs is touched.
+  assert projected.logits is own.logits
+  assert projected.layer_logits is own.layer_logits
+
+
+def test_projections_are_of_float32_and_independent_of_each_other():
+  low = student()._replace(layers=tuple(jnp.asarray(x, jnp.bfloat16) for x in student().layers))
+  projected, made = LayerProjections(5).init_with_output(jax.random.key(0), low)
+  assert {layer.dtype for layer in projected.layers[:-1]} == {jnp.dtype(jnp.float32)}
+  kernels = [made["params"][f"layer{number}"]["kernel"] for number in (1, 2)]
+  assert not np.allclose(*kernels)
+
+
+@pytest.mark.parametrize("index", [3, -4, 7])
+def test_a_layer_that_is_not_there_cannot_be_projected(index):
+  message = f"^layer {index} cannot be projected: the student has 3, -3 to 2"
+  with pytest.raises(ValueError, match=message):
+    LayerProjections(5, (index,)).init(jax.random.key(0), student())
+
+
+def test_a_layer_is_projected_once():
+  with pytest.raises(ValueError, match=r"`layers` must name each layer once, got \(0, -3\)"):
+    LayerProjections(5, (0, -3)).init(jax.random.key(0), student())
 
 
 def test_universal_kd_gives_the_student_classifiers_of_its_own():

@@ -1,6 +1,8 @@
 """Recipes for structures as data: which losses, with which weights, at which epochs."""
 
+import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from kd_jax.optimizers import Optimizer
 from kd_jax.recipes.parts import Budget
 from kd_jax.structured import LinearChain, log_prob
 from kd_jax.types import Batch, Outputs
+from tests import oracles
 
 BUDGET = Budget(epochs=8, optimizer=Optimizer(learning_rate=0.2))
 TARGET = recipes.Structures()
@@ -104,6 +107,62 @@ def test_losses_get_the_student_first_and_their_settings(name):
   for term in terms:
     np.testing.assert_allclose(values(term), expected[term.name](), rtol=1e-6)
   np.testing.assert_allclose(values(labels), -log_prob(STUDENT, LABELS), rtol=1e-6)
+
+
+def by_enumeration(row):
+  """{labelling: (P_t, P_s)} of one sentence, from the scores of all of its labellings."""
+  length = int(MASK[row].sum())
+
+  def scores(chain, tags):
+    unary, transition = np.asarray(chain.unary[row], np.float64), np.asarray(chain.transition)
+    pairs = itertools.pairwise(tags)
+    return sum(unary[i, y] for i, y in enumerate(tags)) + sum(transition[a, b] for a, b in pairs)
+
+  every = list(itertools.product(range(3), repeat=length))
+  teacher, student = (
+    oracles.softmax([scores(chain, tags) for tags in every]) for chain in (TEACHER, STUDENT)
+  )
+  return dict(zip(every, zip(teacher, student, strict=True), strict=True))
+
+
+def hand_formulas(row, k):
+  """The equations of the recipes at temperature 1, for one sentence."""
+  paths = by_enumeration(row)
+  length = len(next(iter(paths)))
+
+  def marginal(side, position, tag):
+    return sum(p[side] for tags, p in paths.items() if tags[position] == tag)
+
+  places = [(i, y) for i in range(length) for y in range(3)]
+  best = sorted(paths.values(), reverse=True)[:k]
+  kept = sum(t for t, _ in best)
+  return {
+    "token_kd": sum(
+      oracles.kl(oracles.softmax(TEACHER.unary[row, i]), oracles.softmax(STUDENT.unary[row, i]))
+      for i in range(length)
+    ),
+    "posterior_kd": -sum(marginal(0, *at) * math.log(marginal(1, *at)) for at in places),
+    "topk_kd": -sum(t / kept * math.log(s) for t, s in best),
+    "fuzzy_crf": -math.log(sum(s for _, s in best)),
+    "structural_kd": -sum(t * math.log(s) for t, s in paths.values()),
+    "labels": -math.log(paths[tuple(LABELS[row, :length].tolist())][1]),
+  }
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_losses_are_those_of_the_equations(name):
+  settings = {"k": 3} if name in ("topk_kd", "multi_grained") else {}
+  expected = [hand_formulas(row, 3) for row in range(3)]
+  total = 0.0
+  for term in make(name, **settings).phases[0].objective:
+    by_hand = [one[term.name] for one in expected]
+    np.testing.assert_allclose(values(term), by_hand, rtol=1e-4, atol=1e-5)
+    total += float(term.weight_at(2.0)) * np.mean(by_hand)
+  # A quarter of the training is over: lambda is 0.75.
+  means = {key: np.mean([one[key] for one in expected]) for key in expected[0]}
+  distilled = sum(means[term] for term in TERMS[name][:-1])
+  whole = means["labels"] if name == "scratch" else 0.75 * distilled + 0.25 * means["labels"]
+  np.testing.assert_allclose(total, whole, rtol=1e-5)
 
 
 def test_the_weighting_of_the_k_best_reaches_the_loss():

@@ -35,7 +35,10 @@ def hard_label_loss(
   """
   student = as_float32("student_logits", student_logits)
   labels, in_range = as_labels(labels, student, mask)
-  losses = optax.softmax_cross_entropy_with_integer_labels(blank(student, mask), labels)
+  student = blank(student, mask)
+  # A loss near 0 is a difference of large logits: of small ones, it keeps its digits.
+  shifted = student - jax.lax.stop_gradient(jnp.max(student, axis=-1, keepdims=True))
+  losses = optax.softmax_cross_entropy_with_integer_labels(shifted, labels)
   return apply_mask(jnp.where(in_range, losses, jnp.nan), mask)
 
 

@@ -146,5 +146,6 @@ def _shares_of_mean(x: Array, pairs: Array) -> Array:
 def _cosines(x: Array) -> Array:
   """<e_ji, e_ki> [B, B, B], indexed i, j, k."""
   difference, distances = _differences(x)
-  directions = difference / jnp.where(distances > 0, distances, 1.0)[..., None]
+  apart = distances[..., None] > 0
+  directions = jnp.where(apart, difference, 0.0) / jnp.where(apart, distances[..., None], 1.0)
   return jnp.einsum("ijd,ikd->ijk", directions, directions, precision="highest")

@@ -48,6 +48,9 @@ class LayerProjections(nn.Module):
         raise ValueError(
           f"layer {index} cannot be projected: the student has {number}, {-number} to {number - 1}"
         )
+    if len({index % number for index in inner}) < len(inner):
+      raise ValueError(f"`layers` must name each layer once, got {self.layers}")
+    for index in inner:
       project = nn.Dense(self.width, name=f"layer{index % number + 1}")
       mapped[index] = project(jnp.asarray(mapped[index], jnp.float32))
     return outputs._replace(layers=tuple(mapped))

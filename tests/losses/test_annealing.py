@@ -48,6 +48,61 @@ class TestAnnealingKD(AnnealingContract):
     assert loss == pytest.approx(5)
 
 
+class CenterContract(AnnealingContract):
+  """Around a center, such as the mean label: what it is must not be taken for an opinion."""
+
+  traced = ("temperature", "max_temperature", "center")
+
+  def draw_options(self, draw, classes):
+    return super().draw_options(draw, classes) | {"center": draw(st.floats(-5, 5))}
+
+  def matching_student(self, teacher):
+    center = self.options["center"]
+    return (center + super().matching_student(teacher - center)).astype(np.float32)
+
+  def test_the_hottest_teacher_is_shrunk_to_the_center(self):
+    """Phi(8) = 1/8 of the way from 2 to 10 is 3; around 0 it would be 1.25."""
+    student, teacher = np.float32([3.0]), np.float32([10.0])
+    loss = self.loss(
+      student, teacher, **self.options | {"temperature": 8, "max_temperature": 8, "center": 2.0}
+    )
+    assert loss == pytest.approx(0, abs=1e-6)
+    plain = self.loss(
+      student, teacher, **self.options | {"temperature": 8, "max_temperature": 8, "center": 0.0}
+    )
+    assert plain > 0.1
+
+  def test_both_sides_and_the_center_may_be_shifted_together(self):
+    case = self.case(scale=1.0)
+    shifted = case._replace(student=case.student + 40, teacher=case.teacher + 40)
+    moved = self.call(shifted, center=self.options["center"] + 40)
+    np.testing.assert_allclose(moved, self.call(case), rtol=1e-4, atol=1e-3)
+
+
+class TestAnnealingKDAroundACenter(CenterContract):
+  loss = staticmethod(kd_jax.annealing_kd_loss)
+  oracle = staticmethod(oracles.annealing_kd_loss)
+  options = contract.options(temperature=6.0, max_temperature=10.0, center=1.5)
+
+  def test_a_center_of_nothing_is_the_loss_without_one(self):
+    case = self.case()
+    without = self.loss(case.student, case.teacher, 6.0, 10.0)
+    np.testing.assert_array_equal(self.call(case, center=0.0), without)
+    np.testing.assert_array_equal(
+      self.call(case, temperature=1.0), kd_jax.logit_regression_loss(*(x - 1.5 for x in case[:2]))
+    )
+
+
+class TestContinuationKDAroundACenter(CenterContract):
+  loss = staticmethod(kd_jax.continuation_kd_loss)
+  oracle = staticmethod(oracles.continuation_kd_loss)
+  options = contract.options(temperature=6.0, max_temperature=10.0, margin=0.1, center=1.5)
+  traced = ("temperature", "max_temperature", "margin", "center")
+
+  def draw_options(self, draw, classes):
+    return super().draw_options(draw, classes) | {"margin": draw(st.floats(0, 20))}
+
+
 class TestContinuationKD(AnnealingContract):
   loss = staticmethod(kd_jax.continuation_kd_loss)
   oracle = staticmethod(oracles.continuation_kd_loss)

@@ -64,6 +64,28 @@ class LayerContract(contract.PerExampleContract):
         self.call(case._replace(**{side: (case.student[:, 0], case.student[:, 1])}))
 
 
+class OtherShapes:
+  """The extremes of the contract for a student and a teacher of different shapes."""
+
+  @pytest.mark.parametrize("extreme", ["large", "flat", "certain", "certain teacher"])
+  def test_loss_and_gradients_stay_finite(self, extreme):
+    case = self.case()
+    large = [1e4 * np.sign(x) for x in case[:2]]
+    certain = [np.zeros_like(x) for x in case[:2]]
+    certain[0][..., 0], certain[1][..., -1] = 1e4, 1e4
+    flat = [0 * x for x in case[:2]]
+    student, teacher = {
+      "large": large,
+      "flat": flat,
+      "certain": certain,
+      "certain teacher": (flat[0], certain[1]),
+    }[extreme]
+    case = case._replace(student=student, teacher=teacher)
+    assert np.all(np.isfinite(self.call(case)))
+    for gradient in self.gradients(case, stop_teacher_gradient=False):
+      assert np.all(np.isfinite(gradient))
+
+
 class TestUniversalKD(LayerContract):
   loss = staticmethod(kd_jax.universal_kd_loss)
   oracle = staticmethod(oracles.universal_kd_loss)
@@ -100,6 +122,102 @@ class TestUniversalKDRegression(LayerContract):
   oracle = staticmethod(oracles.universal_kd_loss)
   options = contract.options(regression=True)
   zero_at_equality = False
+
+
+class TestUniversalKDAroundACenter(LayerContract):
+  loss = staticmethod(kd_jax.universal_kd_loss)
+  oracle = staticmethod(oracles.universal_kd_loss)
+  options = contract.options(regression=True, center=2.0)
+  zero_at_equality = False
+
+  def test_numbers_and_their_center_may_be_shifted_together(self):
+    student, teacher = draw(4, S, 1), draw(4, T, 1, seed=1)
+    expected = self.loss(student, teacher, regression=True)
+    for level in (0.5, -3.0, 40.0):
+      found = self.loss(student + level, teacher + level, regression=True, center=level)
+      np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(self.loss(student + 3, teacher + 3, regression=True), expected)
+
+
+class TestUniversalKDOnLossesAroundACenter(LayerContract):
+  loss = staticmethod(kd_jax.universal_kd_loss)
+  oracle = staticmethod(oracles.universal_kd_loss)
+  options = contract.options(attend="losses", center=-1.0)
+  zero_at_equality = False
+
+
+class GapContract(OtherShapes, LayerContract):
+  """The contract of a student's final logits [..., C] against all of the teacher's [..., T, C]."""
+
+  zero_at_equality = False
+
+  def loss(self, student, teacher, **options):
+    inner, final = teacher[..., :-1, :], teacher[..., -1, :]
+    return kd_jax.universal_kd_capacity_gap_loss(student, inner, final, **options)
+
+  def oracle(self, student, teacher, **options):
+    inner, final = teacher[..., :-1, :], teacher[..., -1, :]
+    return oracles.universal_kd_capacity_gap_loss(student, inner, final, **options)
+
+  def case(self, leading=(contract.BATCH,), classes=contract.CLASSES, seed=0, scale=3.0):
+    case = super().case(leading, classes, seed, scale)
+    return case._replace(student=case.student[..., 0, :])
+
+  def test_is_zero_at_equality(self):
+    """If all of the teacher's agree, their mix is what they say."""
+    for scale in (1.0, 100.0):
+      one = draw(contract.BATCH, contract.CLASSES, scale=scale)
+      case = contract.Case(one, np.repeat(one[:, None], T, axis=1), {})
+      np.testing.assert_allclose(self.call(case), 0, atol=2e-5)
+
+  def test_shapes_and_types_are_checked(self):
+    student, inner, final = draw(4, 5), draw(4, T - 1, 5), draw(4, 5)
+    for wrong in (
+      (student[:, :4], inner, final),
+      (student[:2], inner, final),
+      (student, inner[..., :4], final),
+      (student, inner[:2], final),
+      (student, inner, final[:, :4]),
+      (student[:, None], inner, final),
+    ):
+      shapes = ".*".join(re.escape(str(x.shape)) for x in wrong)
+      with pytest.raises(ValueError, match=rf"{shapes} must be \[B, C\]") as caught:
+        kd_jax.universal_kd_capacity_gap_loss(*wrong, **self.options)
+      assert "\n" not in str(caught.value)
+    for index, name in enumerate(("student_logits", "teacher_layer_logits", "teacher_logits")):
+      wrong = [student, inner, final]
+      wrong[index] = np.ones(wrong[index].shape, np.int32)
+      with pytest.raises(ValueError, match=f"{name}.*int32"):
+        kd_jax.universal_kd_capacity_gap_loss(*wrong, **self.options)
+    with pytest.raises(ValueError, match=r"teacher_layer_logits is a tuple of 2 arrays: stack"):
+      kd_jax.universal_kd_capacity_gap_loss(student, (final, final), final, **self.options)
+    with pytest.raises(ValueError, match="at least one layer"):
+      kd_jax.universal_kd_capacity_gap_loss(student, inner[:, :0], final, **self.options)
+
+
+class TestCapacityGap(GapContract):
+  def test_one_class_needs_regression(self):
+    student, teacher = draw(4, 1), draw(4, T, 1, seed=1)
+    with pytest.raises(ValueError, match="regression=True"):
+      self.loss(student, teacher)
+    found = self.loss(student, teacher, regression=True, center=0.7)
+    expected = self.oracle(student, teacher, regression=True, center=0.7)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+  def test_a_pool_that_fits_equally_is_averaged(self):
+    """By hand: all inner products are 0, so the mix of (3, 0), (0, 3) and (0, 0) is (1, 1)."""
+    inner = np.float32([[[3.0, 0.0], [0.0, 3.0]]])
+    zeros = np.zeros((1, 2), np.float32)
+    np.testing.assert_allclose(
+      kd_jax.universal_kd_capacity_gap_loss(zeros, inner, zeros), 0, atol=1e-7
+    )
+    # Regression: |(1, 1)|² to (0, 0).
+    found = kd_jax.universal_kd_capacity_gap_loss(zeros, inner, zeros, regression=True)
+    np.testing.assert_allclose(found, 2, rtol=1e-6)
+
+
+class TestCapacityGapRegression(GapContract):
+  options = contract.options(regression=True, center=1.0)
 
 
 class TestUniversalKDOnLosses(LayerContract):
@@ -157,6 +275,48 @@ class TestPatientKD(LayerContract):
     np.testing.assert_array_equal(self.gradients(small)[0], 0)
 
 
+def skipping(student, teacher):
+  """Each student layer against layer i T / (S + 1) of the teacher's, counted from 1, halves up."""
+  count, depth = np.shape(student)[-2] + 1, np.shape(teacher)[-2]
+  chosen = [math.floor(i * depth / count + 0.5) - 1 for i in range(1, count)]
+  return oracles.patient_kd_loss(student, np.asarray(teacher)[..., chosen, :])
+
+
+class TestPatientKDSkip(OtherShapes, LayerContract):
+  loss = staticmethod(kd_jax.patient_kd_loss)
+  options = contract.options(matching="skip")
+  teacher_layers = 5
+  # Not at the teacher's first layers: the second and third of five are those to be like.
+  zero_at_equality = False
+
+  def oracle(self, student, teacher, matching):
+    return skipping(student, teacher)
+
+  def test_the_layers_that_are_matched(self):
+    teacher = self.case().teacher
+    case = contract.Case(3 * teacher[:, [1, 2]], teacher, {})
+    np.testing.assert_allclose(self.call(case), 0, atol=1e-6)
+    gradient = self.gradients(self.case(), stop_teacher_gradient=False)[1]
+    assert np.all(np.any(gradient[:, [1, 2]] != 0, axis=-1))
+    np.testing.assert_array_equal(gradient[:, [0, 3, 4]], 0)
+
+  @pytest.mark.parametrize(("own", "depth"), [(1, 2), (5, 12), (2, 12), (3, 4), (3, 7)])
+  def test_any_depths(self, own, depth):
+    student, teacher = draw(4, own, 5), draw(4, depth, 5, seed=1)
+    np.testing.assert_allclose(
+      self.loss(student, teacher, matching="skip"), skipping(student, teacher), rtol=1e-4
+    )
+
+  def test_a_student_that_is_too_deep_is_refused(self):
+    """All but its last layer are given: with three it has four."""
+    with pytest.raises(ValueError, match=r"student of 4 layers.*teacher of 3"):
+      self.loss(draw(4, 3, 5), draw(4, 3, 5), matching="skip")
+
+  def test_another_matching_is_refused(self):
+    with pytest.raises(ValueError, match="`matching` must be one_to_one or skip, got 'last'"):
+      self.loss(draw(4, S, 5), draw(4, S, 5), matching="last")
+
+
 # Attention.
 
 
@@ -212,3 +372,30 @@ def test_skip_mapping_of_any_depths():
 def test_skip_mapping_refuses_a_student_that_is_too_deep(depths):
   with pytest.raises(ValueError, match=rf"{depths[0]} layers.*{depths[1]}"):
     kd_jax.skip_mapping(*depths)
+
+
+def test_even_mapping_of_the_paper():
+  assert kd_jax.even_mapping(4, 12) == (2, 5, 8, 11)
+  assert kd_jax.even_mapping(3, 6) == (1, 3, 5)
+  assert kd_jax.even_mapping(6, 24) == tuple(range(3, 24, 4))
+  assert kd_jax.even_mapping(1, 6) == (5,)
+  assert kd_jax.even_mapping(2, 2) == (0, 1)
+
+
+def test_even_mapping_of_any_depths():
+  half = fractions.Fraction(1, 2)
+  for teacher in range(1, 25):
+    for student in range(1, teacher + 1):
+      found = kd_jax.even_mapping(student, teacher)
+      steps = [fractions.Fraction(i * teacher, student) for i in range(1, student + 1)]
+      assert list(found) == [math.floor(step + half) - 1 for step in steps]
+      assert list(found) == [layer - 1 for layer in oracles.even_mapping(student, teacher)]
+      assert sorted(set(found)) == list(found)
+      # The last learns from the last.
+      assert found[-1] == teacher - 1
+
+
+@pytest.mark.parametrize("depths", [(0, 4), (5, 4), (-1, 4)])
+def test_even_mapping_refuses_a_student_that_is_too_deep(depths):
+  with pytest.raises(ValueError, match=rf"{depths[0]} layers.*{depths[1]}"):
+    kd_jax.even_mapping(*depths)

@@ -18,6 +18,134 @@ def pair(*shape, seed=0):
   return np.random.default_rng(seed).standard_normal((2, *shape)).astype(np.float32)
 
 
+# Losses on labels.
+
+
+def with_labels(regression, leading=(contract.BATCH,), seed=0, scale=3.0):
+  rng = np.random.default_rng(seed)
+  outputs = scale * rng.standard_normal((*leading, 1 if regression else contract.CLASSES))
+  drawn = rng.standard_normal(leading) if regression else rng.integers(0, contract.CLASSES, leading)
+  labels = np.asarray(
+    scale * drawn if regression else drawn, np.float32 if regression else np.int32
+  )
+  return outputs.astype(np.float32), labels
+
+
+LABEL_LOSSES = {
+  "hard": (kd_jax.hard_label_loss, oracles.hard_label_loss, False),
+  "squared": (kd_jax.squared_error_loss, oracles.squared_error_loss, True),
+}
+each_label_loss = pytest.mark.parametrize("name", LABEL_LOSSES)
+
+
+@each_label_loss
+@pytest.mark.parametrize("leading", [(), (1,), (contract.BATCH,), (2, 3)])
+@pytest.mark.parametrize("scale", [0.3, 3.0, 30.0])
+def test_losses_on_labels_equal_the_reference(name, leading, scale):
+  loss, oracle, regression = LABEL_LOSSES[name]
+  outputs, labels = with_labels(regression, leading, seed=1, scale=scale)
+  eager, jitted = loss(outputs, labels), jax.jit(loss)(outputs, labels)
+  for found in (eager, jitted):
+    assert (found.shape, found.dtype) == (leading, jnp.float32)
+    np.testing.assert_allclose(found, oracle(outputs, labels), rtol=1e-5, atol=1e-6)
+
+
+@each_label_loss
+def test_gradients_of_losses_on_labels_equal_central_differences(name):
+  loss, oracle, regression = LABEL_LOSSES[name]
+  outputs, labels = with_labels(regression, (4,), seed=2, scale=1.0)
+  gradient = jax.jit(jax.grad(lambda outputs: loss(outputs, labels).sum()))(outputs)
+  expected = oracles.central_differences(lambda x: oracle(x, labels).sum(), outputs)
+  np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@each_label_loss
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, 3e38])
+def test_padding_has_no_effect_on_losses_on_labels(name, garbage):
+  loss, _, regression = LABEL_LOSSES[name]
+  outputs, labels = with_labels(regression)
+  mask = np.arange(contract.BATCH) % 3 != 0
+  spoilt = np.where(mask[:, None], outputs, np.float32(garbage))
+  wrong = np.where(mask, labels, np.float32(garbage) if regression else -100)
+
+  def total(outputs, labels):
+    values = loss(outputs, labels, mask=mask)
+    return values.sum(), values
+
+  for run in (lambda f: f, jax.jit):
+    gradient, values = run(jax.grad(total, has_aux=True))(spoilt, wrong)
+    np.testing.assert_allclose(values[mask], loss(outputs, labels)[mask], rtol=1e-6)
+    np.testing.assert_array_equal(values[~mask], 0)
+    np.testing.assert_array_equal(gradient[~mask], 0)
+    plain = jax.grad(lambda outputs: loss(outputs, labels).sum())(outputs)
+    np.testing.assert_allclose(gradient[mask], plain[mask], rtol=1e-5, atol=1e-7)
+  with pytest.raises(ValueError, match="mask"):
+    loss(outputs, labels, mask=mask[:-1])
+
+
+@each_label_loss
+@pytest.mark.parametrize("dtype", contract.LOW_PRECISION)
+def test_losses_on_labels_upcast_first(name, dtype):
+  loss, _, regression = LABEL_LOSSES[name]
+  outputs, labels = with_labels(regression)
+  low = jnp.asarray(outputs, dtype)
+  found = loss(low, labels)
+  assert found.dtype == jnp.float32
+  np.testing.assert_array_equal(found, loss(low.astype(jnp.float32), labels))
+
+
+@each_label_loss
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_losses_on_labels_stay_finite(name, scale):
+  loss, _, regression = LABEL_LOSSES[name]
+  outputs, labels = with_labels(regression)
+  extreme = np.float32(scale) * np.sign(outputs)
+  value, gradient = jax.value_and_grad(lambda outputs: loss(outputs, labels).sum())(extreme)
+  assert np.isfinite(value)
+  assert np.isfinite(gradient).all()
+
+
+def test_losses_on_labels_by_hand():
+  np.testing.assert_allclose(kd_jax.hard_label_loss(np.zeros(4), 2), np.log(4), rtol=1e-6)
+  assert kd_jax.hard_label_loss(np.float32([0, 1e4]), 1) == 0
+  np.testing.assert_allclose(kd_jax.hard_label_loss(np.float32([0, 1e4]), 0), 1e4)
+  excluded = np.float32([0.0, -np.inf, 0.0])
+  np.testing.assert_allclose(kd_jax.hard_label_loss(excluded, 0), np.log(2), rtol=1e-6)
+  assert kd_jax.squared_error_loss(np.float32([2.5]), np.float32(2.5)) == 0
+  # Whole numbers are labels too.
+  found = kd_jax.squared_error_loss(np.float32([[3.0], [1.0]]), np.array([1, 4]))
+  np.testing.assert_array_equal(found, [4, 9])
+
+
+def test_hard_labels_are_checked():
+  logits = np.zeros((4, 3), np.float32)
+  for labels, message in [
+    (np.zeros(5, np.int32), r"labels must be integers of shape \(4,\), got int32 \(5,\)"),
+    (np.zeros((4, 1), np.int32), r"\(4,\).*\(4, 1\)"),
+    (np.zeros(4, np.float32), r"labels must be integers .*float32"),
+    (np.array([0, 1, 2, 3]), r"labels must be in \[0, 3\), got 0 to 3"),
+    (np.array([0, -1, 2, 1]), r"labels must be in \[0, 3\), got -1 to 2"),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      kd_jax.hard_label_loss(logits, labels)
+  with pytest.raises(ValueError, match="int32"):
+    kd_jax.hard_label_loss(np.zeros((4, 3), np.int32), np.zeros(4, np.int32))
+  traced = jax.jit(kd_jax.hard_label_loss)(logits, np.array([0, 3, -1, 2]))
+  np.testing.assert_array_equal(np.isnan(traced), [False, True, True, False])
+
+
+def test_numbers_are_checked():
+  for outputs, labels in [((4, 2), (4,)), ((4,), (4,)), ((4, 1), (4, 1)), ((4, 1), (5,))]:
+    message = rf"student_outputs .*{outputs[0]}.* must be \[..., 1\] for labels .*{labels[0]}"
+    with pytest.raises(ValueError, match=message):
+      kd_jax.squared_error_loss(np.zeros(outputs, np.float32), np.zeros(labels))
+  with pytest.raises(ValueError, match="int32"):
+    kd_jax.squared_error_loss(np.zeros((4, 1), np.int32), np.zeros(4))
+
+
+# Losses on logits of both.
+
+
 class TestSoftTargetKD(contract.DivergenceContract, contract.PerExampleContract):
   loss = staticmethod(kd_jax.soft_target_kd_loss)
   oracle = staticmethod(oracles.soft_target_kd_loss)

@@ -21,16 +21,45 @@ SHAPES = {
   "relation": ((STATES,), ((B, N, 12),)),
   "hidden": ((STATES,), (STATES,)),
   "attention": ((HEAD_STATES, HEAD_STATES), ((B, HEADS, N, 6), (B, HEADS, N, 6))),
+  # Two layers each, and embeddings; two layers each of queries and then of keys.
+  "tinybert states": ((STATES,) * 3, (STATES,) * 3),
+  "tinybert attention": ((HEAD_STATES,) * 4, ((B, HEADS, N, 6),) * 4),
 }
+
+
+def on_layers(loss):
+  """TinyBERT's loss on attention, of queries and keys in one tuple for each side."""
+
+  def call(*given, **options):
+    *states, mask = (*given, None) if len(given) == 8 else given
+    return loss(states[:2], states[2:4], states[4:6], states[6:], mask, **options)
+
+  return call
+
+
+def on_states(loss):
+  """TinyBERT's loss on states, of all layers of both sides."""
+
+  def call(*given, **options):
+    *states, mask = (*given, None) if len(given) == 6 else given
+    return loss(states[:3], states[3:], mask, **options)
+
+  return call
+
+
 LOSSES = {
   "relation": functools.partial(kd_jax.relation_kd_loss, relation_heads=2),
   "hidden": kd_jax.hidden_state_loss,
   "attention": kd_jax.attention_loss,
+  "tinybert states": on_states(kd_jax.tinybert_states_loss),
+  "tinybert attention": on_layers(kd_jax.tinybert_attention_loss),
 }
 ORACLES = {
   "relation": functools.partial(oracles.relation_kd_loss, relation_heads=2),
   "hidden": oracles.hidden_state_loss,
   "attention": oracles.attention_loss,
+  "tinybert states": on_states(oracles.tinybert_states_loss),
+  "tinybert attention": on_layers(oracles.tinybert_attention_loss),
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -193,7 +222,7 @@ def test_shapes_and_types_are_checked(name):
     "relation": (student[0][:, :3], student[0][0]),
     "hidden": (student[0][:, :3], student[0][..., :4], student[0][0]),
     "attention": (student[0][:, :1], student[0][..., :2], student[0][0]),
-  }[name]
+  }[name.removeprefix("tinybert ").replace("states", "hidden")]
   for states in wrong:
     with pytest.raises(ValueError, match=re.escape(str(states.shape))) as caught:
       LOSSES[name](states, *student[1:], *teacher)
@@ -211,6 +240,52 @@ def test_as_many_heads_are_needed_for_attention():
   student, teacher = np.zeros((4, 2, 5, 4)), np.zeros((4, 3, 5, 4))
   with pytest.raises(ValueError, match=r"\(4, 2, 5, 4\).*\(4, 3, 5, 4\)"):
     kd_jax.attention_loss(student, student, teacher, teacher)
+
+
+# TinyBERT's losses over layers.
+
+
+def layers_of(shape, number, seed):
+  rng = np.random.default_rng(seed)
+  return [rng.standard_normal(shape).astype(np.float32) for _ in range(number)]
+
+
+@pytest.mark.parametrize(("own", "theirs"), [(1, 3), (2, 4), (2, 3), (3, 3), (3, 5)])
+def test_layers_learn_from_the_last_of_equal_groups(own, theirs):
+  student, teacher = layers_of(STATES, own + 1, 0), layers_of(STATES, theirs + 1, 1)
+  found = kd_jax.tinybert_states_loss(student, teacher, MASK)
+  np.testing.assert_allclose(found, oracles.tinybert_states_loss(student, teacher, MASK), rtol=1e-4)
+  queries, keys = (layers_of(HEAD_STATES, own, seed) for seed in (2, 3))
+  other_queries, other_keys = (layers_of((B, HEADS, N, 6), theirs, seed) for seed in (4, 5))
+  given = queries, keys, other_queries, other_keys, MASK
+  found = kd_jax.tinybert_attention_loss(*given)
+  np.testing.assert_allclose(found, oracles.tinybert_attention_loss(*given), rtol=1e-4)
+
+
+def test_embeddings_learn_from_embeddings():
+  """By hand: 1 for the embeddings, and for the one layer (3 - 0)² of the last of two."""
+  zeros = np.zeros((1, 3, 2), np.float32)
+  states = [zeros + 1, zeros + 7, zeros + 3]
+  np.testing.assert_allclose(kd_jax.tinybert_states_loss([zeros, zeros], states), [1 + 9])
+
+
+def test_a_student_of_more_layers_than_the_teacher_is_refused():
+  deep, flat = layers_of(STATES, 4, 0), layers_of(STATES, 3, 1)
+  with pytest.raises(ValueError, match=r"student of 3 layers .* teacher of 2"):
+    kd_jax.tinybert_states_loss(deep, flat)
+  deep, flat = layers_of(HEAD_STATES, 3, 0), layers_of(HEAD_STATES, 2, 1)
+  with pytest.raises(ValueError, match=r"student of 3 layers .* teacher of 2"):
+    kd_jax.tinybert_attention_loss(deep, deep, flat, flat)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_queries_and_keys_are_of_the_same_layers(side):
+  one, two = layers_of(HEAD_STATES, 1, 0), layers_of(HEAD_STATES, 2, 1)
+  for pair, numbers in (((one, two), "1 and 2"), ((two, one), "2 and 1")):
+    given = (*pair, two, two) if side == "student" else (one, one, *pair)
+    message = f"{side}_queries and {side}_keys must be of the same layers, got {numbers}"
+    with pytest.raises(ValueError, match=message):
+      kd_jax.tinybert_attention_loss(*given)
 
 
 # Relations.
