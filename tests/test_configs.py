@@ -167,7 +167,8 @@ def test_every_method_of_a_text_config_suits_its_shrunk_networks(name, tmp_path)
 def test_recipes_of_a_config_use_the_whole_budget(name):
   study = CONFIGS[name]
   for method in study.methods:
-    recipe = study.recipe(method, num_classes=10, teacher_width=8)
+    target = recipes.Structures() if study.kind == "sentences" else TEN
+    recipe = study.recipe(method, target, teacher_widths=(8, 8))
     assert sum(phase.epochs for phase in recipe.phases) == study.epochs
 
 
@@ -212,9 +213,8 @@ def test_paper_settings_of_the_vision_study():
 
 def test_an_imported_teacher_is_asked_for(data_dir):
   study = CONFIGS["cifar10_small"]
-  domain = domain_of(dataclasses.replace(study, dataset="digits", validation_examples=20), data_dir)
   with pytest.raises(ValueError, match=r"no weights file resnet56_cifar10\.safetensors: name one"):
-    domain.networks.ready_teacher()
+    domain_of(dataclasses.replace(study, dataset="digits", validation_examples=20), data_dir)
 
 
 def test_overrides_reach_the_study():

@@ -251,7 +251,6 @@ def test_what_changes_no_result_may_differ():
 def test_settings_that_are_younger_than_a_study_have_their_defaults():
   one, other = study(("kd",), range(3)), study(("kd",), range(3, 6))
   other["config"] |= {"unlabelled_share": 0.0, "optimizer": {**OPTIMIZER, "warmup": 0.0}}
-  other["methods"]["kd"]["description"][0]["optimizer"] = {**OPTIMIZER, "warmup": 0.0}
   del one["methods"]["kd"]["settings"]["soft_weight"]
   join({"a": one, "b": other})
   other["config"]["unlabelled_share"] = 0.5

@@ -40,7 +40,7 @@ def test_a_new_method(tmp_path, monkeypatch):
   assert study.methods == ("scratch", "kd", "reverse_kd")
   made = study.recipe("reverse_kd", recipes.Classes(3))
   outputs = [kd_jax.Outputs(logits=np.eye(3, dtype=np.float32)[i : i + 1]) for i in (0, 1)]
-  found = made.phases[0].objective[0].loss_at(*outputs, None, 0)
+  found = made.phases[0].objective[0].loss_at(*outputs, kd_jax.Batch(None, None), 0)
   expected = kd_jax.reverse_kl(outputs[0].logits, outputs[1].logits, temperature=4.0)
   np.testing.assert_array_equal(found, expected)
   assert recipes.describe(made)["phases"][0]["terms"][0]["options"] == {"temperature": 4.0}
