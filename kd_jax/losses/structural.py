@@ -23,6 +23,7 @@ References:
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 
@@ -116,11 +117,13 @@ def structural_kd_loss(
 
 # The cases by the types of student and teacher. Each gets both with one mask, and T checked.
 
-_CASES: dict[tuple[type, type], Callable[[Structure, Structure, ArrayLike], Array]] = {}
+_Case = TypeVar("_Case", bound=Callable[..., Array])
+_CASES: dict[tuple[type, type], Callable[..., Array]] = {}
+"""(student, teacher, temperature) -> [...], by the types of the first two."""
 
 
-def _case(student: type, teacher: type):
-  def register(loss):
+def _case(student: type[Structure], teacher: type[Structure]) -> Callable[[_Case], _Case]:
+  def register(loss: _Case) -> _Case:
     _CASES[student, teacher] = loss
     return loss
 
@@ -137,8 +140,9 @@ def _chain_from_chain(student: LinearChain, teacher: LinearChain, temperature: A
   cooled = scaled(student, 1 / temperature)
   first = sharpen(unary[..., 0, :], temperature, axes=1)
   pairs = sharpen(pairwise, temperature, axes=2)
-  first_score = jnp.where(first != 0, cooled.unary[..., 0, :], 0.0)
-  pair_scores = cooled.transition[..., None, :, :] + cooled.unary[..., 1:, None, :]
+  scores, transition = jnp.asarray(cooled.unary), jnp.asarray(cooled.transition)
+  first_score = jnp.where(first != 0, scores[..., 0, :], 0.0)
+  pair_scores = transition[..., None, :, :] + scores[..., 1:, None, :]
   # What the teacher excludes counts 0, and so does padding.
   pair_scores = jnp.where(pairs != 0, pair_scores, 0.0)
   expected = jnp.sum(first * first_score, axis=-1) + jnp.sum(pairs * pair_scores, axis=(-3, -2, -1))
@@ -205,7 +209,7 @@ _TYPES = {
 """(types of the student, type of the teacher) that a row takes."""
 
 
-def _of_case(name: str, student: Structure, teacher: Structure, **options) -> Array:
+def _of_case(name: str, student: Structure, teacher: Structure, **options: Any) -> Array:
   """`structural_kd_loss` of a pair that must be of one case."""
   students, kind = _TYPES[name]
   if type(student) not in students or type(teacher) is not kind:
