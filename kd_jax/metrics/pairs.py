@@ -21,10 +21,10 @@ def compute(sum_: ArrayLike, count: ArrayLike) -> np.ndarray:
   Returns:
     [...] float64.
   """
-  sum_, count = np.asarray(sum_, np.float64), np.asarray(count, np.float64)
-  if sum_.ndim > count.ndim:
-    sum_ = np.abs(sum_).sum(axis=-1)
-  return sum_ / np.maximum(count, 1.0)
+  total, number = np.asarray(sum_, np.float64), np.asarray(count, np.float64)
+  if total.ndim > number.ndim:
+    total = np.abs(total).sum(axis=-1)
+  return total / np.maximum(number, 1.0)
 
 
 def totals(parts: Sequence[dict[str, Pair]]) -> dict[str, np.ndarray]:
