@@ -5,6 +5,8 @@ Shape letters, the same in every docstring of the library:
     B  batch            n  sequence positions     C  classes
     L  labels or layers D  width                  S, T  student, teacher layers
     N  examples         V  views of an example    K  seeds trained together
+
+Any number of leading axes is `...` in a docstring and `*batch` in an annotation.
 """
 
 from collections.abc import Callable

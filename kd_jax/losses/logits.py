@@ -1,7 +1,10 @@
 """Losses on final logits: soft targets, regression, decoupled KD."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from kd_jax._checks import apply_mask, prepare_pair, static_value, tempered_pair
 from kd_jax._numerics import kl_from_log_probs, times_squared_temperature
@@ -10,13 +13,13 @@ from kd_jax.types import Array, ArrayLike
 
 
 def soft_target_kd_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   temperature: ArrayLike,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Knowledge distillation on softened targets.
 
   .. math:: T^2 \, KL(softmax(z_t / T) \,\|\, softmax(z_s / T))
@@ -56,12 +59,12 @@ def soft_target_kd_loss(
 
 
 def logit_regression_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Squared Euclidean distance of the logits: :math:`\| z_s - z_t \|_2^2`, summed over classes.
 
   Args, Returns, Raises: as `soft_target_kd_loss`, without a temperature.
@@ -79,16 +82,16 @@ def logit_regression_loss(
 
 
 def decoupled_kd_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
-  labels: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
+  labels: Int[ArrayLike, "*batch"],
   *,
   temperature: ArrayLike = 1.0,
   target_weight: float = 1.0,
   non_target_weight: float = 8.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Decoupled KD (DKD): the target class and the others weighted apart.
 
   .. math:: T^2 [ w_{target} \, KL(b_t \| b_s) + w_{other} \, KL(\hat p_t \| \hat p_s) ]

@@ -22,10 +22,13 @@ References:
   ACL 2021, arXiv 2010.05010.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._numerics import times_squared_temperature
 from kd_jax.losses._marginals import (
@@ -62,7 +65,7 @@ def structural_kd_loss(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""The cross-entropy of the student's structures under the teacher's distribution.
 
   The types of the two say which case it is:
@@ -227,7 +230,7 @@ def structural_kd_case_1a(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Linear-chain CRF to linear-chain CRF: marginals of pairs of tags by forward-backward.
 
   .. math:: P_t(y_{i-1}, y_i) \propto \exp(\alpha(y_{i-1}) + Score_t(y_{i-1}, y_i) + \beta(y_i))
@@ -249,7 +252,7 @@ def structural_kd_case_1b(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Graph-based parser to dependency parsing as tagging.
 
   .. math:: P_t((d, r) | i) \propto P_{arc}(head = i + d \,|\, i) \, P_{rel}(r \,|\, i, i + d)
@@ -276,7 +279,7 @@ def structural_kd_case_2a(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Linear-chain CRF to independent tags: marginals of single tags by forward-backward.
 
   .. math:: P_t(y_i) \propto \exp(\alpha(y_i) + \beta(y_i))
@@ -298,7 +301,7 @@ def structural_kd_case_2b(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   """Second-order parser to a first-order student: as case 1b, with P_arc after mean-field inference.
 
   The teacher's `refined` holds the logarithms of those head marginals: the second-order parser gives them,
@@ -323,7 +326,7 @@ def structural_kd_case_3(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Independent tags to linear-chain CRF.
 
   .. math:: P_t(y_{i-1}, y_i) = P_t(y_{i-1}) \, P_t(y_i)
@@ -347,7 +350,7 @@ def structural_kd_case_4(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   """Named entity recognition as parsing (spans) to independent BIOES tags.
 
   The teacher's marginals of tags come from the dynamic programme of `kd_jax.structured.tag_marginals`; the

@@ -5,6 +5,8 @@ which of its fields belong to a sentence and with which axes, which fields sente
 scores. The ragged cache, slicing by length and scaling by a temperature read that declaration.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast

@@ -1,5 +1,7 @@
 """The scores of a parser: arcs, and relations on them."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """Dependency trees, scored by their arcs: all of them, or those without crossing arcs."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar

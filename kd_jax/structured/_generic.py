@@ -12,6 +12,8 @@ ValueError for integer scores, shapes that do not fit and (unless traced) NaN at
 structure that does not have the function. The bodies stand in the structures' own files.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any, Literal, NamedTuple
 

@@ -9,6 +9,8 @@ References:
   arXiv 1902.10505.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax
