@@ -131,8 +131,7 @@ def _difference(kept: np.ndarray, live: np.ndarray, row_of: np.ndarray) -> _Diff
 
 def _relative_tolerance(dtype: str) -> float:
   """How far recomputed values may be from a cache's, relative to the largest."""
-  # Jax adds its options to the configuration when it is imported.
-  precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-  exact = precision in _EXACT
+  config: Any = jax.config  # older versions of jax do not annotate its options
+  exact = config.jax_default_matmul_precision in _EXACT
   products = 0.0 if exact else _PRODUCTS.get(jax.default_backend(), 0.0)
   return _ROUNDING[dtype] + products
