@@ -1,6 +1,6 @@
 # make demo    the main job on the embedded data: trains, compares, prints the table, writes the report
 # make test    the tests
-# make lint    ruff
+# make lint    ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
@@ -19,6 +19,7 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(RUN) mypy
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .
@@ -38,4 +39,4 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

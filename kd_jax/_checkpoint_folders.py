@@ -129,6 +129,7 @@ def _checkpointer() -> ocp.Checkpointer:
 
 _quiet = threading.Lock()
 _quiet_for = 0
+_level = logging.NOTSET  # of Orbax's logger before it was quiet
 
 
 @contextlib.contextmanager

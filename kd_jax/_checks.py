@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.types import Array, ArrayLike, Tree
+from kd_jax.types import Array, ArrayLike, LabelledTree
 
 
 def as_scores(name: str, scores: ArrayLike, axes: str) -> Array:
@@ -98,7 +98,7 @@ def refuse_other_masks(teacher: ArrayLike, student: ArrayLike) -> None:
     )
 
 
-def as_tree(tree: Tree, mask: Array) -> tuple[Array, Array]:
+def as_tree(tree: LabelledTree, mask: Array) -> tuple[Array, Array]:
   """A tree's (heads, relations) [..., n] as int32, 0 for padding.
 
   Raises:
@@ -118,7 +118,8 @@ def as_tree(tree: Tree, mask: Array) -> tuple[Array, Array]:
     outside = valid & (given != 0) & ~(named & (given >= 1) & (given <= valid.shape[-1]))
     if outside.any():
       raise ValueError(f"heads must be 0 or a token of the sentence, got {given[outside][0]}")
-  return tuple(jnp.where(mask, array, 0).astype(jnp.int32) for array in (heads, relations))
+  heads, relations = (jnp.where(mask, array, 0).astype(jnp.int32) for array in (heads, relations))
+  return heads, relations
 
 
 # Losses on arrays.

@@ -11,7 +11,7 @@ from kd_jax import _programs as programs, parallel
 from kd_jax.data.augmentation import Augmentation, augment_batch
 from kd_jax.data.examples import Bucket
 from kd_jax.structured import layout
-from kd_jax.types import ArrayLike, PyTree
+from kd_jax.types import AnyArray, ArrayLike, PyTree
 
 
 class DeviceData(NamedTuple):
@@ -20,7 +20,7 @@ class DeviceData(NamedTuple):
   Attributes:
     inputs: [M, ...] what the network reads, before augmentation.
     labels: [M, ...].
-    keys: [M] uint32, from the example ids.
+    keys: [M] uint32, from the example ids; () without augmentation.
     teacher: `CachedTeacher`, `LiveTeacher` or None; for evaluation, the teacher's predictions [M, ...] or ().
     seeds: [K] uint32, of the seeds that train together: dropout and views follow from them.
     epochs_before: int32, epochs of earlier phases: dropout and views go on from there.
@@ -29,11 +29,11 @@ class DeviceData(NamedTuple):
 
   inputs: PyTree
   labels: PyTree = ()
-  keys: ArrayLike = ()
+  keys: PyTree = ()
   teacher: PyTree = ()
-  seeds: ArrayLike = ()
-  epochs_before: ArrayLike = ()
-  labelled: ArrayLike | None = None
+  seeds: PyTree = ()
+  epochs_before: PyTree = ()
+  labelled: AnyArray | None = None
 
 
 class StepBatch(NamedTuple):
@@ -45,23 +45,24 @@ class StepBatch(NamedTuple):
     view: of the augmentation; None in training, where it follows from seed and epoch, and without augmentation.
   """
 
-  rows: ArrayLike
-  mask: ArrayLike | None = None
-  view: ArrayLike | None = None
+  rows: AnyArray
+  mask: AnyArray | None = None
+  view: AnyArray | None = None
 
 
-def take(tree: PyTree, rows: ArrayLike) -> PyTree:
+def take(tree: PyTree, rows: AnyArray) -> PyTree:
   """The given rows of every array."""
   return jax.tree.map(lambda x: x[rows], tree)
 
 
 def inputs_of(
-  data: DeviceData, rows: ArrayLike, augmentation: Augmentation, view: ArrayLike | None
+  data: DeviceData, rows: AnyArray, augmentation: Augmentation, view: ArrayLike | None
 ) -> PyTree:
   """What the network reads of some rows [B] of a bucket, under a view of the augmentation."""
   inputs = take(data.inputs, rows)
   if augmentation.name == "none":
     return inputs
+  assert view is not None  # a batch under an augmentation has one
   return augment_batch(augmentation, inputs, data.keys[rows], view)
 
 
@@ -102,12 +103,13 @@ class BucketLoop:
       data: a bucket's number -> its arrays on the host.
       one_dispatch: whether the batches of a bucket are one program; see `parallel.one_dispatch_an_epoch`.
     """
-    self.buckets, self._model, self._data, self._held = buckets, model, data, {}
+    self.buckets, self._model, self._data = buckets, model, data
+    self._held: dict[int, DeviceData] = {}
     self._one_dispatch = one_dispatch
     self._run = programs.kept(
       ("reading", *key, one_dispatch),
       lambda: parallel.map_batches(
-        lambda held, batch: function(*held, batch), one_dispatch=one_dispatch
+        lambda held, batch: function(held[0], held[1], batch), one_dispatch=one_dispatch
       ),
     )
 

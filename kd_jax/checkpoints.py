@@ -23,7 +23,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -266,7 +266,8 @@ class CheckpointStore:
   ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """What of the branches apart equals other arrays, {name: other}; the rest by the part that holds it."""
     others = {json.dumps(records[name]): name for name in records if not self._branch(name)}
-    same, left = {}, {}
+    same: dict[str, str] = {}
+    left: dict[str, list[str]] = {}
     for name, record in records.items():
       branch, other = self._branch(name), others.get(json.dumps(record))
       if branch is not None and other is not None:
@@ -365,7 +366,7 @@ def _delete(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _numbers(paths) -> list[int]:
+def _numbers(paths: Iterable[pathlib.Path]) -> list[int]:
   """The numbers that files or folders are named by, in order; others are a user's own and do not count."""
   stems = (path.stem if path.suffix == ".json" else path.name for path in paths)
   return sorted(int(stem) for stem in stems if re.fullmatch("0|[1-9][0-9]*", stem))

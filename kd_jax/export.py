@@ -53,7 +53,7 @@ def abstract(
   """
   names = sorted({d for given in inputs.values() for d in given.shape if isinstance(d, str)})
   symbols = jax_export.symbolic_shape(",".join(names), constraints=constraints) if names else ()
-  sizes = dict(zip(names, symbols, strict=True))
+  sizes: dict[int | str, Any] = dict(zip(names, symbols, strict=True))
   return {
     name: jax.ShapeDtypeStruct(tuple(sizes.get(d, d) for d in given.shape), np.dtype(given.dtype))
     for name, given in inputs.items()
@@ -139,7 +139,7 @@ def to_onnx(
   # What no output reads, such as the keys of random numbers that inference draws none of, has no ONNX.
   jaxpr, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(names), instantiate=True)
 
-  def run(*arrays: Array):
+  def run(*arrays: Array) -> list[Array]:
     return jax.core.eval_jaxpr(jaxpr, traced.consts, *arrays)
 
   try:
@@ -169,7 +169,10 @@ def dict_function(function: Function) -> Function:
 
 
 def _max_pool(
-  x: Array, window_shape: Sequence[int], strides: Sequence[int] | None = None, padding="VALID"
+  x: Array,
+  window_shape: Sequence[int],
+  strides: Sequence[int] | None = None,
+  padding: str = "VALID",
 ) -> Array:
   """Max pooling of [B, ..., D] without overlap, as a maximum over axes.
 

@@ -1,7 +1,7 @@
 """Optimisers as data: the settings of a phase's optimiser, and the optax transformation made from them."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import optax
@@ -130,7 +130,7 @@ class PhaseOptimizer:
     0.05
     """
     given = {"decay": self.decay, "warmup": self.warmup}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(
       optimizer, learning_rate=self.rate * optimizer.learning_rate, **changes
     )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from kd_jax.types import PyTree
+from kd_jax.types import ArrayLike, PyTree
 
 AXIS = "batch"
 """The name of the mapped axis, for BatchNorm's `axis_name` too."""
@@ -67,7 +67,7 @@ def replicate(tree: PyTree) -> PyTree:
   """
   devices, sharding = _layout()
 
-  def copy(x) -> jax.Array:
+  def copy(x: ArrayLike) -> jax.Array:
     part = np.asarray(x)[None]
     held = [jax.device_put(part, device) for device in devices]
     shape = (len(devices), *part.shape[1:])
@@ -190,11 +190,11 @@ def epoch_runner(
 
     mapped = map_over_devices(scan, donate_argnums=donated)
 
-    def run(carry, constants, batches):
+    def run_at_once(carry, constants, batches):
       carry, outputs = mapped(carry, constants, spread(batches))
       return carry, [_waited_for(outputs)]
 
-    return run
+    return run_at_once
 
   def take_step(carry, place, constants, batches):
     batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, place, keepdims=False), batches)
@@ -203,7 +203,7 @@ def epoch_runner(
 
   mapped = map_over_devices(take_step, donate_argnums=donated)
 
-  def run(carry, constants, batches):
+  def run_by_step(carry, constants, batches):
     pieces = []
     # The devices count the steps themselves, so that a dispatch is all that the host does for one.
     place = np.zeros(jax.local_device_count(), np.int32)
@@ -213,7 +213,7 @@ def epoch_runner(
       pieces.append(_waited_for(outputs))
     return carry, pieces
 
-  return run
+  return run_by_step
 
 
 def map_batches(

@@ -5,15 +5,21 @@ Shape letters, the same in every docstring of the library:
     B  batch            n  sequence positions     C  classes
     L  labels or layers D  width                  S, T  student, teacher layers
     N  examples         V  views of an example    K  seeds trained together
+
+Any number of leading axes is `...` in a docstring and `*batch` in an annotation.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
+"""What a function takes for an array: numbers and NumPy's arrays too."""
+AnyArray = jax.Array | np.ndarray
+"""An array on a device or on the host, as fields of batches and outputs hold it."""
 PyTree = Any
 NEG_INF = -1e30
 """The score of what is excluded: finite, so that gradients stay finite."""
@@ -35,9 +41,9 @@ class TopK(NamedTuple):
     tail_log_prob: [...] log of the probability of all other classes together.
   """
 
-  indices: ArrayLike
-  log_probs: ArrayLike
-  tail_log_prob: ArrayLike
+  indices: AnyArray
+  log_probs: AnyArray
+  tail_log_prob: AnyArray
 
 
 class TokenStates(NamedTuple):
@@ -51,12 +57,12 @@ class TokenStates(NamedTuple):
     mask: [B, n] bool, True for tokens.
   """
 
-  states: tuple[ArrayLike, ...]
-  attentions: tuple[ArrayLike, ...]
-  queries: tuple[ArrayLike, ...]
-  keys: tuple[ArrayLike, ...]
-  values: tuple[ArrayLike, ...]
-  mask: ArrayLike
+  states: tuple[AnyArray, ...]
+  attentions: tuple[AnyArray, ...]
+  queries: tuple[AnyArray, ...]
+  keys: tuple[AnyArray, ...]
+  values: tuple[AnyArray, ...]
+  mask: AnyArray
 
 
 class Outputs(NamedTuple):
@@ -74,11 +80,11 @@ class Outputs(NamedTuple):
     tokens: `TokenStates`, on request.
   """
 
-  logits: ArrayLike | None = None
-  layers: tuple[ArrayLike, ...] = ()
+  logits: AnyArray | None = None
+  layers: tuple[AnyArray, ...] = ()
   top_k: TopK | None = None
   scores: PyTree = None
-  layer_logits: ArrayLike | None = None
+  layer_logits: AnyArray | None = None
   tokens: TokenStates | None = None
 
 
@@ -94,8 +100,8 @@ class Batch(NamedTuple):
 
   inputs: PyTree
   labels: PyTree
-  mask: ArrayLike | None = None
-  labelled: ArrayLike | None = None
+  mask: AnyArray | None = None
+  labelled: AnyArray | None = None
 
 
 class Tokens(NamedTuple):
@@ -107,9 +113,9 @@ class Tokens(NamedTuple):
     mask: [B, n] bool, True for tokens.
   """
 
-  words: ArrayLike
-  characters: ArrayLike
-  mask: ArrayLike
+  words: AnyArray
+  characters: AnyArray
+  mask: AnyArray
 
 
 class Subwords(NamedTuple):
@@ -121,9 +127,21 @@ class Subwords(NamedTuple):
     mask: [B, n] bool, True for tokens, special ones included.
   """
 
-  ids: ArrayLike
-  types: ArrayLike
-  mask: ArrayLike
+  ids: AnyArray
+  types: AnyArray
+  mask: AnyArray
+
+
+class LabelledTree(Protocol):
+  """Anything with heads and relations, such as a `Tree` or a `Parse` of `kd_jax.structured`."""
+
+  @property
+  def heads(self) -> ArrayLike:
+    """[..., n] integers: 0 is the root, j the j-th token."""
+
+  @property
+  def relations(self) -> ArrayLike:
+    """[..., n] integers."""
 
 
 class Tree(NamedTuple):
@@ -135,6 +153,6 @@ class Tree(NamedTuple):
     punctuation: [B, n] bool: tokens that some evaluations leave out.
   """
 
-  heads: ArrayLike
-  relations: ArrayLike
-  punctuation: ArrayLike
+  heads: AnyArray
+  relations: AnyArray
+  punctuation: AnyArray

@@ -7,6 +7,7 @@ import operator
 import pathlib
 import subprocess
 import sys
+import typing
 
 import pytest
 
@@ -74,6 +75,20 @@ def test_public_names_are_documented():
     if not inspect.ismodule(value):
       assert inspect.getdoc(value), name
       assert value.__module__.startswith("kd_jax."), name
+
+
+LONG = {"losses.annealing", "losses.layers", "losses.tokens", "schedules"}
+"""Modules whose annotations are not short yet: help() spells `ArrayLike` out there."""
+
+
+def test_signatures_are_short_and_their_annotations_have_a_meaning():
+  for room in (kd_jax, kd_jax.structured):
+    for name, value in vars(room).items():
+      if name.startswith("_") or not inspect.isfunction(inspect.unwrap(value)):
+        continue
+      assert typing.get_type_hints(value).keys() >= {"return"}, name
+      if value.__module__.removeprefix("kd_jax.") not in LONG:
+        assert "Union[" not in str(inspect.signature(value)), name
 
 
 def test_importing_the_library_is_light():

@@ -159,5 +159,5 @@ def _outcome(aug: Augmentation, key: ArrayLike, view: ArrayLike) -> Array:
   words = jax.random.key_data(jax.random.fold_in(base, jnp.asarray(key, jnp.uint32)))
   offset = words[0] % count
   stride = jnp.asarray(units, jnp.uint32)[words[1] % len(units)]
-  step = jnp.asarray(view % count, jnp.uint32)
+  step = jnp.remainder(view, count).astype(jnp.uint32)
   return ((offset + step * stride) % count).astype(jnp.int32)

@@ -73,8 +73,8 @@ def read_columns(
       words.append([columns[token_column] for columns in fields])
       tags.append([] if tag_column is None else [columns[tag_column] for columns in fields])
   if tag_column is None:
-    sentences = [PlainSentence(tuple(tokens)) for tokens in words]
-    return settle(str(path), sentences, problems, skip_malformed)
+    plain = [PlainSentence(tuple(tokens)) for tokens in words]
+    return settle(str(path), plain, problems, skip_malformed)
   scheme = detect_scheme(tags) if scheme is None else scheme
   sentences = []
   for block, tokens, labels in zip(rows, words, tags, strict=True):
@@ -121,7 +121,7 @@ def _split(text: str) -> list[str]:
 
 
 def _without_documents(blocks: list[list[Line]]) -> list[list[Line]]:
-  parts = []
+  parts: list[list[Line]] = []
   for block in blocks:
     parts.append([])
     for line in block:

@@ -11,6 +11,7 @@ from kd_jax.data.sentences import (
   PlainSentence,
   Problem,
   Reading,
+  Sentence,
   read_blocks,
   settle,
 )
@@ -43,7 +44,8 @@ def read_conllu(
       ten columns divided by tabs, ids out of order, no words, empty words, undecodable bytes,
       and all that `parsed_sentence` refuses.
   """
-  sentences, problems = [], []
+  sentences: list[Sentence] = []
+  problems: list[Problem] = []
   for block in read_blocks(path):
     lines: list[Line] = []
     try:
@@ -156,7 +158,7 @@ def find_tree_error(heads: Sequence[int]) -> tuple[int, str] | None:
 
 def _words(block: list[Line], lines: list[Line]) -> list[list[str]]:
   """Columns of the words of a sentence; appends their lines to `lines`, at last the faulty one."""
-  rows = []
+  rows: list[list[str]] = []
   for line in block:
     if line.text.startswith("#") and not line.error:
       continue

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kd_jax.data.columns import read_columns, tagged_sentence
 from kd_jax.data.conllu import parsed_sentence, read_conllu
@@ -110,15 +110,16 @@ def load_tagging(
   >>> len(splits.train), splits.train.labels.dtype
   (8, dtype('int32'))
   """
-  columns = {
-    "token_column": token_column,
-    "tag_column": tag_column,
-    "scheme": scheme,
-    "encoding": encoding,
-  }
 
   def read_file(path: str | Path) -> Reading:
-    return read_columns(path, **columns, skip_malformed=skip_malformed)
+    return read_columns(
+      path,
+      token_column=token_column,
+      tag_column=tag_column,
+      scheme=scheme,
+      encoding=encoding,
+      skip_malformed=skip_malformed,
+    )
 
   def read_example(example: dict, features: dict) -> Sentence:
     names = features["ner"].feature.names
@@ -134,9 +135,18 @@ def load_tagging(
   name, version, readings = _read(
     source, TAGGING, "tagging", "conll", data_dir, skip_malformed, read_file, read_example
   )
-  extra = {"unlabelled_share": unlabelled_share, "unlabelled": unlabelled, "encoding": encoding}
-  extra |= {"token_column": token_column, "skip_malformed": skip_malformed}
-  return _encode(name, version, readings, limit, options, **extra)
+  return _encode(
+    name,
+    version,
+    readings,
+    limit,
+    options,
+    unlabelled_share=unlabelled_share,
+    unlabelled=unlabelled,
+    encoding=encoding,
+    token_column=token_column,
+    skip_malformed=skip_malformed,
+  )
 
 
 def load_parsing(
@@ -206,9 +216,16 @@ def load_parsing(
   name, version, readings = _read(
     source, PARSING, "parsing", "conllu", data_dir, skip_malformed, read_file, read_example
   )
-  extra = {"unlabelled_share": unlabelled_share, "unlabelled": unlabelled}
-  extra |= {"skip_malformed": skip_malformed}
-  return _encode(name, version, readings, limit, options, **extra)
+  return _encode(
+    name,
+    version,
+    readings,
+    limit,
+    options,
+    unlabelled_share=unlabelled_share,
+    unlabelled=unlabelled,
+    skip_malformed=skip_malformed,
+  )
 
 
 def prepared_dir(name: str, data_dir: str | Path | None = None) -> Path | None:
@@ -228,7 +245,7 @@ def prepared_dir(name: str, data_dir: str | Path | None = None) -> Path | None:
 
 
 def _read(
-  source: str | Files,
+  source: str | Path | Files,
   known: tuple[str, ...],
   task: str,
   suffix: str,
@@ -239,7 +256,7 @@ def _read(
 ) -> tuple[str, str, list[Reading]]:
   """Returns (name, version, train, validation and test as read) of any kind of source."""
   if not isinstance(source, str):
-    files = [source] if isinstance(source, Path) else list(source)
+    files: list[str | Path] = [source] if isinstance(source, Path) else list(source)
     if len(files) != len(SPLITS):
       raise ValueError(f"{len(files)} files to load; give three: for training, validation and test")
     return Path(files[0]).name, "0", [read_file(file) for file in files]
@@ -248,8 +265,8 @@ def _read(
       f"unknown corpus {source!r} for {task}; known are {', '.join(known)}, or give three files"
     )
   if source == "sample":
-    files = [_SAMPLES / f"{task}-{split}.{suffix}" for split in SPLITS]
-    return f"sample-{task}", _SAMPLE_VERSION, [read_file(file) for file in files]
+    samples = [_SAMPLES / f"{task}-{split}.{suffix}" for split in SPLITS]
+    return f"sample-{task}", _SAMPLE_VERSION, [read_file(file) for file in samples]
   folder = prepared_dir(source, data_dir)
   if folder is None:
     root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
@@ -308,7 +325,7 @@ def _encode(
   *,
   unlabelled_share: float,
   unlabelled: Sequence[str | Path],
-  **reading_options,
+  **reading_options: Any,
 ) -> SequenceSplits:
   if limit is not None and limit < 1:
     raise ValueError(f"limit={limit} must be at least 1, or None for all training sentences")
@@ -320,9 +337,9 @@ def _encode(
   ordered[0] = with_unlabelled(*ordered[0], unlabelled_share, added.sentences)
   labelled = [s for s in ordered[0][0] if not isinstance(s, PlainSentence)]
   vocabulary = Vocabulary.build(labelled, **options)
-  splits = [
+  train, validation, test = (
     vocabulary.encode(sentences, split=split, name=name, version=version, ids=ids)
     for split, (sentences, ids) in zip(SPLITS, ordered, strict=True)
-  ]
+  )
   problems = sum((reading.problems for reading in readings), ()) + added.problems
-  return SequenceSplits(*splits, vocabulary, problems, added.notes)
+  return SequenceSplits(train, validation, test, vocabulary, problems, added.notes)

@@ -117,6 +117,7 @@ class Dataset:
   @property
   def buckets(self) -> tuple[Bucket, ...]:
     """All images as one bucket."""
+    assert self.keys is not None  # made on construction
     rows = np.arange(len(self))
     return (Bucket(rows, None, self.images, self.labels, self.keys, self.labelled),)
 

@@ -1,6 +1,6 @@
 """What training, caching and evaluation ask of a set of examples, of whatever kind."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,14 @@ class Bucket(NamedTuple):
   labels: PyTree
   keys: np.ndarray
   labelled: np.ndarray | None = None
+
+
+@runtime_checkable
+class Classified(Protocol):
+  """Examples of C classes, as images and texts are."""
+
+  @property
+  def num_classes(self) -> int: ...
 
 
 class Examples(Protocol):

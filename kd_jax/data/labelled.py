@@ -5,7 +5,7 @@ when a split is made: they are 0 everywhere, so that nothing can read them.
 """
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -13,8 +13,27 @@ import numpy as np
 from kd_jax.data.splits import hash_ids
 from kd_jax.types import PyTree
 
-Split = TypeVar("Split")
-"""Has `labelled`, `ids`, `labels` and `take(rows)`: images, sentences or texts."""
+
+class PartlyLabelled(Protocol):
+  """Examples, of which some may have no label."""
+
+  @property
+  def ids(self) -> np.ndarray: ...
+  @property
+  def labelled(self) -> np.ndarray | None: ...
+
+
+class _Dataset(PartlyLabelled, Protocol):
+  """A frozen dataclass of images, sentences or texts."""
+
+  __dataclass_fields__: ClassVar[dict[str, Any]]
+
+  @property
+  def labels(self) -> Any: ...
+  def take(self: "Split", rows: np.ndarray) -> "Split": ...
+
+
+Split = TypeVar("Split", bound=_Dataset)
 
 
 def check_labelled(where: str, labelled: Any, count: int) -> np.ndarray | None:
@@ -98,7 +117,7 @@ def check_classes(labels: np.ndarray, labelled: np.ndarray | None) -> None:
     )
 
 
-def check_all_labelled(split: Any) -> None:
+def check_all_labelled(split: PartlyLabelled) -> None:
   """Raises ValueError if some examples of a split have no label."""
   if split.labelled is not None:
     raise ValueError(
@@ -107,7 +126,7 @@ def check_all_labelled(split: Any) -> None:
     )
 
 
-def num_labelled(split: Any) -> int:
+def num_labelled(split: PartlyLabelled) -> int:
   """How many examples of a split have labels."""
   return len(split.ids) if split.labelled is None else int(split.labelled.sum())
 

@@ -35,11 +35,12 @@ class RawTexts(NamedTuple):
 
   def take(self, rows: np.ndarray) -> "RawTexts":
     """Returns the texts of the given rows, in that order."""
-    pick = [None if texts is None else tuple(texts[row] for row in rows) for texts in self[:2]]
+    firsts = tuple(self.firsts[row] for row in rows)
+    seconds = None if self.seconds is None else tuple(self.seconds[row] for row in rows)
     labelled = None if self.labelled is None else self.labelled[rows]
     if labelled is not None and labelled.all():
       labelled = None
-    return RawTexts(*pick, self.labels[rows], self.ids[rows], labelled)
+    return RawTexts(firsts, seconds, self.labels[rows], self.ids[rows], labelled)
 
   def texts(self) -> Iterator[str]:
     """All texts, to train a tokenizer on."""
@@ -111,7 +112,8 @@ def text_ids(
   """
   seen: dict[str, int] = {}
   ids = []
-  for example in zip(firsts, seconds or [None] * len(firsts), labels, strict=True):
+  others: Sequence[str | None] = seconds or [None] * len(firsts)
+  for example in zip(firsts, others, labels, strict=True):
     digest = hashlib.sha256(json.dumps(example).encode()).hexdigest()[:32]
     seen[digest] = seen.get(digest, -1) + 1
     ids.append(f"{digest}-{seen[digest]}")
@@ -223,7 +225,8 @@ def tokenize(raw: RawSplits, tokenizer: Tokenizer) -> TextSplits:
         labelled=texts.labelled,
       )
     )
-  return TextSplits(*datasets, tuple(notes))
+  train, validation, test = datasets
+  return TextSplits(train, validation, test, tuple(notes))
 
 
 def in_hash_order(texts: RawTexts) -> RawTexts:

@@ -11,7 +11,7 @@ import numpy as np
 from kd_jax.data.examples import Bucket
 from kd_jax.data.labelled import check_labelled, erase_labels
 from kd_jax.data.splits import hash_ids, refuse_repeated_ids
-from kd_jax.types import Tokens, Tree
+from kd_jax.types import AnyArray, Tokens, Tree
 
 _SHORTEST = 8
 UNSEEN = -1
@@ -109,11 +109,12 @@ class SequenceDataset:
   @functools.cached_property
   def lengths(self) -> np.ndarray:
     """[N] int32 numbers of tokens."""
-    return self.inputs.mask.sum(axis=1, dtype=np.int32)
+    return np.asarray(self.inputs.mask).sum(axis=1, dtype=np.int32)
 
   def take(self, rows: np.ndarray) -> "SequenceDataset":
     """Returns the data set of the given rows (integers or a mask), in that order."""
     inputs, labels = jax.tree.map(lambda array: array[rows], (self.inputs, self.labels))
+    assert self.keys is not None  # made on construction
     ids, keys = self.ids[rows], self.keys[rows]
     labelled = None if self.labelled is None else self.labelled[rows]
     return dataclasses.replace(
@@ -123,6 +124,8 @@ class SequenceDataset:
   @functools.cached_property
   def buckets(self) -> tuple[Bucket, ...]:
     """Each row once, in the shortest bucket that holds it; ascending lengths, none empty."""
+    assert self.keys is not None  # both are made on construction
+    assert self.bucket_lengths is not None
     chosen = np.searchsorted(self.bucket_lengths, self.lengths)
     buckets = []
     for number, length in enumerate(self.bucket_lengths):
@@ -200,7 +203,7 @@ def _check_arrays(where: str, inputs: Tokens, labels: np.ndarray | Tree, ids: np
 
 
 def _check_numbers(
-  where: str, field: str, array: np.ndarray, low: int, high: np.ndarray | None
+  where: str, field: str, array: AnyArray, low: int, high: np.ndarray | None
 ) -> None:
   wrong = (array < low) if high is None else (array < low) | (array > high)
   if wrong.any():

@@ -164,8 +164,8 @@ def read_sample(*, validation_examples: int | None = None, limit: int | None = N
   (160, 40, 80, ('bad', 'good'))
   """
   files = [_SAMPLES / f"texts-{split}.csv" for split in ("train", "test")]
-  sizes = {"validation_examples": validation_examples, "limit": limit}
-  return read_text_files(files, **sizes)._replace(name="sample-texts", version="1")
+  raw = read_text_files(files, validation_examples=validation_examples, limit=limit)
+  return raw._replace(name="sample-texts", version="1")
 
 
 def _looks_quoted(text: str) -> bool:
@@ -174,7 +174,7 @@ def _looks_quoted(text: str) -> bool:
 
 
 def _class_names(train: Table, label_column: str) -> list[str]:
-  names = set(train.labels)
+  names = {str(label) for label in train.labels}
   if len(names) == 1:
     raise ValueError(
       f"{train.path} has the one label {train.labels[0]!r} in column {label_column!r}; give examples "
@@ -187,7 +187,7 @@ def _class_names(train: Table, label_column: str) -> list[str]:
 
 def _raw_texts(table: Table, class_names: Sequence[str], train: Table) -> RawTexts:
   if class_names:
-    numbers = {name: number for number, name in enumerate(class_names)}
+    numbers: dict[str | float, int] = {name: number for number, name in enumerate(class_names)}
     for line, label in zip(table.lines, table.labels, strict=True):
       if label not in numbers:
         raise ValueError(

@@ -7,7 +7,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,7 +45,9 @@ def read_table(path: Path, columns: Sequence[str], regression: bool) -> Table:
   Raises:
     ValueError: a file that cannot be read, columns that it lacks, malformed rows, or none.
   """
-  lines, texts, labels = [], [], []
+  lines: list[int] = []
+  texts: list[list[str]] = []
+  labels: list[Any] = []  # all names, or all numbers
   for line, values in _rows(path, columns):
     where = f"{path}:{line}"
     lines.append(line)
@@ -120,10 +122,13 @@ def _read(path: Path) -> str:
 
 
 def _csv_rows(path: Path, content: str, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
-  options = {"strict": True}
-  if path.suffix.lower() == ".tsv":
-    options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-  reader = csv.reader(io.StringIO(content, newline=""), **options)
+  tabs = path.suffix.lower() == ".tsv"
+  reader = csv.reader(
+    io.StringIO(content, newline=""),
+    strict=True,
+    delimiter="\t" if tabs else ",",
+    quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+  )
   # A text may be of any length; the limit is the module's own and is put back.
   limit = csv.field_size_limit(max(len(content), 1))
   try:
@@ -132,7 +137,7 @@ def _csv_rows(path: Path, content: str, columns: Sequence[str]) -> list[tuple[in
     csv.field_size_limit(limit)
 
 
-def _placed_rows(path: Path, reader, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+def _placed_rows(path: Path, reader: Any, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
   """(line, the fields of columns) of each row below the header."""
   header, places, rows = None, [], []
   while True:
@@ -199,7 +204,7 @@ def _label(where: str, column: str, value: object) -> str:
   return _text(where, column, name)
 
 
-def _number(where: str, column: str, value: object) -> float:
+def _number(where: str, column: str, value: Any) -> float:
   try:
     number = math.nan if isinstance(value, bool) else float(value)
   except (TypeError, ValueError, OverflowError):

@@ -112,7 +112,7 @@ class TextDataset:
     """[N] int32 numbers of subwords, special ones included; None of features."""
     if not isinstance(self.inputs, Subwords):
       return None
-    return self.inputs.mask.sum(axis=1, dtype=np.int32)
+    return np.asarray(self.inputs.mask).sum(axis=1, dtype=np.int32)
 
   def take(self, rows: np.ndarray) -> "TextDataset":
     """Returns the data set of the given rows (integers or a mask), in that order."""
@@ -129,7 +129,8 @@ class TextDataset:
   @functools.cached_property
   def buckets(self) -> tuple[Bucket, ...]:
     """Each row once, in the shortest bucket that holds it; features are one bucket."""
-    if self.lengths is None:
+    assert self.keys is not None  # made on construction
+    if self.lengths is None or self.bucket_lengths is None:
       rows = np.arange(len(self), dtype=np.int32)
       return (Bucket(rows, None, self.inputs, self.labels, self.keys, self.labelled),)
     chosen = np.searchsorted(self.bucket_lengths, self.lengths)

@@ -145,11 +145,11 @@ class Tokenizer:
         f"vocab_size={vocab_size} is too small; choose {_SMALLEST_VOCABULARY} or more"
       )
     splitter = word_piece({token: i for i, token in enumerate(BERT_SPECIAL)})
-    words = Counter()
+    words: Counter[str] = Counter()
     for text in texts:
       normal = splitter.normalizer.normalize_str(text)
       words.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(normal))
-    characters = Counter()
+    characters: Counter[str] = Counter()
     for word, count in words.items():
       characters.update(dict.fromkeys(word, count))
     if not characters:
@@ -192,7 +192,7 @@ class Tokenizer:
     file = folder / "tokenizer.json"
     file.write_text(self._json, encoding="utf-8")
     ends = self._inner.encode("").tokens
-    roles = {
+    roles: dict[str, Sequence[str | None]] = {
       "pad_token": [self._inner.id_to_token(self.pad_id)],
       "cls_token": ends[:1],
       "sep_token": ends[-1:],
@@ -251,19 +251,18 @@ class Tokenizer:
     ids, types, lengths, truncated, empty = [], [], [], 0, 0
     for start in range(0, len(texts), _CHUNK):
       encodings = self._inner.encode_batch_fast(texts[start : start + _CHUNK])
-      for one in encodings:
-        lengths.append(len(one.ids))
-        truncated += bool(one.overflowing)
-        empty += self._is_empty(one, seconds is not None)
-      ids.append(np.array([i for one in encodings for i in one.ids], np.int32))
-      types.append(np.array([i for one in encodings for i in one.type_ids], np.int32))
+      for encoding in encodings:
+        lengths.append(len(encoding.ids))
+        truncated += bool(encoding.overflowing)
+        empty += self._is_empty(encoding, seconds is not None)
+      ids.append(np.array([i for encoding in encodings for i in encoding.ids], np.int32))
+      types.append(np.array([i for encoding in encodings for i in encoding.type_ids], np.int32))
     mask = np.arange(max(lengths, default=0)) < np.array(lengths, int)[:, None]
-    subwords = Subwords(
-      np.full(mask.shape, self.pad_id, np.int32), np.zeros(mask.shape, np.int32), mask
-    )
+    padded_ids = np.full(mask.shape, self.pad_id, np.int32)
+    padded_types = np.zeros(mask.shape, np.int32)
     if texts:
-      subwords.ids[mask], subwords.types[mask] = np.concatenate(ids), np.concatenate(types)
-    return Encoded(subwords, truncated, empty)
+      padded_ids[mask], padded_types[mask] = np.concatenate(ids), np.concatenate(types)
+    return Encoded(Subwords(padded_ids, padded_types, mask), truncated, empty)
 
   def _is_empty(self, encoding: "tokenizers.Encoding", is_pair: bool) -> bool:
     if not is_pair:

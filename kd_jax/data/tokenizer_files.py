@@ -33,8 +33,8 @@ def read_tokenizer(folder: str | Path) -> tuple["tokenizers.Tokenizer", list[str
   folder = Path(folder).expanduser()
   config = _settings(folder / "tokenizer_config.json")
   special = _read_json(folder / "special_tokens_map.json")
-  pad_tokens = [_name(settings.get("pad_token")) for settings in (config, special)]
-  pad_tokens = [name for name in pad_tokens if name]
+  named = [_name(settings.get("pad_token")) for settings in (config, special)]
+  pad_tokens = [name for name in named if name]
   if (file := folder / "tokenizer.json").is_file():
     return _as_set(parse_tokenizer(_read(file), file), config), pad_tokens
   if (file := folder / "vocab.txt").is_file():
@@ -206,9 +206,8 @@ def byte_level(vocab_file: Path, merges_file: Path, config: Mapping) -> "tokeniz
     inner.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
   add_prefix_space = bool(config.get("add_prefix_space", False))
   inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
-  inner.post_processor = processors.RobertaProcessing(
-    *((token, vocabulary[token]) for token in ("</s>", "<s>")), add_prefix_space=add_prefix_space
-  )
+  end, start = ((token, vocabulary[token]) for token in ("</s>", "<s>"))
+  inner.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=add_prefix_space)
   inner.decoder = decoders.ByteLevel()
   return inner
 

@@ -101,7 +101,7 @@ def read_unlabelled_sentences(
   notes: list[str] = []
   for path in (Path(file).expanduser() for file in files):
     reading = _read(path, token_column, encoding, skip_malformed)
-    fresh = [sentence for sentence in reading.sentences if sentence.tokens not in split_of]
+    fresh = [PlainSentence(s.tokens) for s in reading.sentences if s.tokens not in split_of]
     copies = Counter(split_of[s.tokens] for s in reading.sentences if s.tokens in split_of)
     ignored = "" if path.suffix.lower() == _PLAIN else "only its words are read"
     sentences += fresh

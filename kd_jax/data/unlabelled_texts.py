@@ -74,7 +74,7 @@ def add_unlabelled_texts(
       f"{raw.name} has {wanted}, the unlabelled files would give {given}; "
       + ("name pair_column" if paired else "leave pair_column out")
     )
-  known = {}
+  known: dict[tuple[str, str], str] = {}
   for split in ("test", "validation", "train"):  # the last one counts for texts of several
     texts = getattr(raw, split)
     known |= dict.fromkeys(pairs(texts.firsts, texts.seconds), split)
@@ -125,7 +125,7 @@ def _joined(train: RawTexts, firsts: list[str], seconds: list[str] | None) -> Ra
   known = np.ones(len(train.ids), bool) if train.labelled is None else train.labelled
   return RawTexts(
     (*train.firsts, *firsts),
-    None if seconds is None else (*train.seconds, *seconds),
+    None if seconds is None else (*(train.seconds or ()), *seconds),
     np.concatenate([train.labels, np.zeros(count, train.labels.dtype)]),
     np.concatenate([train.ids, text_ids(firsts, seconds, [None] * count)]),
     np.concatenate([known, np.zeros(count, bool)]),

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -94,33 +94,34 @@ class Vocabulary:
     tasks = [task for task, kind in TASKS.items() if any(isinstance(s, kind) for s in sentences)]
     if len(tasks) != 1:
       raise ValueError(f"sentences for {' and '.join(tasks) or 'nothing'}; give those of one task")
-    settings = {
-      "lower_case": lower_case,
-      "normalise_digits": normalise_digits,
-      "max_characters": max_characters,
-    }
-    bare = cls(tasks[0], (), (), (), **settings)
+    bare = cls(
+      tasks[0],
+      words=(),
+      characters=(),
+      labels=(),
+      lower_case=lower_case,
+      normalise_digits=normalise_digits,
+      max_characters=max_characters,
+    )
     words = Counter(bare.normalise(token) for s in sentences for token in s.tokens)
     characters = Counter(
       character for s in sentences for token in s.tokens for character in token[:max_characters]
     )
-    if tasks[0] == "tagging":
-      labels = {tag[2:] for s in sentences for tag in s.tags if tag != OUTSIDE}
-      pairs = Counter()
-    else:
-      labels = {relation for s in sentences for relation in s.relations}
-      pairs = Counter(pair for s in sentences for pair in _offsets_and_relations(s))
-    labels = tuple(sorted(labels))
+    tagged = [s for s in sentences if isinstance(s, TaggedSentence)]
+    parsed = [s for s in sentences if isinstance(s, ParsedSentence)]
+    types = {tag[2:] for s in tagged for tag in s.tags if tag != OUTSIDE}
+    relations = {relation for s in parsed for relation in s.relations}
+    labels = sorted(types | relations)  # of the task, one of the two is empty
+    counts = Counter(pair for s in parsed for pair in _offsets_and_relations(s))
     pairs = [
-      pair for pair in _commonest(pairs) if pairs[pair] >= parsing_tag_min_count or not pair[0]
+      pair for pair in _commonest(counts) if counts[pair] >= parsing_tag_min_count or not pair[0]
     ]
-    return cls(
-      tasks[0],
-      tuple(word for word in _commonest(words) if words[word] >= min_count),
-      tuple(_commonest(characters)[:_MOST_CHARACTERS]),
-      labels,
-      tuple((offset, labels.index(relation)) for offset, relation in pairs),
-      **settings,
+    return replace(
+      bare,
+      words=tuple(word for word in _commonest(words) if words[word] >= min_count),
+      characters=tuple(_commonest(characters)[:_MOST_CHARACTERS]),
+      labels=tuple(labels),
+      parsing_tags=tuple((offset, labels.index(relation)) for offset, relation in pairs),
     )
 
   def normalise(self, token: str) -> str:
@@ -224,13 +225,13 @@ class Vocabulary:
     numbers = [self._character_numbers.get(one, 1) for one in token[: self.max_characters]]
     return np.array(numbers + [0] * (self.max_characters - len(numbers)), np.uint8)
 
-  def _number_labels(self, sentence: Sentence) -> tuple[list, ...]:
+  def _number_labels(self, sentence: TaggedSentence | ParsedSentence) -> tuple[list, ...]:
     """(tags,) of a tagged sentence; (heads, relations, punctuation) of a parsed one."""
     numbers = self._label_numbers
     if isinstance(sentence, TaggedSentence):
       return ([numbers.get(tag, UNSEEN_TAGS.get(tag[0], 0)) for tag in sentence.tags],)
     relations = [numbers.get(relation, UNSEEN) for relation in sentence.relations]
-    return sentence.heads, relations, [upos in _PUNCTUATION for upos in sentence.upos]
+    return list(sentence.heads), relations, [upos in _PUNCTUATION for upos in sentence.upos]
 
   def number_parsing_tags(self, tree: Tree, mask: np.ndarray) -> np.ndarray:
     """Numbers the gold (offset, relation) pair of every token.

@@ -1,6 +1,9 @@
 """Annealing-KD and Continuation-KD: regression to teacher logits whose scale grows as T falls."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._checks import apply_mask, as_float32, check_temperature, per_distribution, static_value
 from kd_jax.losses.logits import logit_regression_loss
@@ -38,8 +41,10 @@ def annealing_factor(temperature: ArrayLike, max_temperature: ArrayLike) -> Arra
 
 
 def annealed_logits(
-  teacher_logits: ArrayLike, temperature: ArrayLike, max_temperature: ArrayLike
-) -> Array:
+  teacher_logits: Float[ArrayLike, "*batch C"],
+  temperature: ArrayLike,
+  max_temperature: ArrayLike,
+) -> Float[Array, "*batch C"]:
   r"""The annealed teacher: its logits scaled by the annealing factor.
 
   .. math:: \Phi(T) \, z_t
@@ -66,15 +71,15 @@ def annealed_logits(
 
 
 def annealing_kd_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   temperature: ArrayLike,
   max_temperature: ArrayLike,
   *,
   center: ArrayLike = 0.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Annealing-KD, phase I: squared distance to the annealed teacher's logits.
 
   .. math:: \| (z_s - c) - \Phi(T) \, (z_t - c) \|_2^2
@@ -118,8 +123,8 @@ def annealing_kd_loss(
 
 
 def continuation_kd_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   temperature: ArrayLike,
   max_temperature: ArrayLike,
   *,
@@ -127,7 +132,7 @@ def continuation_kd_loss(
   center: ArrayLike = 0.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Continuation-KD's distillation term: the annealed regression, hinged at a margin.
 
   .. math:: \max(0, \; \| (z_s - c) - \Phi(T) \, (z_t - c) \|_2^2 - m \, \Phi(T))

@@ -1,7 +1,10 @@
 """DIST: correlations of class probabilities, between classes and within a class over the batch."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._checks import apply_mask, broadcast_mask, tempered_pair
 from kd_jax.types import Array, ArrayLike
@@ -26,13 +29,13 @@ def _pearson_distance(x: Array, y: Array, weights: Array, axis: int) -> Array:
 
 
 def dist_inter_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   temperature: ArrayLike = 1.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""DIST's inter-class relation: 1 - Pearson correlation of each example's class probabilities.
 
   Args, Raises: as `forward_kl`.
@@ -51,13 +54,13 @@ def dist_inter_loss(
 
 
 def dist_intra_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "B C"],
+  teacher_logits: Float[ArrayLike, "B C"],
   *,
   temperature: ArrayLike = 1.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, " C"]:
   r"""DIST's intra-class relation: 1 - Pearson correlation over the batch, for each class.
 
   Args:

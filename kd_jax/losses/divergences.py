@@ -4,8 +4,11 @@ All take logits [..., C], work in float32 and log space, and return [...]: the s
 their mean, and no factor T² (that belongs to `soft_target_kd_loss` alone).
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._checks import apply_mask, tempered_pair
 from kd_jax._numerics import kl_from_log_probs
@@ -34,13 +37,13 @@ def _log_softmax_pair(
 
 
 def forward_kl(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   temperature: ArrayLike = 1.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Forward Kullback-Leibler divergence, teacher to student.
 
   .. math:: KL(p_t \| p_s) = \sum_c p_t(c) \, [\log p_t(c) - \log p_s(c)], \quad p = softmax(z / T)
@@ -72,13 +75,13 @@ def forward_kl(
 
 
 def reverse_kl(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   temperature: ArrayLike = 1.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Reverse Kullback-Leibler divergence, student to teacher (mode seeking).
 
   .. math:: KL(p_s \| p_t) = \sum_c p_s(c) \, [\log p_s(c) - \log p_t(c)], \quad p = softmax(z / T)
@@ -99,13 +102,13 @@ def reverse_kl(
 
 
 def jensen_shannon(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   temperature: ArrayLike = 1.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Jensen-Shannon divergence: symmetric, bounded by log 2.
 
   .. math:: JS = \tfrac12 KL(p_t \| m) + \tfrac12 KL(p_s \| m), \quad m = \tfrac12 (p_t + p_s)
@@ -130,13 +133,13 @@ def jensen_shannon(
 
 
 def soft_cross_entropy(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   temperature: ArrayLike = 1.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Cross-entropy of the student under the teacher's distribution.
 
   .. math:: H(p_t, p_s) = - \sum_c p_t(c) \log p_s(c) = KL(p_t \| p_s) + H(p_t)

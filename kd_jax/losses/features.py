@@ -1,7 +1,10 @@
 """Losses that compare one layer's features: of images maps [B, H, W, D], of texts vectors [B, D]."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._checks import apply_mask, as_float32, broadcast_mask
 from kd_jax.losses.layers import SMALLEST_NORM
@@ -26,12 +29,12 @@ def _pair(
 
 
 def fitnet_loss(
-  student_layer: ArrayLike,
-  teacher_layer: ArrayLike,
+  student_layer: Float[ArrayLike, "B *positions D"],
+  teacher_layer: Float[ArrayLike, "B *positions D"],
   *,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, B]:
   r"""FitNets: a student's layer, mapped to the teacher's width, learns to give the teacher's hint.
 
   .. math:: \tfrac{1}{2 M} \| u_{hint}(x) - r(v_{guided}(x)) \|^2
@@ -68,7 +71,7 @@ def fitnet_loss(
   return apply_mask(0.5 * distances, mask)
 
 
-def attention_map(layer: ArrayLike) -> Array:
+def attention_map(layer: Float[ArrayLike, "B *positions D"]) -> Float[Array, "B positions"]:
   r"""Where a layer is active: :math:`Q / \|Q\|` with :math:`Q = \sum_c A_c^2` at each position.
 
   Args:
@@ -97,12 +100,12 @@ def attention_map(layer: ArrayLike) -> Array:
 
 
 def attention_transfer_loss(
-  student_layer: ArrayLike,
-  teacher_layer: ArrayLike,
+  student_layer: Float[ArrayLike, "B *positions D_s"],
+  teacher_layer: Float[ArrayLike, "B *positions D_t"],
   *,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, B]:
   r"""Attention transfer: a student's layer learns where the teacher's is active.
 
   .. math:: \tfrac{1}{H W} \| Q^S / \|Q^S\| - Q^T / \|Q^T\| \|^2, \quad Q = \sum_c A_c^2

@@ -4,11 +4,14 @@ All take layers stacked along an axis, [B, layers, width], and give one value fo
 the student's layers. More leading axes, or none, are fine too.
 """
 
+from __future__ import annotations
+
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from kd_jax._checks import apply_mask, as_float32, blank
 from kd_jax._numerics import kl_from_log_probs
@@ -52,7 +55,11 @@ def _prepare(
   return blank(student, mask), blank(teacher, mask)
 
 
-def layer_attention(queries: ArrayLike, keys: ArrayLike, values: ArrayLike) -> Array:
+def layer_attention(
+  queries: Float[ArrayLike, "*batch S D"],
+  keys: Float[ArrayLike, "*batch T D"],
+  values: Float[ArrayLike, "*batch T E"],
+) -> Float[Array, "*batch S E"]:
   r"""For each query the mix of all values, weighted by how well their keys fit.
 
   .. math:: m_i = \sum_j a_{ij} v_j, \quad a_{ij} = softmax_j \langle q_i, k_j \rangle
@@ -101,8 +108,8 @@ def _attention_weights(queries: Array, keys: Array) -> Array:
 
 
 def universal_kd_loss(
-  student_layer_logits: ArrayLike,
-  teacher_layer_logits: ArrayLike,
+  student_layer_logits: Float[ArrayLike, "*batch S C"],
+  teacher_layer_logits: Float[ArrayLike, "*batch T C"],
   *,
   attend: Literal["logits", "losses"] = "logits",
   regression: bool = False,
@@ -110,7 +117,7 @@ def universal_kd_loss(
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
   stop_attention_gradient: bool = False,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Universal-KD: layers meet in the space of outputs, where width and architecture do not matter.
 
   .. math:: \sum_i KL(softmax(\sum_j a_{ij} z^T_j) \,\|\, softmax(z^S_i)),
@@ -176,15 +183,15 @@ def universal_kd_loss(
 
 
 def universal_kd_capacity_gap_loss(
-  student_logits: ArrayLike,
-  teacher_layer_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_layer_logits: Float[ArrayLike, "*batch T-1 C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   regression: bool = False,
   center: ArrayLike = 0.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Universal-KD for a gap in capacity: the teacher's pseudo classifiers assist its final layer.
 
   .. math:: KL(softmax(\sum_j a_j z^T_j) \,\|\, softmax(z^S)), \quad a_j = softmax_j \langle z^S, z^T_j \rangle
@@ -241,12 +248,12 @@ def _output_distance(student: Array, teacher: Array, regression: bool) -> Array:
 
 
 def alp_kd_loss(
-  student_layers: ArrayLike,
-  teacher_layers: ArrayLike,
+  student_layers: Float[ArrayLike, "*batch S D"],
+  teacher_layers: Float[ArrayLike, "*batch T D"],
   *,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""ALP-KD: each student layer learns from an attention mix of all the teacher's layers.
 
   .. math:: \sum_i \tfrac1D \| h^S_i - \sum_j a_{ij} h^T_j \|^2,
@@ -288,13 +295,13 @@ def _direction(states: Array) -> Array:
 
 
 def patient_kd_loss(
-  student_layers: ArrayLike,
-  teacher_layers: ArrayLike,
+  student_layers: Float[ArrayLike, "*batch S D"],
+  teacher_layers: Float[ArrayLike, "*batch T D"],
   *,
   matching: Literal["one_to_one", "skip"] = "one_to_one",
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Patient KD: each student layer learns the direction of one teacher layer's state.
 
   .. math:: \sum_i \tfrac1D \left\| \frac{h^S_i}{\|h^S_i\|} - \frac{h^T_{m(i)}}{\|h^T_{m(i)}\|} \right\|^2

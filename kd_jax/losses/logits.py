@@ -1,8 +1,11 @@
 """Losses on final outputs: labels, soft targets, regression, decoupled KD."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float, Int
 
 from kd_jax._checks import apply_mask, as_float32, as_labels, blank, prepare_pair, tempered_pair
 from kd_jax._numerics import kl_from_log_probs, times_squared_temperature
@@ -11,8 +14,11 @@ from kd_jax.types import Array, ArrayLike
 
 
 def hard_label_loss(
-  student_logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None
-) -> Array:
+  student_logits: Float[ArrayLike, "*batch C"],
+  labels: Int[ArrayLike, "*batch"],
+  *,
+  mask: ArrayLike | None = None,
+) -> Float[Array, "*batch"]:
   r"""Cross-entropy on hard labels: :math:`-\log softmax(z_s)_y`, in nats.
 
   Args:
@@ -43,8 +49,11 @@ def hard_label_loss(
 
 
 def squared_error_loss(
-  student_outputs: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None
-) -> Array:
+  student_outputs: Float[ArrayLike, "*batch 1"],
+  labels: Float[ArrayLike, "*batch"],
+  *,
+  mask: ArrayLike | None = None,
+) -> Float[Array, "*batch"]:
   r"""Squared error of a predicted number: :math:`(z_s - y)^2`.
 
   Args:
@@ -73,13 +82,13 @@ def squared_error_loss(
 
 
 def soft_target_kd_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   temperature: ArrayLike,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Knowledge distillation on softened targets.
 
   .. math:: T^2 \, KL(softmax(z_t / T) \,\|\, softmax(z_s / T))
@@ -119,12 +128,12 @@ def soft_target_kd_loss(
 
 
 def logit_regression_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
   *,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Squared Euclidean distance of the logits: :math:`\| z_s - z_t \|_2^2`, summed over classes.
 
   Args, Returns, Raises: as `soft_target_kd_loss`, without a temperature.
@@ -142,16 +151,16 @@ def logit_regression_loss(
 
 
 def decoupled_kd_loss(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
-  labels: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
+  teacher_logits: Float[ArrayLike, "*batch C"],
+  labels: Int[ArrayLike, "*batch"],
   *,
   temperature: ArrayLike = 1.0,
   target_weight: float = 1.0,
   non_target_weight: float = 8.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Decoupled KD (DKD): the target class and the others weighted apart.
 
   .. math:: T^2 [ w_{target} \, KL(b_t \| b_s) + w_{other} \, KL(\hat p_t \| \hat p_s) ]

@@ -1,13 +1,18 @@
 """The one place where per-example values become a mean."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._checks import broadcast_mask
 from kd_jax.types import Array, ArrayLike
 
 
-def masked_sum_and_count(values: ArrayLike, mask: ArrayLike | None = None) -> tuple[Array, Array]:
+def masked_sum_and_count(
+  values: ArrayLike, mask: ArrayLike | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """Sum over unmasked values, and how many there are.
 
   Add the pairs of several batches or devices, then divide: that is exact for uneven batches.
@@ -31,7 +36,7 @@ def masked_sum_and_count(values: ArrayLike, mask: ArrayLike | None = None) -> tu
 
 def masked_mean(
   values: ArrayLike, mask: ArrayLike | None = None, *, axis_name: str | None = None
-) -> Array:
+) -> Float[Array, ""]:
   r"""Mean over unmasked values; 0 where nothing is left.
 
   .. math:: \sum_i m_i v_i / \max(1, \sum_i m_i)

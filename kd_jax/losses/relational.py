@@ -1,8 +1,11 @@
 """Relational KD: distances and angles between the examples of a batch, in any two widths."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float
 
 from kd_jax._checks import apply_mask, as_float32, broadcast_mask
 from kd_jax.losses.layers import SMALLEST_NORM
@@ -10,12 +13,12 @@ from kd_jax.types import Array, ArrayLike
 
 
 def rkd_distance_loss(
-  student_embeddings: ArrayLike,
-  teacher_embeddings: ArrayLike,
+  student_embeddings: Float[ArrayLike, "B *positions D_s"],
+  teacher_embeddings: Float[ArrayLike, "B *positions D_t"],
   *,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "B B"]:
   r"""Relational KD by distances: how far apart two examples are, as a share of the mean.
 
   .. math:: \ell_\delta(\psi_D(s_i, s_j), \psi_D(t_i, t_j)), \quad \psi_D(x, y) = \|x - y\| / \mu
@@ -55,12 +58,12 @@ def rkd_distance_loss(
 
 
 def rkd_angle_loss(
-  student_embeddings: ArrayLike,
-  teacher_embeddings: ArrayLike,
+  student_embeddings: Float[ArrayLike, "B *positions D_s"],
+  teacher_embeddings: Float[ArrayLike, "B *positions D_t"],
   *,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "B B B"]:
   r"""Relational KD by angles: the cosine of the angle that two examples make at a third.
 
   .. math:: \ell_\delta(\psi_A(s_i, s_j, s_k), \psi_A(t_i, t_j, t_k)), \quad

@@ -4,8 +4,11 @@ All take the student's scores first, then the teacher's, and give one value for 
 its tokens.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._checks import as_mask
 from kd_jax._numerics import kl_from_log_probs, safe_log, times_squared_temperature
@@ -35,7 +38,7 @@ from kd_jax.structured._parsing_tags import tags_of_arcs
 from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 
-def structure_nll_loss(student: Structure, labels: Labels) -> Array:
+def structure_nll_loss(student: Structure, labels: Labels) -> Float[Array, "*batch"]:
   r"""Negative log-likelihood of the gold standard: :math:`-\log P_s(y | x)`, in nats.
 
   Args:
@@ -64,7 +67,7 @@ def token_kd_loss(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Token KD: soft targets from each token's own scores, whatever the transitions say.
 
   .. math:: T^2 \sum_i KL(softmax(u_t(i) / T) \,\|\, softmax(u_s(i) / T))
@@ -108,7 +111,7 @@ def posterior_kd_loss(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Posterior KD: each token's marginal under the whole structure, teacher to student.
 
   .. math:: - T^2 \sum_i \sum_y P_t(y_i = y | x) \log P_s(y_i = y | x)
@@ -156,7 +159,7 @@ def k_best_kd_loss(
   k: int,
   weighted: bool = True,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Top-k KD: the teacher's k best structures as labels.
 
   .. math:: - \sum_{j=1}^k w_j \log P_s(\hat y_j | x)
@@ -191,7 +194,7 @@ def k_best_kd_loss(
 
 def fuzzy_crf_loss(
   student: Structure, teacher: Structure, *, k: int, stop_teacher_gradient: bool = True
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Fuzzy CRF: the student's probability of any of the teacher's k best structures.
 
   .. math:: - \log \sum_{j=1}^k P_s(\hat y_j | x)

@@ -22,9 +22,13 @@ References:
   ACL 2021, arXiv 2010.05010.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._numerics import times_squared_temperature
 from kd_jax.losses._marginals import (
@@ -61,7 +65,7 @@ def structural_kd_loss(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""The cross-entropy of the student's structures under the teacher's distribution.
 
   The types of the two say which case it is:
@@ -116,11 +120,13 @@ def structural_kd_loss(
 
 # The cases by the types of student and teacher. Each gets both with one mask, and T checked.
 
-_CASES: dict[tuple[type, type], Callable[[Structure, Structure, ArrayLike], Array]] = {}
+_Case = TypeVar("_Case", bound=Callable[..., Array])
+_CASES: dict[tuple[type, type], Callable[..., Array]] = {}
+"""(student, teacher, temperature) -> [...], by the types of the first two."""
 
 
-def _case(student: type, teacher: type):
-  def register(loss):
+def _case(student: type[Structure], teacher: type[Structure]) -> Callable[[_Case], _Case]:
+  def register(loss: _Case) -> _Case:
     _CASES[student, teacher] = loss
     return loss
 
@@ -137,8 +143,9 @@ def _chain_from_chain(student: LinearChain, teacher: LinearChain, temperature: A
   cooled = scaled(student, 1 / temperature)
   first = sharpen(unary[..., 0, :], temperature, axes=1)
   pairs = sharpen(pairwise, temperature, axes=2)
-  first_score = jnp.where(first != 0, cooled.unary[..., 0, :], 0.0)
-  pair_scores = cooled.transition[..., None, :, :] + cooled.unary[..., 1:, None, :]
+  scores, transition = jnp.asarray(cooled.unary), jnp.asarray(cooled.transition)
+  first_score = jnp.where(first != 0, scores[..., 0, :], 0.0)
+  pair_scores = transition[..., None, :, :] + scores[..., 1:, None, :]
   # What the teacher excludes counts 0, and so does padding.
   pair_scores = jnp.where(pairs != 0, pair_scores, 0.0)
   expected = jnp.sum(first * first_score, axis=-1) + jnp.sum(pairs * pair_scores, axis=(-3, -2, -1))
@@ -205,7 +212,7 @@ _TYPES = {
 """(types of the student, type of the teacher) that a row takes."""
 
 
-def _of_case(name: str, student: Structure, teacher: Structure, **options) -> Array:
+def _of_case(name: str, student: Structure, teacher: Structure, **options: Any) -> Array:
   """`structural_kd_loss` of a pair that must be of one case."""
   students, kind = _TYPES[name]
   if type(student) not in students or type(teacher) is not kind:
@@ -223,7 +230,7 @@ def structural_kd_case_1a(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Linear-chain CRF to linear-chain CRF: marginals of pairs of tags by forward-backward.
 
   .. math:: P_t(y_{i-1}, y_i) \propto \exp(\alpha(y_{i-1}) + Score_t(y_{i-1}, y_i) + \beta(y_i))
@@ -245,7 +252,7 @@ def structural_kd_case_1b(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Graph-based parser to dependency parsing as tagging.
 
   .. math:: P_t((d, r) | i) \propto P_{arc}(head = i + d \,|\, i) \, P_{rel}(r \,|\, i, i + d)
@@ -272,7 +279,7 @@ def structural_kd_case_2a(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Linear-chain CRF to independent tags: marginals of single tags by forward-backward.
 
   .. math:: P_t(y_i) \propto \exp(\alpha(y_i) + \beta(y_i))
@@ -294,7 +301,7 @@ def structural_kd_case_2b(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   """Second-order parser to a first-order student: as case 1b, with P_arc after mean-field inference.
 
   The teacher's `refined` holds the logarithms of those head marginals: the second-order parser gives them,
@@ -319,7 +326,7 @@ def structural_kd_case_3(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Independent tags to linear-chain CRF.
 
   .. math:: P_t(y_{i-1}, y_i) = P_t(y_{i-1}) \, P_t(y_i)
@@ -343,7 +350,7 @@ def structural_kd_case_4(
   *,
   temperature: ArrayLike = 1.0,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   """Named entity recognition as parsing (spans) to independent BIOES tags.
 
   The teacher's marginals of tags come from the dynamic programme of `kd_jax.structured.tag_marginals`; the

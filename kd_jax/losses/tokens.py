@@ -5,10 +5,13 @@ none. What stands in padding has no influence. TinyBERT's two, which go over all
 `even_mapping`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._checks import as_float32, blank, broadcast_mask
 from kd_jax._numerics import kl_from_log_probs
@@ -43,13 +46,13 @@ def _log_relations(states: Array, heads: int, mask: Array) -> Array:
 
 
 def relation_kd_loss(
-  student_states: ArrayLike,
-  teacher_states: ArrayLike,
+  student_states: Float[ArrayLike, B * tokens_and_width],
+  teacher_states: Float[ArrayLike, B * tokens_and_width],
   mask: ArrayLike | None = None,
   *,
   relation_heads: int,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, B]:
   r"""MiniLM-v2: how each token relates to the others, which widths and numbers of heads do not change.
 
   .. math:: \frac{1}{A \, n} \sum_{a, q} KL(R^T_{aq} \,\|\, R^S_{aq}),
@@ -106,12 +109,12 @@ def relation_kd_loss(
 
 
 def hidden_state_loss(
-  student_states: ArrayLike,
-  teacher_states: ArrayLike,
+  student_states: Float[ArrayLike, "B n D"],
+  teacher_states: Float[ArrayLike, "B n D"],
   mask: ArrayLike | None = None,
   *,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, B]:
   r"""TinyBERT's loss on hidden states and embeddings: mean squared error of each token's state.
 
   .. math:: \frac{1}{n D} \sum_i \| h^S_i - h^T_i \|^2
@@ -161,14 +164,14 @@ def _attention_scores(queries: Array, keys: Array, mask: Array) -> Array:
 
 
 def attention_loss(
-  student_queries: ArrayLike,
-  student_keys: ArrayLike,
-  teacher_queries: ArrayLike,
-  teacher_keys: ArrayLike,
+  student_queries: Float[ArrayLike, "B H n d_s"],
+  student_keys: Float[ArrayLike, "B H n d_s"],
+  teacher_queries: Float[ArrayLike, "B H n d_t"],
+  teacher_keys: Float[ArrayLike, "B H n d_t"],
   mask: ArrayLike | None = None,
   *,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, B]:
   r"""TinyBERT's loss on attention: mean squared error of the scores before their softmax.
 
   .. math:: \frac{1}{H n^2} \sum_{a, q, k} (A^S_{aqk} - A^T_{aqk})^2, \quad A_a = Q_a K_a^\top / \sqrt{d}
@@ -216,12 +219,12 @@ def attention_loss(
 
 
 def tinybert_states_loss(
-  student_states: Sequence[ArrayLike],
-  teacher_states: Sequence[ArrayLike],
+  student_states: Sequence[Float[ArrayLike, "B n D"]],
+  teacher_states: Sequence[Float[ArrayLike, "B n D"]],
   mask: ArrayLike | None = None,
   *,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, B]:
   r"""TinyBERT's losses on embeddings and hidden states, summed over the student's layers.
 
   .. math:: \sum_{i=0}^S \frac{1}{n D} \| H^S_i - H^T_{m(i)} \|^2, \quad m(0) = 0, \; m(S) = T
@@ -258,14 +261,14 @@ def tinybert_states_loss(
 
 
 def tinybert_attention_loss(
-  student_queries: Sequence[ArrayLike],
-  student_keys: Sequence[ArrayLike],
-  teacher_queries: Sequence[ArrayLike],
-  teacher_keys: Sequence[ArrayLike],
+  student_queries: Sequence[Float[ArrayLike, "B H n d_s"]],
+  student_keys: Sequence[Float[ArrayLike, "B H n d_s"]],
+  teacher_queries: Sequence[Float[ArrayLike, "B H n d_t"]],
+  teacher_keys: Sequence[Float[ArrayLike, "B H n d_t"]],
   mask: ArrayLike | None = None,
   *,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, B]:
   r"""TinyBERT's loss on attention, summed over the student's layers.
 
   .. math:: \sum_{i=1}^S \frac{1}{H n^2} \| A^S_i - A^T_{m(i)} \|^2

@@ -1,7 +1,10 @@
 """Soft targets for large vocabularies: the k likeliest classes and the tail as one class more."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from kd_jax._checks import apply_mask, as_float32, blank, broadcast_mask, check_temperature, temper
 from kd_jax._numerics import kl_from_log_probs, times_squared_temperature
@@ -15,7 +18,9 @@ def _tail_log_prob(log_probs: Array, indices: Array) -> Array:
   return jax.nn.logsumexp(rest, axis=-1)
 
 
-def top_k_targets(teacher_logits: ArrayLike, k: int, *, temperature: ArrayLike = 1.0) -> TopK:
+def top_k_targets(
+  teacher_logits: Float[ArrayLike, "*batch C"], k: int, *, temperature: ArrayLike = 1.0
+) -> TopK:
   r"""The k likeliest classes of softmax(z / T), and the log-probability of the others together.
 
   Args:
@@ -45,13 +50,13 @@ def top_k_targets(teacher_logits: ArrayLike, k: int, *, temperature: ArrayLike =
 
 
 def top_k_kd_loss(
-  student_logits: ArrayLike,
+  student_logits: Float[ArrayLike, "*batch C"],
   top_k: TopK,
   *,
   temperature: ArrayLike = 1.0,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Array:
+) -> Float[Array, "*batch"]:
   r"""Soft-target KD over the teacher's k likeliest classes and the tail as one class more.
 
   .. math:: T^2 \, KL((p_t(c_1), ..., p_t(c_k), 1 - \sum p_t) \,\|\, (p_s(c_1), ..., p_s(c_k), 1 - \sum p_s))

@@ -1,5 +1,6 @@
 """The form of every metric: a sum and a count, divided once, at the end."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,10 +22,10 @@ def compute(sum_: ArrayLike, count: ArrayLike) -> np.ndarray:
   Returns:
     [...] float64.
   """
-  sum_, count = np.asarray(sum_, np.float64), np.asarray(count, np.float64)
-  if sum_.ndim > count.ndim:
-    sum_ = np.abs(sum_).sum(axis=-1)
-  return sum_ / np.maximum(count, 1.0)
+  total, number = np.asarray(sum_, np.float64), np.asarray(count, np.float64)
+  if total.ndim > number.ndim:
+    total = np.abs(total).sum(axis=-1)
+  return total / np.maximum(number, 1.0)
 
 
 def totals(parts: Sequence[dict[str, Pair]]) -> dict[str, np.ndarray]:
@@ -38,6 +39,7 @@ def totals(parts: Sequence[dict[str, Pair]]) -> dict[str, np.ndarray]:
   """
 
   def total(name: str, place: int) -> np.ndarray:
-    return sum(np.asarray(part[name][place], np.float64).sum(axis=0) for part in parts)
+    sums = [np.asarray(part[name][place], np.float64).sum(axis=0) for part in parts]
+    return functools.reduce(np.add, sums)
 
   return {name: compute(total(name, 0), total(name, 1)) for name in parts[0]}

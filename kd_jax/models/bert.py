@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.models.subwords import check_subwords
-from kd_jax.types import NEG_INF, Array, ArrayLike, Subwords, TokenStates
+from kd_jax.types import NEG_INF, AnyArray, Array, Subwords, TokenStates
 
 INITIAL_WEIGHTS = nn.initializers.normal(0.02)
 
@@ -85,7 +85,7 @@ class BertEmbedding(nn.Module):
     """Embeds checked subwords."""
     config = self.config
 
-    def embed(rows: int, name: str, numbers: Array) -> Array:
+    def embed(rows: int, name: str, numbers: AnyArray) -> Array:
       table = nn.Embed(
         rows, config.width, dtype=self.dtype, embedding_init=INITIAL_WEIGHTS, name=name
       )
@@ -131,7 +131,7 @@ class BertLayer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: ArrayLike, mask: ArrayLike, train: bool = False
+    self, x: Array, mask: AnyArray, train: bool = False
   ) -> tuple[Array, tuple[Array, Array, Array]]:
     """Maps states [B, n, D] to those of the next layer, and (Q, K, V) [B, n, H, D / H]."""
     config = self.config
@@ -143,18 +143,20 @@ class BertLayer(nn.Module):
       return nn.Dropout(self.dropout, deterministic=not train)(values)
 
     by_head = (*x.shape[:-1], config.heads, config.width // config.heads)
-    relations = tuple(
+    queries, keys, values = (
       dense(config.width, name, x).reshape(by_head) for name in ("query", "key", "value")
     )
-    context = jax.nn.dot_product_attention(*relations, mask=mask[:, None, None, :])
+    valid = jnp.asarray(mask)[:, None, None, :]
+    context = jax.nn.dot_product_attention(queries, keys, values, mask=valid)
     attended = drop(dense(config.width, "attention_output", context.reshape(x.shape)))
     x = layer_norm(config, self.dtype, "attention_norm")(x + attended)
     hidden = nn.gelu(dense(config.hidden, "expansion", x), approximate=False)
     contracted = drop(dense(config.width, "contraction", hidden))
-    return layer_norm(config, self.dtype, "output_norm")(x + contracted), relations
+    x = layer_norm(config, self.dtype, "output_norm")(x + contracted)
+    return x, (queries, keys, values)
 
 
-def attention_probabilities(queries: ArrayLike, keys: ArrayLike, mask: ArrayLike) -> Array:
+def attention_probabilities(queries: AnyArray, keys: AnyArray, mask: AnyArray) -> Array:
   """softmax(Q Kᵀ / sqrt(d)) over the keys that are tokens, float32.
 
   Args:

@@ -60,7 +60,8 @@ class Biaffine(nn.Module):
   @nn.compact
   def __call__(self, x: ArrayLike, y: ArrayLike) -> Array:
     """Scores x [..., n, D] with y [..., m, E]: [..., n, m, R]."""
-    x, y = (_with_one(v) if bias else v for v, bias in ((x, self.left_bias), (y, self.right_bias)))
+    x = _with_one(x) if self.left_bias else jnp.asarray(x)
+    y = _with_one(y) if self.right_bias else jnp.asarray(y)
     shape = (x.shape[-1], self.outputs, y.shape[-1])
     kernel = self.param("kernel", nn.initializers.zeros_init(), shape, jnp.float32)
     x, y, kernel = nn.dtypes.promote_dtype(x, y, kernel, dtype=self.dtype)

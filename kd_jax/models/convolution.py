@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kd_jax.types import Array, ArrayLike
+from kd_jax.types import Array
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def conv_general_dilated(
-  inputs: ArrayLike,
-  kernel: ArrayLike,
+  inputs: Array,
+  kernel: Array,
   window_strides: Sequence[int],
   padding: str | Sequence[tuple[int, int]],
   **options: Any,
@@ -49,7 +49,12 @@ def conv_general_dilated(
   return _convolve(inputs, kernel, strides, pads, options.get("precision"))
 
 
-def _is_plain(inputs, kernel, padding, options: dict[str, Any]) -> bool:
+def _is_plain(
+  inputs: Array,
+  kernel: Array,
+  padding: str | Sequence[tuple[int, int]],
+  options: dict[str, Any],
+) -> bool:
   if inputs.ndim != 4:
     return False
   ones = all(set(options.get(name) or (1,)) == {1} for name in ("lhs_dilation", "rhs_dilation"))
@@ -124,17 +129,17 @@ def filter_gradient(
   (top, bottom), sides = padding
   split = strides[0] == 1 and w * depth + h * features < h * w * depth + features
   if split:
-    inputs = jnp.pad(inputs, ((0, 0), (0, 0), sides, (0, 0)))
-    inputs = [_window(inputs, 0, j, height, columns, (1, strides[1])) for j in range(w)]
+    padded = jnp.pad(inputs, ((0, 0), (0, 0), sides, (0, 0)))
+    windows = [_window(padded, 0, j, height, columns, (1, strides[1])) for j in range(w)]
     # Row r of the inputs meets row r + top - i of the outputs.
     around = ((0, 0, 0), (h - 1 - top, h - 1 - bottom, 0), (0, 0, 0), (0, 0, 0))
-    cotangent = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), around)
-    cotangent = [cotangent[:, h - 1 - i : h - 1 - i + height] for i in range(h)]
-    cotangent = jnp.concatenate(cotangent, axis=3)
+    framed = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), around)
+    shifts = [framed[:, h - 1 - i : h - 1 - i + height] for i in range(h)]
+    cotangent = jnp.concatenate(shifts, axis=3)
   else:
-    inputs = jnp.pad(inputs, ((0, 0), (top, bottom), sides, (0, 0)))
-    inputs = [_window(inputs, i, j, rows, columns, strides) for i in range(h) for j in range(w)]
-  inputs = jnp.concatenate(inputs, axis=3)
+    padded = jnp.pad(inputs, ((0, 0), (top, bottom), sides, (0, 0)))
+    windows = [_window(padded, i, j, rows, columns, strides) for i in range(h) for j in range(w)]
+  inputs = jnp.concatenate(windows, axis=3)
   # The cotangent first: the other way round Eigen takes twice as long.
   product = lax.dot_general(
     cotangent.reshape(-1, cotangent.shape[3]),

@@ -39,7 +39,7 @@ def encoder_entries(config: BertConfig, prefix: str) -> dict[str, Entry]:
   """All tensors of the encoder by their names in the file."""
   entries = {}
 
-  def norm(name: str, *path: str):
+  def norm(name: str, *path: str) -> None:
     for in_file, leaf in (("weight", "scale"), ("bias", "bias")):
       entries[f"{name}.LayerNorm.{in_file}"] = Entry(("encoder", *path, leaf), (config.width,))
 

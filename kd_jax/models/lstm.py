@@ -9,19 +9,27 @@ from kd_jax.types import Array, ArrayLike
 _GATES = ("i", "f", "g", "o")
 
 
-class _Dense(nn.Module):
-  """The parameters of a dense layer, not applied: (kernel, bias or None)."""
+class _Kernel(nn.Module):
+  """The parameters of a dense layer without a bias, not applied."""
 
   inputs: int
   outputs: int
-  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-  use_bias: bool = False
 
   @nn.compact
-  def __call__(self) -> tuple[Array, Array | None]:
-    kernel = self.param("kernel", self.kernel_init, (self.inputs, self.outputs))
-    zeros = nn.initializers.zeros_init()
-    return kernel, self.param("bias", zeros, (self.outputs,)) if self.use_bias else None
+  def __call__(self) -> Array:
+    return self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, self.outputs))
+
+
+class _KernelAndBias(nn.Module):
+  """The parameters of a dense layer with an orthogonal kernel, not applied."""
+
+  inputs: int
+  outputs: int
+
+  @nn.compact
+  def __call__(self) -> tuple[Array, Array]:
+    kernel = self.param("kernel", nn.initializers.orthogonal(), (self.inputs, self.outputs))
+    return kernel, self.param("bias", nn.initializers.zeros_init(), (self.outputs,))
 
 
 class _Direction(nn.Module):
@@ -34,10 +42,9 @@ class _Direction(nn.Module):
   def __call__(self) -> tuple[Array, Array, Array]:
     """Returns (W [D, 4 · width], U [width, 4 · width], b [4 · width]), the gates i, f, g, o in turn."""
     of_inputs, of_states, biases = [], [], []
-    orthogonal = nn.initializers.orthogonal()
     for gate in _GATES:
-      of_inputs.append(_Dense(self.inputs, self.width, name=f"i{gate}")()[0])
-      kernel, bias = _Dense(self.width, self.width, orthogonal, use_bias=True, name=f"h{gate}")()
+      of_inputs.append(_Kernel(self.inputs, self.width, name=f"i{gate}")())
+      kernel, bias = _KernelAndBias(self.width, self.width, name=f"h{gate}")()
       of_states.append(kernel)
       biases.append(bias)
     return jnp.concatenate(of_inputs, -1), jnp.concatenate(of_states, -1), jnp.concatenate(biases)
@@ -70,10 +77,10 @@ class BiLSTM(nn.Module):
   dtype: jax.typing.DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, x: ArrayLike, mask: ArrayLike, train: bool = False) -> Array:
+  def __call__(self, inputs: ArrayLike, mask: ArrayLike, train: bool = False) -> Array:
     """Encodes vectors [B, n, D]; mask [B, n] is ones and then zeros."""
     mask = jnp.asarray(mask).astype(bool)
-    x = jnp.where(mask[..., None], x, 0)
+    x = jnp.where(mask[..., None], inputs, 0)
     for layer in range(1, self.layers + 1):
       directions = [
         _Direction(x.shape[-1], self.width, name=f"{direction}{layer}")()
@@ -92,8 +99,8 @@ def _both_directions(
   The products with the inputs do not depend on the states: they are computed for all positions at once, outside
   the loop. Padding keeps the states at zero, so the backward direction starts at each sentence's last token.
   """
-  of_inputs, of_states, biases = zip(*directions, strict=True)
-  of_states = jnp.stack(of_states).astype(dtype)
+  of_inputs, state_kernels, biases = zip(*directions, strict=True)
+  of_states = jnp.stack(state_kernels).astype(dtype)
   gates = x.astype(dtype) @ jnp.concatenate(of_inputs, axis=-1).astype(dtype)
   gates = gates + jnp.concatenate(biases).astype(dtype)
   gates = gates.reshape(*x.shape[:2], 2, -1).transpose(1, 2, 0, 3)

@@ -13,7 +13,7 @@ FLOATS = ("F32", "F16", "BF16")
 """Names of the types that float32 holds without loss."""
 
 
-def open_safetensors(path: str | os.PathLike):
+def open_safetensors(path: str | os.PathLike) -> safe_open:
   """Opens a safetensors file; nothing is ever unpickled.
 
   Raises:

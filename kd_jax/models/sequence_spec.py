@@ -63,7 +63,9 @@ class _HeadKind(NamedTuple):
   label: str
 
 
-def _parser(spec: SequenceSpec, second_order_width: int = 0, *, num_labels: int, **shared: Any):
+def _parser(
+  spec: SequenceSpec, second_order_width: int = 0, *, num_labels: int, **shared: Any
+) -> BiaffineParser:
   return BiaffineParser(
     num_relations=num_labels,
     arc_width=spec.arc_width,

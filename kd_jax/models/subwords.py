@@ -37,10 +37,10 @@ def check_subwords(subwords: Subwords, max_length: int | None = None) -> Subword
       f"truncate them to max_length={max_length} when they are split into subwords"
     )
   valid = jnp.asarray(subwords.mask).astype(bool)
-  zero_padded = (
+  zero_padded_ids, zero_padded_types = (
     jnp.where(valid, part, 0).astype(jnp.int32) for part in (subwords.ids, subwords.types)
   )
-  return Subwords(*zero_padded, valid)
+  return Subwords(zero_padded_ids, zero_padded_types, valid)
 
 
 def token_mean(states: ArrayLike, mask: ArrayLike) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from kd_jax.models.lstm import BiLSTM
 from kd_jax.models.subwords import check_subwords
 from kd_jax.models.word_embedding import WordEmbedding
-from kd_jax.types import Array, ArrayLike, Subwords, TokenStates
+from kd_jax.types import AnyArray, Array, Subwords, TokenStates
 
 
 class SubwordEmbedding(nn.Module):
@@ -114,7 +114,7 @@ class GatedBlock(nn.Module):
   dtype: jax.typing.DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, x: ArrayLike, mask: ArrayLike, train: bool = False) -> Array:
+  def __call__(self, x: Array, mask: AnyArray, train: bool = False) -> Array:
     """Maps the states of a layer to those of the next; mask [B, n] is False for padding."""
     valid = mask[..., None]
     normal = jnp.where(valid, nn.LayerNorm(dtype=self.dtype, name="norm")(x), 0)

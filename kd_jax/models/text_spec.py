@@ -63,8 +63,11 @@ def _bert(
   spec: TextSpec, sizes: dict[str, Any], shared: dict[str, Any], collect: bool
 ) -> nn.Module:
   sizes = {name: size for name, size in sizes.items() if name != "kept_subwords"}
+  assert spec.width is not None  # `with_sizes` has filled these in
+  assert spec.heads is not None
+  assert spec.hidden is not None
   config = BertConfig(
-    spec.family,
+    "roberta" if spec.family == "roberta" else "bert",
     width=spec.width,
     layers=spec.layers,
     heads=spec.heads,
@@ -107,7 +110,7 @@ def with_sizes(spec: TextSpec) -> TextSpec:
     raise ValueError(f"text family is one of {', '.join(TEXT_FAMILIES)}, got {spec.family!r}")
   width = 384 if TEXT_FAMILIES[spec.family].attends else 128
   sizes = {"width": width, "heads": 12, "hidden": 1536}
-  absent = {name: size for name, size in sizes.items() if getattr(spec, name) is None}
+  absent: dict[str, Any] = {n: size for n, size in sizes.items() if getattr(spec, n) is None}
   return dataclasses.replace(spec, **absent)
 
 

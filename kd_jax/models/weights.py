@@ -11,11 +11,12 @@ where bn.* is weight, bias, running_mean, running_var; num_batches_tracked is ig
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from kd_jax.models.resnet import blocks_per_stage
@@ -39,11 +40,11 @@ def _entries(depth: int, num_classes: int, width: int = 16) -> dict[str, _Entry]
   """All tensors of a network by PyTorch name."""
   entries = {}
 
-  def convolution(inputs: int, outputs: int, name: str, *path: str):
+  def convolution(inputs: int, outputs: int, name: str, *path: str) -> None:
     shape = (outputs, inputs, 3, 3)
     entries[f"{name}.weight"] = _Entry(("params", *path, "kernel"), shape, (2, 3, 1, 0))
 
-  def normalisation(size: int, name: str, *path: str):
+  def normalisation(size: int, name: str, *path: str) -> None:
     for torch_leaf, collection, leaf in (
       ("weight", "params", "scale"),
       ("bias", "params", "bias"),
@@ -68,7 +69,7 @@ def _entries(depth: int, num_classes: int, width: int = 16) -> dict[str, _Entry]
   return entries
 
 
-def _open(path: Path):
+def _open(path: Path) -> safe_open:
   """Opens a safetensors file, or says in one line why it is not one."""
   if path.is_file():
     with path.open("rb") as file:
@@ -82,7 +83,7 @@ def _open(path: Path):
   return open_safetensors(path)
 
 
-def _names(file) -> dict[str, str]:
+def _names(file: safe_open) -> dict[str, str]:
   """PyTorch name -> name in the file, without the prefix that DataParallel puts before all."""
   names = sorted(file.keys())
   prefix = "module." if names and all(name.startswith("module.") for name in names) else ""
@@ -91,9 +92,9 @@ def _names(file) -> dict[str, str]:
   }
 
 
-def _depth_of(names, path: Path) -> int:
+def _depth_of(names: Iterable[str], path: Path) -> int:
   """Depth from the number of blocks in the fullest stage, so that gaps show as missing."""
-  blocks = {stage: set() for stage in "123"}
+  blocks: dict[str, set[str]] = {stage: set() for stage in "123"}
   for match in filter(None, map(_HELD.match, names)):
     blocks[match[1]].add(match[2])
   if not any(blocks.values()):

@@ -50,11 +50,12 @@ class WordEmbedding(nn.Module):
   @nn.compact
   def __call__(self, ids: ArrayLike) -> Array:
     """Looks subwords up."""
-    shape = (self.vocab_size if self.kept is None else self.kept, self.width)
+    rows = self.vocab_size if self.kept is None else self.kept
+    shape = (rows, self.width)
     if self.kept is not None:
 
       def first():
-        return jnp.minimum(jnp.arange(self.vocab_size, dtype=jnp.int32), self.kept - 1)
+        return jnp.minimum(jnp.arange(self.vocab_size, dtype=jnp.int32), rows - 1)
 
       ids = jnp.asarray(self.variable(VOCABULARY, "rows", first).value)[ids]
     if self.frozen:

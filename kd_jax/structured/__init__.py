@@ -35,3 +35,4 @@ from kd_jax.structured._maxent import MaxEnt as MaxEnt
 from kd_jax.structured._mean_field import mean_field_marginals as mean_field_marginals
 from kd_jax.structured._parsing_tags import ParsingTags as ParsingTags
 from kd_jax.structured._spans import SpanScores as SpanScores, spans_of_tags as spans_of_tags
+from kd_jax.types import LabelledTree as LabelledTree

@@ -1,5 +1,7 @@
 """The linear chain as data: its scores, what is checked at the door, boundaries and constraints."""
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 

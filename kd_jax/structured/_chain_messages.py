@@ -11,6 +11,7 @@ those: nothing is ever the difference of two large numbers.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +133,9 @@ def _states_and_marginals(unary, transition, mask, factorised):
   return log_z, states, *_scan_marginals(states, transition, mask, factorised)
 
 
-def _cheapest(recursion, unary: Array, transition: Array, mask: Array):
+def _cheapest(
+  recursion: Callable[..., tuple[Array, ...]], unary: Array, transition: Array, mask: Array
+) -> tuple[Array, ...]:
   """A recursion with factorised sums where these are exact, else with shifted ones."""
   return jax.lax.cond(
     jnp.max(jnp.abs(transition)) < MAX_FACTORISED,
@@ -153,7 +156,8 @@ def states_and_marginals(
   unary: Array, transition: Array, mask: Array
 ) -> tuple[Array, Array, Array]:
   """States and unary marginals [n, L, B], and the expected count of each transition [L, L, B]."""
-  return _cheapest(_states_and_marginals, unary, transition, mask)[1:]
+  _, states, marginals, counts = _cheapest(_states_and_marginals, unary, transition, mask)
+  return states, marginals, counts
 
 
 def log_conditionals(states: Array, transition: Array) -> Array:

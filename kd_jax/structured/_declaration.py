@@ -5,15 +5,18 @@ which of its fields belong to a sentence and with which axes, which fields sente
 scores. The ragged cache, slicing by length and scaling by a temperature read that declaration.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kd_jax._checks import refuse_other_masks
+from kd_jax.structured._protocols import AnyStructure, Structure
 from kd_jax.types import EXCLUDED, Array, ArrayLike
 
 
@@ -34,8 +37,13 @@ class Declaration:
   flags: tuple[str, ...]
 
 
-KINDS: dict[str, type] = {}
+Kind = TypeVar("Kind", bound=type[Structure])
+
+KINDS: dict[str, type[Structure]] = {}
 """The structures by name."""
+First = TypeVar("First", bound=Structure)
+Second = TypeVar("Second", bound=Structure)
+
 _DECLARATIONS: dict[type, Declaration] = {}
 
 
@@ -47,7 +55,7 @@ def _positions(axes: str) -> tuple[int, ...]:
 
 def declare(
   *, sentence: Mapping[str, str], scores: str, shared: Mapping[str, str] | None = None
-) -> Callable[[type], type]:
+) -> Callable[[Kind], Kind]:
   """Builds a class decorator that declares the fields of a structure.
 
   Args:
@@ -58,7 +66,7 @@ def declare(
   own = {name: _positions(axes) for name, axes in sentence.items()}
   common = {name: len(axes.split()) for name, axes in (shared or {}).items()}
 
-  def register(kind: type) -> type:
+  def register(kind: Kind) -> Kind:
     names = field_names(kind)
     flags = tuple(name for name in names if name not in {*own, *common, "mask"})
     _DECLARATIONS[kind] = Declaration(own, common, tuple(scores.split()), flags)
@@ -68,26 +76,40 @@ def declare(
   return register
 
 
-def declaration(structure: Any) -> Declaration | None:
-  """What the type of a structure declares; None if it is no structure."""
+def find_declaration(structure: object) -> Declaration | None:
+  """What the type of a structure declares; None if it declares nothing."""
   return _DECLARATIONS.get(structure if isinstance(structure, type) else type(structure))
+
+
+def declaration(structure: Structure | type[Structure]) -> Declaration:
+  """What a structure, or a type of structures, declares.
+
+  Raises:
+    ValueError: for a type that declares nothing.
+  """
+  found = find_declaration(structure)
+  if found is None:
+    kind = structure if isinstance(structure, type) else type(structure)
+    raise ValueError(f"{kind.__name__} is no structure: known are {', '.join(KINDS)}")
+  return found
 
 
 def field_names(kind: type) -> tuple[str, ...]:
   """The names of a structure's fields, the mask and static flags among them."""
   if dataclasses.is_dataclass(kind):
     return tuple(field.name for field in dataclasses.fields(kind))
-  return kind._fields
+  return cast(type[NamedTuple], kind)._fields
 
 
-def replace(structure: Any, **changes: Any) -> Any:
+def replace(structure: AnyStructure, **changes: Any) -> AnyStructure:
   """The structure with other values in some fields."""
-  if dataclasses.is_dataclass(structure):
-    return dataclasses.replace(structure, **changes)
-  return structure._replace(**changes)
+  fields: Any = structure  # its type does not tell which kind of class it is
+  if dataclasses.is_dataclass(type(fields)):
+    return dataclasses.replace(fields, **changes)
+  return fields._replace(**changes)
 
 
-def scaled(structure: Any, factor: ArrayLike) -> Any:
+def scaled(structure: AnyStructure, factor: ArrayLike) -> AnyStructure:
   """Multiplies all declared scores, and nothing else, by a factor.
 
   Scores of what is excluded stay as they are. The scores of a distribution at temperature T are those of T = 1
@@ -106,24 +128,24 @@ def scaled(structure: Any, factor: ArrayLike) -> Any:
   )
 
 
-def with_one_mask(first: Any, second: Any) -> tuple[Any, Any]:
+def with_one_mask(first: First, second: Second) -> tuple[First, Second]:
   """Both structures with the sentences' mask: a structure without one takes the other's.
 
   Raises:
     ValueError: masks that (unless traced) differ.
   """
-  masks = first.mask, second.mask
-  if masks[0] is masks[1]:
+  if first.mask is second.mask:
     return first, second
-  if any(mask is None for mask in masks):
-    mask = masks[0] if masks[1] is None else masks[1]
-    return replace(first, mask=mask), replace(second, mask=mask)
-  if jnp.shape(masks[0]) == jnp.shape(masks[1]):
-    refuse_other_masks(*masks)
+  if first.mask is None:
+    return replace(first, mask=second.mask), second
+  if second.mask is None:
+    return first, replace(second, mask=first.mask)
+  if jnp.shape(first.mask) == jnp.shape(second.mask):
+    refuse_other_masks(first.mask, second.mask)
   return first, second
 
 
-def as_pair(p: Any, q: Any) -> tuple[Any, Any]:
+def as_pair(p: AnyStructure, q: AnyStructure) -> tuple[AnyStructure, AnyStructure]:
   """Two structures of one type over the same sentences, with one mask.
 
   Raises:
@@ -133,7 +155,7 @@ def as_pair(p: Any, q: Any) -> tuple[Any, Any]:
     raise ValueError(
       f"`p` and `q` must be structures of one type, got {type(p).__name__} and {type(q).__name__}"
     )
-  fields = declaration(p)
+  fields = find_declaration(p)
   for name in fields.flags if fields else ():
     if getattr(p, name) != getattr(q, name):
       raise ValueError(
@@ -149,11 +171,12 @@ def as_pair(p: Any, q: Any) -> tuple[Any, Any]:
   return with_one_mask(p, q)
 
 
-def static_flags(structure: Any) -> dict[str, np.ndarray]:
+def static_flags(structure: Structure) -> dict[str, np.ndarray]:
   """The static flags of a structure as arrays, for files."""
-  return {name: np.int8(getattr(structure, name)) for name in declaration(structure).flags}
+  flags = declaration(structure).flags
+  return {name: np.asarray(getattr(structure, name), np.int8) for name in flags}
 
 
-def stop_gradient(structure: Any) -> Any:
+def stop_gradient(structure: AnyStructure) -> AnyStructure:
   """The structure, whose scores are constants to a gradient."""
   return jax.lax.stop_gradient(structure)

@@ -1,5 +1,7 @@
 """The scores of a parser: arcs, and relations on them."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax
@@ -12,7 +14,7 @@ from kd_jax.structured._arcs import as_arcs
 from kd_jax.structured._declaration import declare
 from kd_jax.structured._dependency_trees import DependencyTrees
 from kd_jax.structured._generic import Parse
-from kd_jax.types import NEG_INF, Array, ArrayLike, Tree
+from kd_jax.types import NEG_INF, Array, ArrayLike, LabelledTree
 
 
 @declare(
@@ -98,7 +100,7 @@ def _best_relations(scores: DependencyScores, heads: Array) -> Array:
 
 
 @_generic.log_prob.register(DependencyScores)
-def log_prob(scores: DependencyScores, tree: Tree | Parse) -> Array:
+def log_prob(scores: DependencyScores, tree: LabelledTree) -> Array:
   heads, relations = log_head_marginals(scores), log_relation_probs(scores)
   mask = as_mask(scores.mask, heads.shape[:-1])
   gold_heads, gold_relations = as_tree(tree, mask)

@@ -1,6 +1,10 @@
 """Dependency trees, scored by their arcs: all of them, or those without crossing arcs."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +35,9 @@ from kd_jax.structured._tree_divergences import (
   tree_kl_divergence,
 )
 from kd_jax.types import Array, ArrayLike
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 ARCS = (0, 1)  # by how much the axes of arc scores exceed n
 
@@ -65,7 +72,9 @@ def _closed(trees: DependencyTrees) -> tuple[Array, Array | None]:
   return close_up(arc, trees.mask, ARCS), closed_mask(mask)
 
 
-def _one_of(trees: DependencyTrees, projective, spanning):
+def _one_of(
+  trees: DependencyTrees, projective: Callable[P, Result], spanning: Callable[P, Result]
+) -> Callable[P, Result]:
   return projective if trees.projective else spanning
 
 

@@ -12,17 +12,17 @@ ValueError for integer scores, shapes that do not fit and (unless traced) NaN at
 structure that does not have the function. The bodies stand in the structures' own files.
 """
 
+from __future__ import annotations
+
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from jaxtyping import Float, Int
 
 from kd_jax.structured._declaration import KINDS, as_pair
+from kd_jax.structured._protocols import Structure as Structure
 from kd_jax.types import Array, ArrayLike
-
-Structure = Any
-"""A value of one of the types of `kd_jax.structured`."""
 
 
 class Parse(NamedTuple):
@@ -38,7 +38,7 @@ class Parse(NamedTuple):
 
 
 Labels = Any
-"""Tags [..., n], BIOES tags for spans, heads for trees, `Parse` or `Tree` for parsers."""
+"""Tags [..., n], BIOES tags for spans, heads for trees, a `LabelledTree` for parsers; of each type its own."""
 
 
 def _no_function(name: str, structure: Any) -> ValueError:
@@ -51,7 +51,9 @@ def _no_function(name: str, structure: Any) -> ValueError:
 
 
 @functools.singledispatch
-def log_partition(structure: Structure, *, algorithm: str = "scan") -> Float[Array, "*batch"]:
+def log_partition(
+  structure: Structure, *, algorithm: Literal["scan", "associative"] = "scan"
+) -> Float[Array, "*batch"]:
   r"""Computes log Z, the log of the summed weight of all labellings.
 
   .. math:: \log Z = \log \sum_y \exp(score(y))

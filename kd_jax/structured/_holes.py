@@ -5,8 +5,9 @@ and then zeros costs nothing; a traced one is looked at when the program runs, a
 holes pay.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,11 @@ import numpy as np
 
 from kd_jax.types import Array, ArrayLike
 
+Result = TypeVar("Result")
 
-def _has_holes(mask: ArrayLike | None) -> bool | Array:
+
+def _has_holes(mask: ArrayLike) -> bool | Array:
   """Whether a token stands after a masked one; of a traced mask, a traced answer."""
-  if mask is None:
-    return False
   if isinstance(mask, jax.core.Tracer):
     mask = mask.astype(bool)
     return jnp.any(mask[..., 1:] & ~mask[..., :-1])
@@ -26,16 +27,23 @@ def _has_holes(mask: ArrayLike | None) -> bool | Array:
   return bool((mask[..., 1:] & ~mask[..., :-1]).any())
 
 
-def if_holes(mask: ArrayLike | None, move: Callable, keep: Callable, *arrays: Array) -> Any:
-  """What `move` makes of arrays under a mask with holes, else what `keep` does."""
+def _if_holes(
+  mask: ArrayLike | None,
+  move: Callable[[ArrayLike, Array], Result],
+  keep: Callable[[Array], Result],
+  array: Array,
+) -> Result:
+  """What `move` makes of a mask with holes and an array; what `keep` makes of the array if there are none."""
+  if mask is None:
+    return keep(array)
   holes = _has_holes(mask)
   if isinstance(holes, bool):
-    return (move if holes else keep)(*arrays)
-  return jax.lax.cond(holes, move, keep, *arrays)
+    return move(mask, array) if holes else keep(array)
+  return jax.lax.cond(holes, functools.partial(move, mask), keep, array)
 
 
-def _if_holes(mask: ArrayLike | None, move: Callable[[Array], Array], array: Array) -> Array:
-  return if_holes(mask, move, lambda array: array, array)
+def _same(array: Array) -> Array:
+  return array
 
 
 def _order(mask: ArrayLike) -> Array:
@@ -71,7 +79,7 @@ def close_up(
   array: Array,
   mask: ArrayLike | None,
   extras: tuple[int, ...] = (0,),
-  then: Callable[[Array], Array] = lambda array: array,
+  then: Callable[[Array], Array] = _same,
 ) -> Array:
   """Moves the entries of tokens before those of masked positions.
 
@@ -81,7 +89,11 @@ def close_up(
     extras: by how much each axis of positions exceeds n: 1 for heads, whose first entry is the root.
     then: what is done with the result; a copy that it makes anyway is then the only one.
   """
-  return if_holes(mask, lambda array: then(_gather(array, _order(mask), extras)), then, array)
+
+  def move(mask: ArrayLike, array: Array) -> Array:
+    return then(_gather(array, _order(mask), extras))
+
+  return _if_holes(mask, move, then, array)
 
 
 def closed_mask(mask: Array) -> Array:
@@ -92,18 +104,22 @@ def closed_mask(mask: Array) -> Array:
 
 def put_back(array: Array, mask: ArrayLike | None, extras: tuple[int, ...] = (0,)) -> Array:
   """The inverse of `close_up`."""
-  return _if_holes(mask, lambda array: _gather(array, _rank(mask), extras), array)
+
+  def move(mask: ArrayLike, array: Array) -> Array:
+    return _gather(array, _rank(mask), extras)
+
+  return _if_holes(mask, move, _same, array)
 
 
 def put_back_pairs(pairs: Array, mask: ArrayLike | None) -> Array:
   """Puts [..., n-1, L, L] of neighbouring tokens where the later one of the two stands, less one."""
 
-  def move(pairs):
+  def move(mask: ArrayLike, pairs: Array) -> Array:
     first = [(0, 0)] * pairs.ndim
     first[-3] = (1, 0)
     return _gather(jnp.pad(pairs, first), _rank(mask), (0,))[..., 1:, :, :]
 
-  return _if_holes(mask, move, pairs)
+  return _if_holes(mask, move, _same, pairs)
 
 
 def put_back_rows(labels: Array, mask: ArrayLike | None) -> Array:
@@ -117,10 +133,10 @@ def put_back_rows(labels: Array, mask: ArrayLike | None) -> Array:
 def put_back_heads(heads: Array, mask: ArrayLike | None) -> Array:
   """Heads [..., n] among the tokens alone as heads of all positions, put back."""
 
-  def move(heads):
+  def move(mask: ArrayLike, heads: Array) -> Array:
     return _gather(_renamed(heads, _order(mask)), _rank(mask), (0,))
 
-  return _if_holes(mask, move, heads)
+  return _if_holes(mask, move, _same, heads)
 
 
 def _renamed(heads: Array, places: Array) -> Array:
@@ -141,16 +157,17 @@ def heads_at(mask: Array, given: ArrayLike | None, offsets: Array) -> tuple[Arra
   """
   count = jnp.sum(mask, axis=-1, dtype=jnp.int32)[..., None, None]
 
-  def named(rank):
+  def named(rank: Array) -> tuple[Array, Array]:
     heads = rank[..., None] + 1 + offsets
     return heads.astype(jnp.int32), (heads >= 1) & (heads <= count)
 
-  def move(mask):
+  def move(given: ArrayLike, mask: Array) -> tuple[Array, Array]:
+    del given
     heads, inside = named(_rank(mask))
     flat = jnp.clip(heads, 1, mask.shape[-1]).reshape(*mask.shape[:-1], -1) - 1
     return jnp.take_along_axis(_order(mask), flat, axis=-1).reshape(heads.shape) + 1, inside
 
-  def keep(mask):
+  def keep(mask: Array) -> tuple[Array, Array]:
     return named(jnp.broadcast_to(jnp.arange(mask.shape[-1], dtype=jnp.int32), mask.shape))
 
-  return if_holes(given, move, keep, mask)
+  return _if_holes(given, move, keep, mask)

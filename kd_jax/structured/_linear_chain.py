@@ -6,6 +6,8 @@ Everything is the chain read backwards as a Markov chain, P(y_n) and then P(y_{i
 divergences are sums of those of its steps, so that they stay small and exact if log Z is large.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -25,7 +27,9 @@ from kd_jax.types import Array, ArrayLike
 
 
 @_generic.log_partition.register(LinearChain)
-def log_partition(chain: LinearChain, *, algorithm: str = "scan") -> Array:
+def log_partition(
+  chain: LinearChain, *, algorithm: Literal["scan", "associative"] = "scan"
+) -> Array:
   if algorithm not in ("scan", "associative"):
     raise ValueError(f'algorithm must be "scan" or "associative", got {algorithm!r}')
   return chain_log_partition(*columns_of(chain), algorithm).reshape(leading_axes(chain))
@@ -115,9 +119,8 @@ def kl_divergence(p: LinearChain, q: LinearChain) -> Array:
     log_conditionals(q_states, q_columns.transition),
     axis=1,
   )
-  total = kl_from_log_probs(
-    *(jax.nn.log_softmax(s[-1], axis=0) for s in (p_states, q_states)), axis=0
-  )
+  last_p, last_q = (jax.nn.log_softmax(s[-1], axis=0) for s in (p_states, q_states))
+  total = kl_from_log_probs(last_p, last_q, axis=0)
   return (total + jnp.sum(unary[1:] * steps, axis=(0, 1))).reshape(leading_axes(q))
 
 

@@ -93,10 +93,10 @@ def _all_trees(scores: Array, single_root: bool) -> Scaled:
     if single_root:
       weights = from_log(scores)
       root, tokens = weights.map(lambda x: x[:, 0]), weights.map(lambda x: x[:, 1:])
-      return tuple((root * _trees_by_top(tokens)).sum(axis=0))
+      return (root * _trees_by_top(tokens)).sum(axis=0).parts()
     no_head = jnp.full((1, scores.shape[1]), NEG_INF)
     scores = jnp.roll(scores, -1, axis=1)  # the root last, where it wins no tie
-    return tuple(_eliminate(from_log(jnp.concatenate([scores, no_head])))[1][2].product())
+    return _eliminate(from_log(jnp.concatenate([scores, no_head])))[1][2].product().parts()
 
   return Scaled(*jnp.vectorize(one, signature="(n,m)->(),()")(scores))
 
@@ -162,7 +162,9 @@ def _plain_gradient(steps: tuple[Array, ...], single_root: bool) -> Array:
   return jax.lax.scan(step, none, steps)[0]
 
 
-def _plain(scores: Array, single_root: bool):
+def _plain(
+  scores: Array, single_root: bool
+) -> tuple[Array, tuple[Array, ...], tuple[Array, Array], Array]:
   """What plain float32 weights give: weights, steps, log Z in two parts, and whether all can be trusted."""
   weights, shift = _plain_weights(scores, single_root)
   steps = _plain_elimination(weights, single_root)
@@ -199,8 +201,9 @@ def _log_trees(scores: Array, single_root: bool) -> tuple[Array, Array]:
 
 @_log_trees.defjvp
 def _log_trees_derivative(single_root, primals, tangents):
-  whole, fraction, marginals = _with_marginals(*primals, single_root)
-  change = jnp.sum(marginals * tangents[0], axis=(-2, -1))
+  (scores,), (tangent,) = primals, tangents
+  whole, fraction, marginals = _with_marginals(scores, single_root)
+  change = jnp.sum(marginals * tangent, axis=(-2, -1))
   return (whole, fraction), (jnp.zeros_like(whole), change)
 
 

@@ -5,6 +5,8 @@ r"""Independent tokens: each position has its own softmax over tags ("MaxEnt" in
 A linear chain without transitions.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -1,7 +1,10 @@
 """Second-order dependency scores folded into head marginals by mean-field iterations."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from kd_jax._checks import as_scores, refuse_nan
 from kd_jax.structured._arcs import as_arcs
@@ -27,13 +30,13 @@ def _as_part(name: str, part: ArrayLike, axes: str, shape: tuple[int, ...], used
 
 
 def mean_field_marginals(
-  arc: ArrayLike,
-  sibling: ArrayLike | None,
-  grandparent: ArrayLike | None,
-  mask: ArrayLike | None = None,
+  arc: Float[ArrayLike, "*batch n n+1"],
+  sibling: Float[ArrayLike, "*batch n n+1 n"] | None,
+  grandparent: Float[ArrayLike, "*batch n n n+1"] | None,
+  mask: Bool[ArrayLike, "*batch n"] | None = None,
   *,
   iterations: int = 3,
-) -> Array:
+) -> Float[Array, "*batch n n+1"]:
   r"""Approximate head marginals of a second-order parser.
 
   .. math::

@@ -9,6 +9,8 @@ References:
   arXiv 1902.10505.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax
@@ -24,7 +26,7 @@ from kd_jax.structured._dependency_trees import DependencyTrees
 from kd_jax.structured._generic import Parse
 from kd_jax.structured._holes import close_up, closed_mask, heads_at, put_back, put_back_heads
 from kd_jax.structured._maxent import MaxEnt, log_probs
-from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike, Tree
+from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike, LabelledTree
 
 
 @declare(sentence={"logits": "n L"}, shared={"offsets": "L", "relations": "L"}, scores="logits")
@@ -111,7 +113,7 @@ def tags_of_arcs(log_heads: Array, log_relations: Array, tags: ParsingTags) -> A
   return jnp.where(valid & possible, jax.nn.softmax(joint, axis=-1), 0.0)
 
 
-def tags_of_tree(tree: Tree, tags: ParsingTags) -> tuple[Array, Array]:
+def tags_of_tree(tree: LabelledTree, tags: ParsingTags) -> tuple[Array, Array]:
   """The tag of every token of a gold tree.
 
   Returns:
@@ -129,7 +131,7 @@ def tags_of_tree(tree: Tree, tags: ParsingTags) -> tuple[Array, Array]:
 
 
 @_generic.log_prob.register(ParsingTags)
-def log_prob(tags: ParsingTags, tree: Tree | Parse) -> Array:
+def log_prob(tags: ParsingTags, tree: LabelledTree) -> Array:
   index, known = tags_of_tree(tree, tags)
   logs = jnp.take_along_axis(log_probs(_tokens(tags)), index[..., None], axis=-1)[..., 0]
   return jnp.sum(jnp.where(known, logs, 0.0), axis=-1)

@@ -75,10 +75,10 @@ def _all_trees(scores: Array, single_root: bool) -> Scaled:
       right, left = _inside(weights.map(lambda x: x[:, 1:]))
       root = weights.map(lambda x: x[:, 0])
       by_top = root * left.map(lambda x: x[0, :]) * right.map(lambda x: x[:, -1])
-      return tuple(by_top.sum(axis=0))
+      return by_top.sum(axis=0).parts()
     no_head = jnp.full((1, scores.shape[1]), NEG_INF)  # the root is a node left of all others
     right, _ = _inside(from_log(jnp.concatenate([no_head, scores])))
-    return tuple(right.map(lambda x: x[0, -1]))
+    return right.map(lambda x: x[0, -1]).parts()
 
   return Scaled(*jnp.vectorize(one, signature="(n,m)->(),()")(scores))
 

@@ -4,13 +4,20 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.structured._arcs import as_arcs, shift_rows
-from kd_jax.structured._eisner import choose_best, choose_sample, derive
+from kd_jax.structured._eisner import Choose, choose_best, choose_sample, derive
 from kd_jax.structured._root_token import add_root_token, remove_root_token
 from kd_jax.structured._tree_ranking import cost_exclusions, rank_trees
 from kd_jax.types import EXCLUDED, Array, ArrayLike
 
 
-def _derive(scores, mask, single_root, choose, k, key=None) -> tuple[Array, Array]:
+def _derive(
+  scores: Array,
+  mask: Array,
+  single_root: bool,
+  choose: Choose,
+  k: int,
+  key: Array | None = None,
+) -> tuple[Array, Array]:
   """int32 heads [..., k, n], and bool [..., k]: which derivations exist. Scores [..., n, n+1] are finite."""
   scores, padded = jax.lax.stop_gradient(scores), mask
   if mask.shape[-1] == 0:

@@ -5,7 +5,8 @@ probability to 1e-3. Here both stay: sums and products are taken of mantissas ne
 add up without rounding. Gradients flow through mantissas.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 from kd_jax.types import NEG_INF, Array
 
 
-class Scaled(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scaled:
   """mantissa · e^exponent, of arrays of one shape.
 
   Attributes:
@@ -35,13 +38,16 @@ class Scaled(NamedTuple):
     mine, its = (x.mantissa * jnp.exp(x.exponent - largest) for x in (self, other))
     return _normal(mine + its, largest)
 
-  def map(self, function) -> "Scaled":
+  def map(self, function: Callable[[Array], Array]) -> "Scaled":
     """The same rearrangement of mantissas and exponents."""
     return Scaled(function(self.mantissa), function(self.exponent))
 
   def where(self, condition: Array, other: "Scaled") -> "Scaled":
     """These numbers where a condition holds, elsewhere those of another."""
-    return Scaled(*(jnp.where(condition, a, b) for a, b in zip(self, other, strict=True)))
+    return Scaled(
+      jnp.where(condition, self.mantissa, other.mantissa),
+      jnp.where(condition, self.exponent, other.exponent),
+    )
 
   def sum(self, axis: int, keepdims: bool = False) -> "Scaled":
     """The sum over an axis."""
@@ -52,6 +58,10 @@ class Scaled(NamedTuple):
   def product(self) -> "Scaled":
     """The product of all."""
     return _normal_log(jnp.sum(jnp.log(self.mantissa)), jnp.sum(self.exponent))
+
+  def parts(self) -> tuple[Array, Array]:
+    """The mantissa and the exponent."""
+    return self.mantissa, self.exponent
 
 
 def excluded(shape: tuple[int, ...] = ()) -> Scaled:

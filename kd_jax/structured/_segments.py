@@ -110,4 +110,5 @@ def best_segments(segments: Array) -> tuple[Array, Array, Array, Array]:
   none = jnp.full(segments.shape[:-3], num_tokens, starts.dtype)
   steps = (starts, jnp.moveaxis(label, -1, 0).astype(starts.dtype), position[:-1])
   _, found = jax.lax.scan(back_step, (none, none, none), steps, reverse=True)
-  return best[..., -1], *(jnp.moveaxis(x, 0, -1) for x in found)
+  start, end, kind = (jnp.moveaxis(x, 0, -1) for x in found)
+  return best[..., -1], start, end, kind

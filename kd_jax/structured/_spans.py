@@ -5,10 +5,12 @@ A token outside all spans (O) scores 0. Tags are BIOES, numbered 0 for O and the
 programme.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from kd_jax._checks import as_mask, as_tags
 from kd_jax._numerics import kl_from_log_probs
@@ -95,7 +97,11 @@ def token_scores(spans: SpanScores) -> Array:
   return scores_of_tokens(*spans)
 
 
-def spans_of_tags(tags: ArrayLike, num_labels: int, mask: ArrayLike | None = None) -> Array:
+def spans_of_tags(
+  tags: Int[ArrayLike, "*batch n"],
+  num_labels: int,
+  mask: Bool[ArrayLike, "*batch n"] | None = None,
+) -> Bool[Array, "*batch n n R"]:
   """The well-formed spans of BIOES tags: S, or B, any number of I, and E of one label.
 
   Args:

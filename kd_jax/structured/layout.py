@@ -17,10 +17,11 @@ from kd_jax.structured._declaration import (
   KINDS as KINDS,
   declaration,
   field_names,
+  find_declaration,
   replace,
   static_flags,
 )
-from kd_jax.structured._generic import Structure
+from kd_jax.structured._protocols import AnyStructure, Structure
 from kd_jax.types import Array
 
 
@@ -71,7 +72,7 @@ def _axes(kind: str) -> Mapping[str, tuple[int, ...]]:
   return declaration(KINDS[kind]).sentence
 
 
-def assemble(kind: type, fields: Mapping[str, Any]) -> Structure:
+def assemble(kind: type[Structure], fields: Mapping[str, Any]) -> Structure:
   """A structure from some of its fields; the others are None."""
   flags = declaration(kind).flags
   given = {name: bool(value) if name in flags else value for name, value in fields.items()}
@@ -89,16 +90,16 @@ def pack(scores: Structure, lengths: np.ndarray) -> Ragged:
   kind = type(scores).__name__
   own, shared = split(scores)
   values = {}
-  for name, array in own.items():
-    axes, array = _axes(kind)[name], np.asarray(array)
+  for name, padded in own.items():
+    axes, array = _axes(kind)[name], np.asarray(padded)
     tail = array.shape[1 + len(axes) :]
     parts = [
       row[tuple(slice(length + extra) for extra in axes)].reshape(-1, *tail)
       for row, length in zip(array, lengths, strict=True)
     ]
     values[name] = np.concatenate(parts) if parts else array.reshape(-1, *tail)[:0]
-  shared = {name: np.asarray(array) for name, array in shared.items()} | static_flags(scores)
-  return Ragged(kind, np.asarray(lengths, np.int32), values, shared)
+  common = {name: np.asarray(array) for name, array in shared.items()} | static_flags(scores)
+  return Ragged(kind, np.asarray(lengths, np.int32), values, common)
 
 
 def unpack(ragged: Ragged, length: int) -> Structure:
@@ -119,7 +120,7 @@ def unpack(ragged: Ragged, length: int) -> Structure:
     for row, count in enumerate(ragged.lengths):
       shape = tuple(count + extra for extra in axes)
       size = int(np.prod(shape))
-      where = (row, *(slice(extent) for extent in shape))
+      where: tuple[int | slice, ...] = (row, *map(slice, shape))
       padded[where] = flat[start : start + size].reshape(*shape, *tail)
       start += size
     fields[name] = padded
@@ -156,11 +157,11 @@ def split(scores: Structure) -> tuple[dict[str, Array], dict[str, Array]]:
 
 def has_pairs(scores: Structure | None) -> bool:
   """Whether scores have an entry for each pair of positions, so that they grow with n²."""
-  fields = declaration(scores)
+  fields = find_declaration(scores)
   return fields is not None and any(len(axes) > 1 for axes in fields.sentence.values())
 
 
-def take_rows(scores: Structure, rows: Array) -> Structure:
+def take_rows(scores: AnyStructure, rows: Array) -> AnyStructure:
   """The given sentences of a padded structure [M, n, ...]; what all share stays as it is."""
   own = split(scores)[0] | {"mask": scores.mask}
   return replace(scores, **{name: jnp.asarray(array)[rows] for name, array in own.items()})

@@ -1,6 +1,6 @@
 """Whether a cache is the teacher's: a sample of its rows, recomputed with the live teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -51,6 +51,10 @@ class _Opened(Protocol):
   def manifest(self) -> dict[str, Any]: ...
 
 
+_Compare = Callable[[Any, Any, np.ndarray, int], list["_Difference"]]
+"""(kept outputs, live ones, rows, view) -> the largest error of each array."""
+
+
 def verify(
   cache: _Opened,
   predict: Predict,
@@ -71,7 +75,7 @@ def verify(
   spec = cache.manifest["spec"]
   size = min(sample, spec["num_examples"])
   rows = np.random.default_rng(seed).choice(spec["num_examples"], size=size, replace=False)
-  compare = _compare_arrays if spec.get("structure") is None else _compare_ragged
+  compare: _Compare = _compare_arrays if spec.get("structure") is None else _compare_ragged
   found = [
     (view, difference)
     for view in range(spec["views"])
@@ -127,6 +131,7 @@ def _difference(kept: np.ndarray, live: np.ndarray, row_of: np.ndarray) -> _Diff
 
 def _relative_tolerance(dtype: str) -> float:
   """How far recomputed values may be from a cache's, relative to the largest."""
-  exact = jax.config.jax_default_matmul_precision in _EXACT
+  config: Any = jax.config  # older versions of jax do not annotate its options
+  exact = config.jax_default_matmul_precision in _EXACT
   products = 0.0 if exact else _PRODUCTS.get(jax.default_backend(), 0.0)
   return _ROUNDING[dtype] + products

@@ -133,7 +133,8 @@ def open_cache(directory: str | os.PathLike, expected: CacheSpec) -> Cache:
   directory = pathlib.Path(directory)
   manifest = open_manifest(directory, expected)
   chunks = _read_chunks(directory, manifest["chunks"])
-  outputs = (_assemble if expected.structure is None else _joined)(chunks, expected)
+  kind = expected.structure
+  outputs = _assemble(chunks, expected) if kind is None else _joined(chunks, kind)
   return Cache(outputs, manifest, manifest["digest"])
 
 
@@ -157,7 +158,8 @@ def _read_chunks(directory: pathlib.Path, digests: list[str]) -> Iterator[dict[s
 
 def _assemble(chunks: Iterator[dict[str, np.ndarray]], spec: CacheSpec) -> Outputs:
   """Arrays of all rows, into which each chunk is copied as it is read: the host holds one chunk besides."""
-  arrays, done = {}, 0
+  arrays: dict[str, Any] = {}
+  done = 0
   for chunk in chunks:
     for name, part in chunk.items():
       if name not in arrays:
@@ -167,13 +169,13 @@ def _assemble(chunks: Iterator[dict[str, np.ndarray]], spec: CacheSpec) -> Outpu
   return Outputs(**arrays) if spec.top_k is None else Outputs(top_k=TopK(**arrays))
 
 
-def _joined(chunks: Iterator[dict[str, np.ndarray]], spec: CacheSpec) -> layout.Ragged:
-  return layout.join([_as_ragged(chunk, spec.structure) for chunk in chunks])
+def _joined(chunks: Iterator[dict[str, np.ndarray]], kind: str) -> layout.Ragged:
+  return layout.join([_as_ragged(chunk, kind) for chunk in chunks])
 
 
 def _as_ragged(chunk: dict[str, np.ndarray], kind: str) -> layout.Ragged:
   """A chunk as read back: arrays by dotted path."""
-  fields = {"values": {}, "shared": {}}
+  fields: dict[str, dict[str, np.ndarray]] = {"values": {}, "shared": {}}
   for path, array in chunk.items():
     group, _, name = path.partition(".")
     if name:
@@ -200,7 +202,7 @@ def check_cache(directory: str | os.PathLike) -> dict[str, Any]:
   return manifest
 
 
-def _narrowed(outputs, spec: CacheSpec, rows: np.ndarray, view: int) -> dict[str, Any]:
+def _narrowed(outputs: Any, spec: CacheSpec, rows: np.ndarray, view: int) -> dict[str, Any]:
   """What a chunk holds of the teacher's outputs on some rows; what sentences share stays float32."""
   if spec.structure is None:
     return {name: _narrow(x, name, spec, rows, view) for name, x in outputs.items()}

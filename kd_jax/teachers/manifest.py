@@ -8,7 +8,7 @@ from typing import Any
 
 from kd_jax.checkpoints import digest_json
 from kd_jax.data.augmentation import Augmentation, describe, num_distinct_views
-from kd_jax.data.examples import Examples
+from kd_jax.data.examples import Classified, Examples
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -98,6 +98,10 @@ def make_spec(
     raise ValueError(
       f"views must be between 1 and the augmentation's {distinct} distinct views, got {views}"
     )
+  if num_classes is None:
+    if not isinstance(dataset, Classified):
+      raise ValueError(f"{dataset.name} has no num_classes: give the number of its tags")
+    num_classes = dataset.num_classes
   return CacheSpec(
     teacher=teacher_digest,
     teacher_model=json.loads(json.dumps(teacher_model)),
@@ -106,7 +110,7 @@ def make_spec(
     split=dataset.split,
     fingerprint=dataset.fingerprint,
     num_examples=len(dataset),
-    num_classes=dataset.num_classes if num_classes is None else num_classes,
+    num_classes=num_classes,
     augmentation=describe(augmentation),
     views=views,
     **options,

@@ -7,7 +7,7 @@ what they make of the rows that come back.
 import collections
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -132,7 +132,7 @@ def _fields(outputs: Outputs, *, fields: tuple[str, ...]) -> tuple[dict[str, Arr
   return {name: _stacked(name, getattr(outputs, name)) for name in fields}, ()
 
 
-def _stacked(name: str, value) -> Array:
+def _stacked(name: str, value: Any) -> Array:
   if value is None or (isinstance(value, tuple) and not value):
     raise ValueError(f"the teacher has no {name}")
   if isinstance(value, tuple) and len({x.shape for x in value}) > 1:
@@ -141,7 +141,7 @@ def _stacked(name: str, value) -> Array:
 
 
 def _top_k(outputs: Outputs, *, k: int, temperature: float) -> tuple[dict[str, Array], tuple]:
-  logits = outputs.logits.astype(jnp.float32)
+  logits = _stacked("logits", outputs.logits)
   return top_k_targets(logits, k, temperature=temperature)._asdict(), ()
 
 
@@ -202,7 +202,8 @@ def rows_reader(
 
   def read(rows: np.ndarray, view: int, batch_size: int) -> Iterator[Part]:
     for index, positions, places in find(rows):
-      waiting, found = collections.deque(), []
+      waiting: collections.deque[parallel.Pieces] = collections.deque()
+      found: list[PyTree] = []
       for pieces in loop.pieces(held, index, batch_size, positions, None if plain else view):
         waiting.append(pieces)
         if len(waiting) > _AHEAD:
@@ -231,7 +232,7 @@ def _said(
 ) -> tuple[PyTree, PyTree]:
   """A function of the outputs on a batch; what each example has is gathered from all devices."""
   inputs = inputs_of(data, batch.rows, augmentation, batch.view)
-  own, shared = function(model.apply(variables, inputs, train=False))
+  own, shared = function(cast(Outputs, model.apply(variables, inputs, train=False)))
   return parallel.gather_batch(own), shared
 
 

@@ -70,7 +70,10 @@ def plan_epoch(
     ValueError: images that do not fill a batch, or no labelled example.
   """
   some = labelled_only and any(bucket.labelled is not None for bucket in buckets)
-  chosen = [np.flatnonzero(b.labelled) if some else np.arange(len(b.rows)) for b in buckets]
+  chosen = [
+    np.arange(len(b.rows)) if b.labelled is None or not some else np.flatnonzero(b.labelled)
+    for b in buckets
+  ]
   whole, steps = _is_whole(buckets), steps_per_epoch(buckets, batch_size)
   _refuse_too_few(sum(map(len, chosen)), batch_size if whole else 1, batch_size, some)
   stretches: list[Stretch] = []
@@ -124,8 +127,8 @@ def _one_pass(
       continue
     # Slots of the batches, the last ones empty; each seed fills them in an order of its own.
     slots, mask = rows_in_order(len(own), batch_size)
-    orders = [np.random.default_rng((seed, epoch, index, *number)) for seed in seeds]
-    orders = np.stack([own[rng.permutation(len(own))] for rng in orders], axis=1)  # [M, K]
+    generators = [np.random.default_rng((seed, epoch, index, *number)) for seed in seeds]
+    orders = np.stack([own[rng.permutation(len(own))] for rng in generators], axis=1)  # [M, K]
     count = len(own) // batch_size if whole else len(slots)
     for step in range(count):
       rows = orders[slots[step : step + 1]].transpose(0, 2, 1).astype(np.int32)
@@ -151,8 +154,8 @@ def view_of(seed: ArrayLike, epoch: ArrayLike, views: int) -> Array:
   stride = max(1, round(0.618 * views))
   while math.gcd(stride, views) > 1:
     stride += 1
-  first = jnp.asarray(seed % views * stride % views, jnp.int32)
-  return (epoch + first) % views
+  first = jnp.remainder(jnp.remainder(seed, views) * stride, views).astype(jnp.int32)
+  return jnp.remainder(epoch + first, views)
 
 
 def share_of_examples(plan: Sequence[Stretch]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from kd_jax import metrics
 from kd_jax.losses.reductions import masked_sum_and_count
 from kd_jax.structured import Parse, argmax
-from kd_jax.types import Array, Outputs, PyTree
+from kd_jax.types import AnyArray, Array, Outputs, PyTree
 
 Pairs = dict[str, metrics.Pair]
 
@@ -29,17 +29,25 @@ class Evaluation(NamedTuple):
   """
 
   select: str
-  metrics: Callable[[Outputs, PyTree, Array | None, PyTree], Pairs]
+  metrics: Callable[[Outputs, PyTree, AnyArray | None, PyTree], Pairs]
   predictions: Callable[[Outputs], PyTree]
-  training: Callable[[Outputs, PyTree, Array | None], Pairs] = lambda outputs, labels, mask: {}
+  training: Callable[[Outputs, PyTree, AnyArray | None], Pairs] = lambda outputs, labels, mask: {}
   whole: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
 
 
-def _classification(outputs: Outputs, labels, mask, teacher) -> Pairs:
-  return metrics.classification(outputs.logits, labels, mask, teacher)
+def _logits(outputs: Outputs) -> AnyArray:
+  if outputs.logits is None:
+    raise ValueError("the network gives no logits: use an evaluation of its structures")
+  return outputs.logits
 
 
-def _tagging(outputs: Outputs, labels, mask, teacher) -> Pairs:
+def _classification(
+  outputs: Outputs, labels: PyTree, mask: AnyArray | None, teacher: PyTree
+) -> Pairs:
+  return metrics.classification(_logits(outputs), labels, mask, teacher)
+
+
+def _tagging(outputs: Outputs, labels: PyTree, mask: AnyArray | None, teacher: PyTree) -> Pairs:
   tags, valid = argmax(outputs.scores), _valid(outputs, mask)
   pairs = metrics.span_f1(tags, labels, valid)
   pairs["token_accuracy"] = metrics.token_accuracy(tags, labels, valid)
@@ -48,7 +56,7 @@ def _tagging(outputs: Outputs, labels, mask, teacher) -> Pairs:
   return pairs
 
 
-def _parsing(outputs: Outputs, labels, mask, teacher) -> Pairs:
+def _parsing(outputs: Outputs, labels: PyTree, mask: AnyArray | None, teacher: PyTree) -> Pairs:
   tree, valid = argmax(outputs.scores), _valid(outputs, mask)
   pairs = metrics.attachment_scores(tree.heads, tree.relations, labels, valid)
   if teacher is not None:
@@ -57,7 +65,7 @@ def _parsing(outputs: Outputs, labels, mask, teacher) -> Pairs:
   return pairs
 
 
-def _valid(outputs: Outputs, mask: Array | None) -> Array:
+def _valid(outputs: Outputs, mask: AnyArray | None) -> Array:
   """[B, n] tokens of examples that count."""
   tokens = outputs.scores.mask
   return tokens if mask is None else tokens & (mask[:, None] > 0)
@@ -66,9 +74,9 @@ def _valid(outputs: Outputs, mask: Array | None) -> Array:
 CLASSIFICATION = Evaluation(
   select="accuracy",
   metrics=_classification,
-  predictions=lambda outputs: outputs.logits,
+  predictions=_logits,
   training=lambda outputs, labels, mask: {
-    "accuracy": metrics.accuracy(outputs.logits, labels, mask)
+    "accuracy": metrics.accuracy(_logits(outputs), labels, mask)
   },
 )
 """Images: accuracy; calibration, and agreement with the teacher beside it."""
@@ -94,25 +102,25 @@ def texts(kind: str, *, regression: bool = False) -> Evaluation:
   """
   compute = metrics.text_metrics(kind)
 
-  def compared(outputs: Outputs, labels, mask, teacher) -> Pairs:
+  def compared(outputs: Outputs, labels: PyTree, mask: AnyArray | None, teacher: PyTree) -> Pairs:
     del labels
     if teacher is None:
       return {}
     if regression:
-      error = jnp.square(outputs.logits[:, 0] - teacher[:, 0])
+      error = jnp.square(_logits(outputs)[:, 0] - teacher[:, 0])
       return {"squared_difference_to_teacher": masked_sum_and_count(error, mask)}
     return {
-      "agreement": metrics.agreement(outputs.logits, teacher, mask),
-      "kl_to_teacher": metrics.kl_to_teacher(outputs.logits, teacher, mask),
+      "agreement": metrics.agreement(_logits(outputs), teacher, mask),
+      "kl_to_teacher": metrics.kl_to_teacher(_logits(outputs), teacher, mask),
     }
 
-  def training(outputs: Outputs, labels, mask) -> Pairs:
-    return {} if regression else {"accuracy": metrics.accuracy(outputs.logits, labels, mask)}
+  def training(outputs: Outputs, labels: PyTree, mask: AnyArray | None) -> Pairs:
+    return {} if regression else {"accuracy": metrics.accuracy(_logits(outputs), labels, mask)}
 
   return Evaluation(
     select=metrics.TEXT_METRICS[kind][0],
     metrics=compared,
-    predictions=lambda outputs: outputs.logits,
+    predictions=_logits,
     training=training,
     whole=compute,
   )

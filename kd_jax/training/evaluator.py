@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ from kd_jax import metrics, parallel
 from kd_jax._reading import BucketLoop, DeviceData, StepBatch, over_seeds, take
 from kd_jax.data.examples import Bucket, Examples
 from kd_jax.training.evaluation import CLASSIFICATION, Evaluation, Pairs
-from kd_jax.types import PyTree
+from kd_jax.types import Outputs, PyTree
 
 
 def make_evaluator(
@@ -59,7 +60,7 @@ def make_evaluator(
     found = metrics.totals([pairs for pairs, _ in results])
     if evaluation.whole is not None:
       said = [predictions for _, predictions in results]
-      found |= _of_the_whole(evaluation, buckets, said)
+      found |= _of_the_whole(evaluation.whole, buckets, said)
     return found
 
   return evaluate
@@ -88,8 +89,8 @@ def evaluation_step(
   compared = bool(jax.tree.leaves(data.teacher))
   teacher = take(data.teacher, batch.rows) if compared else None
 
-  def one(variables: PyTree):
-    outputs = model.apply(variables, take(data.inputs, batch.rows), train=False)
+  def one(variables: PyTree) -> tuple[Pairs, PyTree]:
+    outputs = cast(Outputs, model.apply(variables, take(data.inputs, batch.rows), train=False))
     pairs = evaluation.metrics(outputs, take(data.labels, batch.rows), batch.mask, teacher)
     return pairs, () if evaluation.whole is None else evaluation.predictions(outputs)
 
@@ -98,7 +99,9 @@ def evaluation_step(
 
 
 def _of_the_whole(
-  evaluation: Evaluation, buckets: Sequence[Bucket], said: list[np.ndarray]
+  whole: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+  buckets: Sequence[Bucket],
+  said: list[np.ndarray],
 ) -> dict[str, np.ndarray]:
   """Metrics [K] of all predictions; said: of each bucket, [steps, K, B, ...] with the last batch filled up."""
   labels = np.concatenate([bucket.labels for bucket in buckets])
@@ -106,5 +109,5 @@ def _of_the_whole(
   seeds = [
     np.concatenate(list(x), axis=1)[:, : len(b.rows)] for x, b in zip(said, buckets, strict=True)
   ]
-  per_seed = [evaluation.whole(seed, labels) for seed in np.concatenate(seeds, axis=1)]
+  per_seed = [whole(seed, labels) for seed in np.concatenate(seeds, axis=1)]
   return {name: np.array([found[name] for found in per_seed]) for name in per_seed[0]}
