@@ -174,7 +174,7 @@ class _Scaled:
   offset: float
 
   def __call__(self, step: ArrayLike) -> Array:
-    return self.offset + self.factor * self.schedule(step)
+    return self.offset + self.factor * jnp.asarray(self.schedule(step))
 
 
 def teacher_annealing(rate: float) -> Schedule:

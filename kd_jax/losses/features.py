@@ -25,7 +25,8 @@ def _pair(
     teacher = jax.lax.stop_gradient(teacher)
   if mask is None:
     return student, teacher
-  return tuple(jnp.where(broadcast_mask(mask, x.shape), x, 0.0) for x in (student, teacher))
+  counted = (broadcast_mask(mask, x.shape) for x in (student, teacher))
+  return jnp.where(next(counted), student, 0.0), jnp.where(next(counted), teacher, 0.0)
 
 
 def fitnet_loss(

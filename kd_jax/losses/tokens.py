@@ -20,7 +20,7 @@ from kd_jax.losses.reductions import masked_mean
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
 
-def _token_mask(mask: ArrayLike | None, shape: tuple[int, int]) -> Array:
+def _token_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> Array:
   """The mask as bool [B, n]; all True where there is none."""
   return broadcast_mask(True if mask is None else mask, shape)
 
@@ -198,13 +198,13 @@ def attention_loss(
     >>> kd_jax.attention_loss(0 * ones, ones, ones, ones).tolist()
     [4.0]
   """
-  given = {
+  arguments: dict[str, ArrayLike] = {
     "student_queries": student_queries,
     "student_keys": student_keys,
     "teacher_queries": teacher_queries,
     "teacher_keys": teacher_keys,
   }
-  given = {name: as_float32(name, states) for name, states in given.items()}
+  given = {name: as_float32(name, states) for name, states in arguments.items()}
   student, keys, teacher, other_keys = (states.shape for states in given.values())
   if len(student) != 4 or student != keys or teacher != other_keys or student[:3] != teacher[:3]:
     shapes = ", ".join(f"{name} {states.shape}" for name, states in given.items())

@@ -182,7 +182,7 @@ def universal_kd(
   title = "Universal-KD" + (", attention on losses" if on_losses else "")
   if label_phase:
     equation += f"; II: {target.label_equation}"
-    phases = _then_labels(target, budget, terms, distil_epochs, phase1, phase2)
+    phases: tuple[Phase, ...] = _then_labels(target, budget, terms, distil_epochs, phase1, phase2)
   elif distil_epochs is None and phase2 == UNCHANGED:
     title += ", without phase II"
     phases = (Phase("distil", terms, budget.epochs, phase1.applied_to(budget.optimizer)),)

@@ -1,6 +1,7 @@
 """Distillation methods on final outputs, each a function that returns a `Recipe`."""
 
 import dataclasses
+from collections.abc import Callable
 
 from kd_jax import schedules
 from kd_jax._checks import check_temperature
@@ -15,7 +16,7 @@ from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
 from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
 from kd_jax.recipes.registry import register
 from kd_jax.recipes.targets import LOGITS, Classes, Number, Target
-from kd_jax.types import Schedule
+from kd_jax.types import Array, Schedule
 
 
 @register("images", "texts", "sentences")
@@ -322,7 +323,9 @@ def reverse_kl(
   return _divergence(
     target,
     budget,
-    Term("reverse_kl", reverse_kl_loss, LOGITS, {"temperature": temperature}, soft_weight),
+    reverse_kl_loss,
+    temperature,
+    soft_weight,
     name="reverse_kl",
     title="reverse KL",
     equation=f"(1 - w) {target.label_equation} + w KL(softmax(z_s/T) || softmax(z_t/T))",
@@ -349,7 +352,9 @@ def jensen_shannon(
   return _divergence(
     target,
     budget,
-    Term("jensen_shannon", jensen_shannon_loss, LOGITS, {"temperature": temperature}, soft_weight),
+    jensen_shannon_loss,
+    temperature,
+    soft_weight,
     name="jensen_shannon",
     title="Jensen-Shannon",
     equation=f"(1 - w) {target.label_equation} + w JS(softmax(z_t/T), softmax(z_s/T))",
@@ -357,12 +362,25 @@ def jensen_shannon(
   )
 
 
-def _divergence(target: Classes, budget: Budget, soft: Term, **words: str) -> Recipe:
-  weight = soft.weight_at(0)
+def _divergence(
+  target: Classes,
+  budget: Budget,
+  loss: Callable[..., Array],
+  temperature: float,
+  weight: float,
+  *,
+  name: str,
+  title: str,
+  equation: str,
+  reference: str,
+) -> Recipe:
+  """The labels and a divergence of the distributions at a temperature."""
   if not 0 <= weight <= 1:
     raise ValueError(f"soft_weight must be in [0, 1], got {weight}")
-  check_temperature(soft.options["temperature"])
-  return _one_phase(budget, (target.label_term(1.0 - weight), soft), **words)
+  check_temperature(temperature)
+  soft = Term(name, loss, LOGITS, {"temperature": temperature}, weight)
+  terms = (target.label_term(1.0 - weight), soft)
+  return _one_phase(budget, terms, name=name, title=title, equation=equation, reference=reference)
 
 
 def _check_classes(target: Target, name: str) -> None:
@@ -373,8 +391,17 @@ def _check_classes(target: Target, name: str) -> None:
     )
 
 
-def _one_phase(budget: Budget, terms: tuple[Term, ...], **words: str) -> Recipe:
-  return Recipe(phases=(Phase("distil", terms, budget.epochs, budget.optimizer),), **words)
+def _one_phase(
+  budget: Budget,
+  terms: tuple[Term, ...],
+  *,
+  name: str,
+  title: str,
+  equation: str,
+  reference: str,
+) -> Recipe:
+  phase = Phase("distil", terms, budget.epochs, budget.optimizer)
+  return Recipe(name, title, equation, reference, (phase,))
 
 
 def _annealed_equation(target: Classes | Number) -> str:

@@ -57,7 +57,8 @@ class Term:
   head: nn.Module | None = None
 
   def __post_init__(self):
-    if isinstance(self.of, str) or not isinstance(self.of, Sequence) or not self.of:
+    given: Any = self.of
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
       raise ValueError(
         f"term {self.name!r}: `of` is a tuple of names, such as ('student.logits', 'batch.labels'), got "
         f"{self.of!r}"

@@ -23,7 +23,15 @@ from kd_jax.recipes.targets import SCORES, Structures
 
 
 def _annealed(
-  target: Structures, budget: Budget, terms: tuple[Term, ...], anneal: float | None, **words: str
+  target: Structures,
+  budget: Budget,
+  terms: tuple[Term, ...],
+  anneal: float | None,
+  *,
+  name: str,
+  title: str,
+  equation: str,
+  reference: str,
 ) -> Recipe:
   """One phase: the terms, each weighted by lambda, and the labels by what is left."""
   rate = 100 / budget.epochs if anneal is None else anneal
@@ -31,7 +39,7 @@ def _annealed(
   rest = schedules.scaled_schedule(weight, -1.0, offset=1.0)
   objective = tuple(dataclasses.replace(term, weight=weight) for term in terms)
   phase = Phase("distil", (*objective, target.label_term(rest)), budget.epochs, budget.optimizer)
-  return Recipe(phases=(phase,), **words)
+  return Recipe(name, title, equation, reference, (phase,))
 
 
 @register("sentences")

@@ -167,7 +167,7 @@ def take_rows(scores: AnyStructure, rows: Array) -> AnyStructure:
   return replace(scores, **{name: jnp.asarray(array)[rows] for name, array in own.items()})
 
 
-def check(scores: Structure, rows: int, length: int) -> None:
+def check(scores: Structure, rows: int, length: int | None) -> None:
   """Refuses a padded structure that is not of so many sentences and positions.
 
   Raises:

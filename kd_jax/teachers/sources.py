@@ -6,7 +6,7 @@ method gives the teacher's `Outputs` for some examples.
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import overload
+from typing import cast, overload
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.data.examples import Bucket
-from kd_jax.structured import layout
+from kd_jax.structured import Structure, layout
 from kd_jax.types import ArrayLike, Outputs, PyTree
 
 
@@ -34,7 +34,7 @@ class CachedTeacher:
     """What is kept of some rows [B] under a view; the inputs are not read."""
     del inputs
     if self.kept.scores is not None:
-      return Outputs(scores=layout.take_rows(self.kept.scores, rows))
+      return Outputs(scores=layout.take_rows(self.kept.scores, jnp.asarray(rows)))
     found = jax.tree.map(lambda x: x[rows, view], self.kept)
     if not isinstance(found.layers, tuple):
       found = found._replace(layers=tuple(jnp.unstack(found.layers, axis=1)))
@@ -57,7 +57,8 @@ class LiveTeacher:
   def outputs(self, rows: ArrayLike, inputs: PyTree, view: ArrayLike) -> Outputs:
     """What the network says of the inputs [B, ...]; rows and view are not read."""
     del rows, view
-    return self.model.apply(self.variables, inputs, train=False)
+    outputs = self.model.apply(self.variables, inputs, train=False)
+    return cast(Outputs, outputs)
 
 
 Teacher = LiveTeacher | Sequence[CachedTeacher]
@@ -105,7 +106,7 @@ def cached_teacher(outputs: Outputs, buckets: Sequence[Bucket] | None = None) ->
   return CachedBuckets(outputs, rows)
 
 
-def cached_structures(buckets: Sequence[layout.Structure]) -> tuple[CachedTeacher, ...]:
+def cached_structures(buckets: Sequence[Structure]) -> tuple[CachedTeacher, ...]:
   """A teacher of sequences: its scores for each bucket of the data set, in the bucket's order and length."""
   return tuple(CachedTeacher(Outputs(scores=scores)) for scores in buckets)
 
@@ -115,7 +116,7 @@ def live_teacher(model: nn.Module, variables: PyTree) -> LiveTeacher:
   return LiveTeacher(variables, model)
 
 
-def reading(teacher: Teacher, fields: Collection[str]) -> Teacher:
+def reading(teacher: Sequence[CachedTeacher], fields: Collection[str]) -> Sequence[CachedTeacher]:
   """The same teacher without the cached fields of `Outputs` that nothing reads."""
   if not isinstance(teacher, CachedBuckets):
     return teacher

@@ -26,7 +26,7 @@ from kd_jax.training.task import (
   begin_phase as begin_phase,
   fresh_variables as fresh_variables,
 )
-from kd_jax.types import PyTree
+from kd_jax.types import ArrayLike, PyTree
 
 
 class NonFiniteError(FloatingPointError):
@@ -188,8 +188,11 @@ def _on_devices(
   task: Task, phase: Phase, teacher: Teacher | None, epochs_before: int
 ) -> list[DeviceData]:
   """The data of each bucket; what they share, a live teacher's weights above all, is there once."""
-  whole = teacher if isinstance(teacher, LiveTeacher) else None
-  parts = None if whole is teacher else sources.reading(teacher, phase.reads)
+  whole, parts = None, None
+  if isinstance(teacher, LiveTeacher):
+    whole = teacher
+  elif teacher is not None:
+    parts = sources.reading(teacher, phase.reads)
   seeds, before, whole = parallel.replicate(
     (np.asarray(task.seeds, np.uint32), np.int32(epochs_before), whole)
   )
@@ -291,7 +294,7 @@ def _record(
     metric=task.evaluation.select,
     validation=tuple(float(value) for value in score),
     schedules=schedule_values(phase, done),
-    learning_rate=float(rate(done * task.steps_per_epoch)),
+    learning_rate=_number(rate(done * task.steps_per_epoch)),
     seconds=seconds,
   )
 
@@ -301,12 +304,16 @@ def schedule_values(phase: Phase, epoch: float) -> dict[str, float]:
   values = {}
   for term in phase.objective:
     if callable(term.weight):
-      values[f"{term.name}_weight"] = float(term.weight(epoch))
+      values[f"{term.name}_weight"] = _number(term.weight(epoch))
     for name, option in term.options.items():
       if callable(option):
-        values[name] = float(option(epoch))
+        values[name] = _number(option(epoch))
   return values
 
 
-def _means(values: np.ndarray, filled: float = 1.0) -> tuple[float, ...]:
-  return tuple(float(v) / filled for v in values.astype(np.float64).mean(axis=0))
+def _number(value: ArrayLike) -> float:
+  return float(np.asarray(value))
+
+
+def _means(values: ArrayLike, filled: float = 1.0) -> tuple[float, ...]:
+  return tuple(float(v) / filled for v in np.asarray(values, np.float64).mean(axis=0))

@@ -1,5 +1,7 @@
 """The loss of one device's share of a batch: the weighted terms of a phase's objective."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +17,7 @@ def epoch_at(step: ArrayLike, steps_per_epoch: int) -> Array:
   Whole epochs are divided as integers: XLA may turn a float division into a multiplication whose result
   falls just below a whole number, and a temperature would change a step late.
   """
+  step = jnp.asarray(step)
   return step // steps_per_epoch + (step % steps_per_epoch) / steps_per_epoch
 
 
@@ -42,11 +45,11 @@ def objective(
     ValueError: a term on labels that is not one value, or row of values, for each example.
   """
   examples = jax.tree.leaves(batch.labels)[0].shape[:1]
-  loss, shares = 0.0, {}
+  loss, shares = jnp.float32(0), {}
   for term in terms:
     seen = student
     if term.head is not None:
-      seen = term.head.apply({"params": heads[term.name]}, student)
+      seen = cast(Outputs, term.head.apply({"params": heads[term.name]}, student))
     values = term.loss_at(seen, teacher, batch, epoch)
     if batch.labelled is not None and term.reads_labels:
       shares[term.name] = _share_of_labelled_mean(term.name, values, batch)
@@ -55,19 +58,20 @@ def objective(
       mask = None if term.takes_mask or values.shape[:1] != examples else batch.mask
       total, _ = masked_sum_and_count(values, mask)
       shares[term.name] = total / parallel.sum_over_devices(jnp.float32(values.size))
-    loss += term.weight_at(epoch) * shares[term.name]
+    loss += jnp.asarray(term.weight_at(epoch)) * shares[term.name]
   return loss, shares
 
 
 def _share_of_labelled_mean(name: str, values: Array, batch: Batch) -> Array:
   """A device's share of the mean over the labelled examples, times how full the global batch is."""
-  size = len(batch.labelled)
+  counted = labelled_examples(batch)
+  assert counted is not None
+  size = len(counted)
   if values.shape[:1] != (size,):
     raise ValueError(
       f"term {name!r} reads labels and must give a value for each of {size} examples, got {values.shape}: "
       "some examples have no label"
     )
-  counted = labelled_examples(batch)
   total, _ = masked_sum_and_count(values, counted)
   filled = jnp.float32(size) if batch.mask is None else jnp.sum(batch.mask, dtype=jnp.float32)
   sums = (jnp.sum(counted, dtype=jnp.float32), filled, jnp.float32(size))
@@ -77,6 +81,8 @@ def _share_of_labelled_mean(name: str, values: Array, batch: Batch) -> Array:
 
 def labelled_examples(batch: Batch) -> Array | None:
   """[B] which rows of a batch are examples with a label; None if all are."""
+  filled = None if batch.mask is None else jnp.asarray(batch.mask)
   if batch.labelled is None:
-    return batch.mask
-  return batch.labelled if batch.mask is None else batch.labelled & (batch.mask > 0)
+    return filled
+  labelled = jnp.asarray(batch.labelled)
+  return labelled if filled is None else labelled & (filled > 0)

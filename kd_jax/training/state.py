@@ -12,19 +12,19 @@ import optax
 
 from kd_jax import _programs as programs
 from kd_jax.recipes.parts import Phase
-from kd_jax.types import AUXILIARY as AUXILIARY, ArrayLike, PyTree
+from kd_jax.types import AUXILIARY as AUXILIARY, AnyArray, PyTree
 
 
 class TrainState(NamedTuple):
   """What a train step changes.
 
   Attributes:
-    step: [K] int32, from 0 in each phase.
+    step: [K] int32, from 0 in each phase; () of a finished phase.
     variables: the network's "params" and, where it has them, "batch_stats".
     opt_state: of the optimiser.
   """
 
-  step: ArrayLike
+  step: PyTree
   variables: PyTree
   opt_state: PyTree
 
@@ -41,8 +41,8 @@ class LoopState(NamedTuple):
 
   train: TrainState
   best: PyTree
-  best_score: ArrayLike
-  best_epoch: ArrayLike
+  best_score: AnyArray
+  best_epoch: AnyArray
 
 
 def init_variables(
@@ -90,24 +90,24 @@ def _overlaid(fresh: PyTree, initial: PyTree, path: str) -> PyTree:
   }
 
 
-def init_heads(model: nn.Module, phase: Phase, variables: PyTree, inputs: PyTree, seeds) -> PyTree:
+def init_heads(
+  model: nn.Module, phase: Phase, variables: PyTree, inputs: PyTree, seeds: Sequence[int]
+) -> PyTree:
   """Fresh parameters [K, ...] of a phase's heads, by term; {} where it has none.
 
   They follow from (seed, phase, term).
   """
-  terms = [term for term in phase.objective if term.head is not None]
-  if not terms:
+  modules = {term.name: term.head for term in phase.objective if term.head is not None}
+  if not modules:
     return {}
   one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), variables)
   outputs = jax.eval_shape(lambda v: model.apply(v, inputs, train=False), one)
   example = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), outputs)
   heads = {}
-  for term in terms:
-    number = zlib.crc32(f"{phase.name}/{term.name}".encode())
-
-    init = programs.kept(("heads", term.head), functools.partial(_init_program, term.head))
-    numbers = np.asarray(seeds, np.uint32), np.uint32(number)
-    heads[term.name] = jax.device_get(init(*numbers, example))
+  for name, module in modules.items():
+    number = zlib.crc32(f"{phase.name}/{name}".encode())
+    init = programs.kept(("heads", module), functools.partial(_init_program, module))
+    heads[name] = jax.device_get(init(np.asarray(seeds, np.uint32), np.uint32(number), example))
   return heads
 
 

@@ -118,7 +118,7 @@ def _share_of_loss(
   batch: Batch,
   teacher: Outputs,
   noise: Array,
-):
+) -> tuple[Array, tuple[PyTree, dict[str, Array], dict[str, Pair]]]:
   """A device's share of the loss, and (updated statistics, terms, metrics)."""
   statistics = {name: v for name, v in state.variables.items() if name != "params"}
   outputs, updates = program.model.apply(
