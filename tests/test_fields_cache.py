@@ -231,7 +231,6 @@ def test_outputs_that_cannot_be_kept_are_refused(options, message):
   [
     ({"pseudo_classifiers": False}, FIELDS, "the teacher has no layer_logits"),
     ({"widths": ()}, ("layers",), "the teacher has no layers"),
-    ({"widths": (5, 4)}, ("layers",), r"layers are of several shapes: \[\(5,\), \(4,\)\]"),
   ],
 )
 def test_fields_that_a_network_lacks_are_refused(changes, fields, message):
@@ -240,6 +239,23 @@ def test_fields_that_a_network_lacks_are_refused(changes, fields, message):
   with pytest.raises(ValueError, match=message) as refused:
     predict(np.arange(3), 0, 8)
   assert "\n" not in str(refused.value)
+
+
+def test_layers_of_several_shapes_are_kept_one_by_one(tmp_path):
+  model = texts.Network(widths=(5, 4, 4), pseudo_classifiers=False)
+  variables = texts.variables(model, DATA)
+  predict = predicting.fields_predictor(model, variables, DATA, ("logits", "layers"))
+  fill(tmp_path, spec(("logits", "layers")), predict)
+  cache = open_cache(tmp_path, spec(("logits", "layers")))
+  said = texts.said(model, variables, DATA)
+  assert [layer.shape for layer in cache.outputs.layers] == [(17, 1, 5), (17, 1, 4), (17, 1, 4)]
+  for found, expected in zip(cache.outputs.layers, said.layers, strict=True):
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=1e-5)
+  assert teacher_cache.verify(cache, predict, sample=5, batch_size=8).agrees
+  # A training step reads a tuple of layers, as from the live teacher.
+  (bucket, *_) = cached_teacher(cache.outputs, DATA.buckets)
+  layers = bucket.outputs(np.array([0, 1]), None, 0).layers
+  assert [layer.shape for layer in layers] == [(2, 5), (2, 4), (2, 4)]
 
 
 def test_outputs_that_are_not_finite_are_refused_by_name(predict, tmp_path):

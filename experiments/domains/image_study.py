@@ -42,12 +42,23 @@ class ImageStudy(Study):
   """Methods to compare, in the order of the tables."""
   cache_top_k: int | None = None
   """Keep only the K likeliest classes and the tail; for soft targets at the temperature of `kd`."""
+  cache_outputs: tuple[str, ...] = ("logits",)
+  """What the teacher's cache keeps: logits, and layers for methods that read feature maps. Maps are large: with
+  many images or views, use live_teacher instead."""
   settings: Annotated[MethodSettings, tyro.conf.arg(name="")] = dataclasses.field(
     default_factory=MethodSettings
   )
   """Of each method."""
   official_examples: Annotated[int, tyro.conf.Suppress] = 0
   """How many training examples, held-out ones included, the paper's data set has."""
+
+  def __post_init__(self):
+    super().__post_init__()
+    known = ("logits", "layers")
+    if set(self.cache_outputs) - set(known) or "logits" not in self.cache_outputs:
+      raise ValueError(
+        f"cache_outputs must be logits, or logits and layers, got {list(self.cache_outputs)}"
+      )
 
   def shrunk(self) -> "ImageStudy":
     def small(spec: ModelSpec) -> ModelSpec:

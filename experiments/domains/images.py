@@ -126,7 +126,7 @@ def _seen(study: ImageStudy, data: Data[library.Dataset], outputs: Outputs) -> O
   if study.live_teacher:
     return outputs
   if study.cache_top_k is None:
-    return Outputs(logits=outputs.logits)
+    return Outputs(**{name: getattr(outputs, name) for name in study.cache_outputs})
   return Outputs(
     top_k=jax.eval_shape(lambda logits: top_k_targets(logits, study.cache_top_k), outputs.logits)
   )
@@ -175,13 +175,16 @@ def _cache_plan(
   study: ImageStudy, data: Data[library.Dataset], spec: ModelSpec, digest: str
 ) -> CachePlan:
   """See `Domain.cache_plan`."""
+  fields = study.cache_outputs
   kept = {
     "top_k": study.cache_top_k,
     "temperature": 1.0 if study.cache_top_k is None else study.settings.kd.temperature,
   }
 
   def predict(model: nn.Module, variables: PyTree) -> predicting.Predict:
-    return predicting.predictor(model, variables, data.train, data.augmentation, **kept)
+    return predicting.predictor(
+      model, variables, data.train, data.augmentation, fields=fields, **kept
+    )
 
   return CachePlan(
     teacher_cache.make_spec(
@@ -191,6 +194,7 @@ def _cache_plan(
       data.augmentation,
       data.views,
       dtype=study.cache_dtype,
+      outputs=fields,
       **kept,
     ),
     predict,

@@ -1,8 +1,8 @@
 """Distillation methods that compare layers, each a function that returns a `Recipe`.
 
-They suit any two networks whose `Outputs` have `layers`. The layers of texts and what pseudo classifiers say of
-them can be cached. Feature maps of images are large, as are the states of single tokens that `minilm` and
-`tinybert` read: for these the teacher runs live.
+They suit any two networks whose `Outputs` have `layers`. Layers, and what pseudo classifiers say of them, can
+be cached; feature maps of many images are large. The states of single tokens, which `minilm` and `tinybert`
+read, need a live teacher.
 """
 
 from typing import Literal

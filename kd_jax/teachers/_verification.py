@@ -99,9 +99,13 @@ def _compare_arrays(
   kept: Outputs, live: Mapping[str, np.ndarray], rows: np.ndarray, view: int
 ) -> list[_Difference]:
   fields = kept if kept.top_k is None else kept.top_k
-  return [
-    _difference(getattr(fields, name)[rows, view], array, rows) for name, array in live.items()
-  ]
+
+  def of(name: str) -> np.ndarray:
+    field, _, layer = name.partition(".")
+    array = getattr(fields, field)
+    return (array[int(layer)] if layer else array)[rows, view]
+
+  return [_difference(of(name), array, rows) for name, array in live.items()]
 
 
 def _compare_ragged(

@@ -166,7 +166,13 @@ def _assemble(chunks: Iterator[dict[str, np.ndarray]], spec: CacheSpec) -> Outpu
         arrays[name] = np.empty((spec.num_examples, *part.shape[1:]), part.dtype)
       arrays[name][done : done + len(part)] = part
     done += len(part)
-  return Outputs(**arrays) if spec.top_k is None else Outputs(top_k=TopK(**arrays))
+  if spec.top_k is not None:
+    return Outputs(top_k=TopK(**arrays))
+  # Layers of several shapes are kept one by one, in order.
+  apart = [arrays.pop(name) for name in list(arrays) if name.startswith("layers.")]
+  if apart:
+    arrays["layers"] = tuple(apart)
+  return Outputs(**arrays)
 
 
 def _joined(chunks: Iterator[dict[str, np.ndarray]], kind: str) -> layout.Ragged:

@@ -49,12 +49,13 @@ def predictor(
     variables: of one network, on the host.
     dataset: whose rows are asked for; a bucket goes to the devices with the first of its rows.
     augmentation: under whose views the examples are read; with name "none", as they are.
-    fields: which; one that is a tuple with an entry for each layer is stacked, [M, T, D].
+    fields: which; one that is a tuple with an entry for each layer is stacked, [M, T, D], or if their shapes
+      differ, given layer by layer as "layers.0", "layers.1", …
     top_k: give the k likeliest classes and the tail in place of the fields.
     temperature: of the top k.
 
   Raises:
-    ValueError: a field that the network does not have, or layers of several widths.
+    ValueError: a field that the network does not have.
   """
   function = (
     functools.partial(_fields, fields=tuple(fields))
@@ -129,19 +130,26 @@ def predictions(
 
 
 def _fields(outputs: Outputs, *, fields: tuple[str, ...]) -> tuple[dict[str, Array], tuple]:
-  return {name: _stacked(name, getattr(outputs, name)) for name in fields}, ()
+  found: dict[str, Array] = {}
+  for name in fields:
+    found |= _arrays(name, getattr(outputs, name))
+  return found, ()
 
 
-def _stacked(name: str, value: Any) -> Array:
+def _arrays(name: str, value: Any) -> dict[str, Array]:
+  """A field as one array, or an array a layer if their shapes differ."""
   if value is None or (isinstance(value, tuple) and not value):
     raise ValueError(f"the teacher has no {name}")
-  if isinstance(value, tuple) and len({x.shape for x in value}) > 1:
-    raise ValueError(f"the teacher's {name} are of several shapes: {[x.shape[1:] for x in value]}")
-  return jnp.asarray(jnp.stack(value, axis=1) if isinstance(value, tuple) else value, jnp.float32)
+  if not isinstance(value, tuple):
+    return {name: jnp.asarray(value, jnp.float32)}
+  layers = [jnp.asarray(layer, jnp.float32) for layer in value]
+  if len({layer.shape for layer in layers}) == 1:
+    return {name: jnp.stack(layers, axis=1)}
+  return {f"{name}.{number}": layer for number, layer in enumerate(layers)}
 
 
 def _top_k(outputs: Outputs, *, k: int, temperature: float) -> tuple[dict[str, Array], tuple]:
-  logits = _stacked("logits", outputs.logits)
+  logits = _arrays("logits", outputs.logits)["logits"]
   return top_k_targets(logits, k, temperature=temperature)._asdict(), ()
 
 
