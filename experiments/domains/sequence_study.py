@@ -13,7 +13,7 @@ from kd_jax.recipes import methods_for
 from kd_jax.training.evaluation import PARSING, TAGGING, Evaluation
 
 MethodSettings = method_settings("SequenceMethodSettings", "sentences")
-# The k best trees of a parser are known for k = 1 alone.
+# The best tree alone: each further one costs another parse of the sentence.
 _one = MethodSettings()
 PARSING_SETTINGS = dataclasses.replace(
   _one,

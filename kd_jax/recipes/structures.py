@@ -109,7 +109,7 @@ def topk_kd(
   Args:
     target: structures of sentences.
     budget: epochs and optimiser.
-    k: how many; 1 for teachers that are no chain.
+    k: how many.
     weighted: by the teacher's probabilities, or equally.
     anneal: percentage points that lambda loses in an epoch; by default it falls to 0 over the training.
 
