@@ -233,8 +233,7 @@ def test_the_loss_is_the_sum_over_layers_and_the_score_the_mean():
     np.testing.assert_allclose(outputs.layer_logits[:, index], logits, rtol=1e-4, atol=1e-5)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = expected - log_p[np.arange(5), labels]
-  batch = layer_classifiers.Batch(states, labels)
-  loss = layer_classifiers.label_loss(outputs, layer_classifiers.Outputs(), batch)
+  loss = layer_classifiers.label_loss(outputs.layer_logits, labels)
   np.testing.assert_allclose(loss, expected, rtol=1e-4)
   evaluation = layer_classifiers.mean_over_layers(texts("accuracy"))
   found = evaluation.whole(np.asarray(outputs.layer_logits), labels)
@@ -245,7 +244,5 @@ def test_the_loss_is_the_sum_over_layers_and_the_score_the_mean():
 def test_numbers_are_predicted_by_squared_errors():
   """With one output a softmax would be 1 whatever is learnt."""
   logits = np.float32([[[1.0], [2.0]], [[0.0], [-1.0]]])
-  batch = layer_classifiers.Batch(logits, np.float32([3.0, 1.0]))
-  outputs = layer_classifiers.Outputs(layer_logits=logits)
-  loss = layer_classifiers.label_loss(outputs, layer_classifiers.Outputs(), batch)
+  loss = layer_classifiers.label_loss(logits, np.float32([3.0, 1.0]), regression=True)
   np.testing.assert_allclose(loss, [4 + 1, 1 + 4])

@@ -152,7 +152,7 @@ def test_a_top_k_cache_serves_soft_targets(data_dir, tmp_path):
   assert study.main([*arguments, "--methods", "kd", "--cache-top-k", "3"]) == 0
   manifest = json.loads((tmp_path / "run" / "cache" / "manifest.json").read_text())
   assert manifest["spec"]["top_k"] == 3
-  with pytest.raises(ValueError, match="needs all logits"):
+  with pytest.raises(ValueError, match="all of the teacher's logits are read"):
     study.main([*arguments, "--methods", "annealing_kd", "--cache-top-k", "3"])
 
 

@@ -257,7 +257,7 @@ def test_methods_on_single_tokens_run_with_a_live_teacher(taught):
     for method, phases in found.items()
   }
   assert terms == {
-    "minilm": [("distil", ["relations"]), ("finetune", ["cross_entropy"])],
+    "minilm": [("distil", ["keys", "queries", "values"]), ("finetune", ["cross_entropy"])],
     "tinybert": [("layers", ["attention", "hidden"]), ("predict", ["soft_targets"])],
   }
   for phases in found.values():
@@ -453,7 +453,7 @@ def test_students_project_to_the_states_of_a_bilstm(method, tmp_path):
   """They are twice as wide as the network."""
   asked = options(tmp_path / "run", teacher={**CNN, "family": "bilstm"})
   settings = ("--methods", method, f"--{method.replace('_', '-')}.project")
-  assert domain_of(*asked, *settings).networks.teacher_width == 16
+  assert domain_of(*asked, *settings).networks.teacher_widths == (16, 16)
 
 
 def test_a_study_that_made_nothing_leaves_nothing_behind(tmp_path):
@@ -535,10 +535,13 @@ BAD = {
   ),
   "a folder without weights": (["--teacher-weights", "kd_jax"], "no tokenizer in "),
   "no weights to teach from": (["--no-finetune-teacher"], "needs teacher_weights"),
-  "tokens from a cache": (["--methods", "minilm"], "minilm reads the teacher's tokens, not cached"),
+  "tokens from a cache": (
+    ["--methods", "minilm"],
+    "build it with collect_tokens (studies do with --live-teacher)",
+  ),
   "outputs not in the cache": (
     ["--methods", "alp_kd", "--cache-outputs", "logits"],
-    "alp_kd reads the teacher's layers, not cached: name them in cache_outputs, or use --live",
+    "alp_kd does not suit these networks: the teacher gives no layers: cache them (--cache-outputs)",
   ),
   "a cache without logits": (["--cache-outputs", "layers"], "cache_outputs are logits and some of"),
   "attention of a CNN": (
@@ -552,7 +555,7 @@ BAD = {
   "a student of one layer": (["--methods", "universal_kd", "--student.layers", "1"], "at least 2"),
   "a teacher of one layer": (
     ["--methods", "universal_kd", "--teacher.layers", "1"],
-    "the teacher needs at least 2",
+    "the teacher gives no logits of inner layers: it needs at least 2 layers",
   ),
   "columns without files": (["--pair-column", "other"], "columns and regression are of files"),
   "numbers without files": (["--regression"], "columns and regression are of files"),
@@ -613,10 +616,10 @@ def test_bad_input_is_refused_before_anything_is_made(bad, tmp_path, capsys):
     (["--max-length", "12"], "max_length was 16, now 12"),
     (["--vocab-size", "90"], "tokenizer was "),
     (["--layer-classifier-epochs", "3"], "epochs was 2, now 3"),
-    (["--cache-outputs", "logits", "layer_logits"], "reads the teacher's layers, not cached"),
+    (["--cache-outputs", "logits", "layer_logits"], "the teacher gives no layers: cache them"),
     (["--cache-outputs", "logits", "layers"], "holds another teacher"),
     (["--student.width", "4", "--alp-kd.project"], "width was 8, now 4"),
-    (["--alp-kd.project"], "heads was "),
+    (["--alp-kd.project"], "head was "),
   ],
 )
 def test_other_settings_in_the_same_folder_are_refused(finished, capsys, changed, message):

@@ -70,6 +70,10 @@ def _read(study: ImageStudy, data_dir: Path | None) -> Data[library.Dataset]:
     "student_limit": study.student_limit,
   }
   (train, validation, test), teacher_train = _load(source, data_dir)
+  if study.cache_top_k is not None and not 1 <= study.cache_top_k < train.num_classes:
+    raise ValueError(
+      f"cache_top_k must be at least 1 and below {train.num_classes}, got {study.cache_top_k}"
+    )
   notes = list(library.parts_missing(study.dataset, data_dir))
   if study.unlabelled_share and study.teacher_weights is not None:
     notes.append("the imported teacher may have learnt from labels that are hidden here")

@@ -35,7 +35,7 @@ def fitnet_loss(
   *,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Float[Array, B]:
+) -> Float[Array, " B"]:
   r"""FitNets: a student's layer, mapped to the teacher's width, learns to give the teacher's hint.
 
   .. math:: \tfrac{1}{2 M} \| u_{hint}(x) - r(v_{guided}(x)) \|^2
@@ -106,7 +106,7 @@ def attention_transfer_loss(
   *,
   mask: ArrayLike | None = None,
   stop_teacher_gradient: bool = True,
-) -> Float[Array, B]:
+) -> Float[Array, " B"]:
   r"""Attention transfer: a student's layer learns where the teacher's is active.
 
   .. math:: \tfrac{1}{H W} \| Q^S / \|Q^S\| - Q^T / \|Q^T\| \|^2, \quad Q = \sum_c A_c^2

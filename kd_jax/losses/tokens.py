@@ -52,7 +52,7 @@ def relation_kd_loss(
   *,
   relation_heads: int,
   stop_teacher_gradient: bool = True,
-) -> Float[Array, B]:
+) -> Float[Array, " B"]:
   r"""MiniLM-v2: how each token relates to the others, which widths and numbers of heads do not change.
 
   .. math:: \frac{1}{A \, n} \sum_{a, q} KL(R^T_{aq} \,\|\, R^S_{aq}),
@@ -114,7 +114,7 @@ def hidden_state_loss(
   mask: ArrayLike | None = None,
   *,
   stop_teacher_gradient: bool = True,
-) -> Float[Array, B]:
+) -> Float[Array, " B"]:
   r"""TinyBERT's loss on hidden states and embeddings: mean squared error of each token's state.
 
   .. math:: \frac{1}{n D} \sum_i \| h^S_i - h^T_i \|^2
@@ -171,7 +171,7 @@ def attention_loss(
   mask: ArrayLike | None = None,
   *,
   stop_teacher_gradient: bool = True,
-) -> Float[Array, B]:
+) -> Float[Array, " B"]:
   r"""TinyBERT's loss on attention: mean squared error of the scores before their softmax.
 
   .. math:: \frac{1}{H n^2} \sum_{a, q, k} (A^S_{aqk} - A^T_{aqk})^2, \quad A_a = Q_a K_a^\top / \sqrt{d}
@@ -224,7 +224,7 @@ def tinybert_states_loss(
   mask: ArrayLike | None = None,
   *,
   stop_teacher_gradient: bool = True,
-) -> Float[Array, B]:
+) -> Float[Array, " B"]:
   r"""TinyBERT's losses on embeddings and hidden states, summed over the student's layers.
 
   .. math:: \sum_{i=0}^S \frac{1}{n D} \| H^S_i - H^T_{m(i)} \|^2, \quad m(0) = 0, \; m(S) = T
@@ -268,7 +268,7 @@ def tinybert_attention_loss(
   mask: ArrayLike | None = None,
   *,
   stop_teacher_gradient: bool = True,
-) -> Float[Array, B]:
+) -> Float[Array, " B"]:
   r"""TinyBERT's loss on attention, summed over the student's layers.
 
   .. math:: \sum_{i=1}^S \frac{1}{H n^2} \| A^S_i - A^T_{m(i)} \|^2

@@ -59,6 +59,32 @@ def kd(
 
 
 @register("images", "texts")
+def takd(
+  target: Classes | Number, budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9
+) -> Recipe:
+  """Teacher-assistant KD: `kd` from the teacher to an assistant, then from the assistant to the student.
+
+  Args:
+    target: classes, or a number.
+    budget: epochs of each of the two, optimiser.
+    temperature: T of both steps.
+    soft_weight: weight of the soft targets in both steps.
+
+  References:
+    Mirzadeh et al., AAAI 2020, arXiv 1902.03393.
+  """
+  step = kd(target, budget, temperature=temperature, soft_weight=soft_weight)
+  return dataclasses.replace(
+    step,
+    name="takd",
+    title="TAKD",
+    equation="KD from teacher to assistant, then KD from assistant to student",
+    reference="Mirzadeh 2020, arXiv 1902.03393",
+    assistant=dataclasses.replace(step, name="assistant", title="assistant"),
+  )
+
+
+@register("images", "texts")
 def annealing_kd(
   target: Classes | Number,
   budget: Budget,
@@ -187,32 +213,6 @@ def continuation_kd(
     "ψ rising from 0 to 1",
     reference="Jafari 2022, arXiv 2212.05998",
     phases=(Phase("continue", (labels, regression), budget.epochs, budget.optimizer),),
-  )
-
-
-@register("images", "texts")
-def takd(
-  target: Classes | Number, budget: Budget, *, temperature: float = 4.0, soft_weight: float = 0.9
-) -> Recipe:
-  """Teacher-assistant KD: `kd` from the teacher to an assistant, then from the assistant to the student.
-
-  Args:
-    target: classes, or a number.
-    budget: epochs of each of the two, optimiser.
-    temperature: T of both steps.
-    soft_weight: weight of the soft targets in both steps.
-
-  References:
-    Mirzadeh et al., AAAI 2020, arXiv 1902.03393.
-  """
-  step = kd(target, budget, temperature=temperature, soft_weight=soft_weight)
-  return dataclasses.replace(
-    step,
-    name="takd",
-    title="TAKD",
-    equation="KD from teacher to assistant, then KD from assistant to student",
-    reference="Mirzadeh 2020, arXiv 1902.03393",
-    assistant=dataclasses.replace(step, name="assistant", title="assistant"),
   )
 
 

@@ -171,7 +171,7 @@ def _absent(name: Name, student: Outputs, teacher: Outputs) -> str:
       f"sides{', built with collect_attentions' if 'attentions' in name.path else ''}"
     )
   said = {
-    "layer_logits": "pseudo classifiers on its layers",
+    "layer_logits": "logits of inner layers",
     "tokens": "states of tokens",
     "scores": "scores of structures",
     "top_k": "top k",
@@ -179,11 +179,13 @@ def _absent(name: Name, student: Outputs, teacher: Outputs) -> str:
   if source == "student":
     remedy = {
       "layer_logits": ": give the term a head, LayerClassifiers",
-      "tokens": ": build it with collect_tokens",
+      "tokens": ": build it with collect_tokens (studies do with --live-teacher)",
     }.get(field, "")
   else:
     remedy = {
-      "tokens": ": run it live, --live-teacher, built with collect_tokens",
+      "tokens": ": build it with collect_tokens and run it live (--live-teacher)",
+      "layer_logits": ": it needs at least 2 layers and pseudo classifiers; cache their logits "
+      "(--cache-outputs), or run it live (--live-teacher)",
       "scores": "",
       "top_k": ": precompute a cache with top-k",
     }.get(field, ": cache them (--cache-outputs), or run it live (--live-teacher)")

@@ -297,9 +297,7 @@ def _plain(value: Any, epochs: int) -> Any:
   if isinstance(value, tuple):
     return [_plain(item, epochs) for item in value]
   if not callable(value):
-    # One description of a number, whether it was written 1 or 1.0.
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return float(value) if number else value
+    return value.item() if isinstance(value, np.generic) else value
   if dataclasses.is_dataclass(value):
     return _fields_of(value, epochs)
   # Halves too, so that schedules which move within an epoch are told apart.
