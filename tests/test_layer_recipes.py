@@ -722,7 +722,7 @@ def test_one_projection_for_all_layers_needs_a_teacher_of_one_width(name, settin
       "layers",
       student(),
       teacher()._replace(layer_logits=None),
-      "no pseudo classifiers",
+      "no logits of inner layers",
     ),
     (
       "minilm",

@@ -247,7 +247,7 @@ def test_only_layers_have_an_index(text):
   refused(f"^'{re.escape(text)}.0.' has an index, and {text} is not a list of", f"{text}[0]")
 
 
-NO_TOKENS = "states of tokens: build it with collect_tokens"
+NO_TOKENS = r"states of tokens: build it with collect_tokens \(studies do with --live-teacher\)"
 LIVE = r"cache them \(--cache-outputs\), or run it live \(--live-teacher\)"
 
 
@@ -260,18 +260,22 @@ LIVE = r"cache them \(--cache-outputs\), or run it live \(--live-teacher\)"
     ("student.scores", "the student gives no scores of structures"),
     (
       "student.layer_logits",
-      "the student gives no pseudo classifiers on its layers: give the term a head, LayerClassifiers",
+      "the student gives no logits of inner layers: give the term a head, LayerClassifiers",
     ),
     ("student.tokens.states[0]", f"the student gives no {NO_TOKENS}"),
     ("student.tokens.mask", f"the student gives no {NO_TOKENS}"),
     ("teacher.logits", f"the teacher gives no logits: {LIVE}"),
     ("teacher.layers", f"the teacher gives no layers: {LIVE}"),
-    ("teacher.layer_logits[0]", f"the teacher gives no pseudo classifiers on its layers: {LIVE}"),
+    (
+      "teacher.layer_logits[0]",
+      "the teacher gives no logits of inner layers: it needs at least 2 layers and pseudo classifiers; "
+      f"{LIVE.replace('them', 'their logits')}",
+    ),
     ("teacher.scores", "the teacher gives no scores of structures"),
     ("teacher.top_k", "the teacher gives no top k: precompute a cache with top-k"),
     (
       "teacher.tokens.queries[-1]",
-      "the teacher gives no states of tokens: run it live, --live-teacher, built with collect_tokens",
+      r"the teacher gives no states of tokens: build it with collect_tokens and run it live \(--live-teacher\)",
     ),
     ("batch.labels", "the batch has no labels"),
     ("batch.inputs", "the batch has no inputs"),

@@ -46,8 +46,8 @@ def _log_relations(states: Array, heads: int, mask: Array) -> Array:
 
 
 def relation_kd_loss(
-  student_states: Float[ArrayLike, B * tokens_and_width],
-  teacher_states: Float[ArrayLike, B * tokens_and_width],
+  student_states: Float[ArrayLike, "B *heads n D_s"],
+  teacher_states: Float[ArrayLike, "B *heads n D_t"],
   mask: ArrayLike | None = None,
   *,
   relation_heads: int,
