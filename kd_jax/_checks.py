@@ -179,11 +179,8 @@ def as_labels(
   return jnp.where(in_range, labels, 0), in_range
 
 
-def prepare_pair(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
-  mask: ArrayLike | None,
-  stop_teacher_gradient: bool,
+def checked_logits(
+  student_logits: ArrayLike, teacher_logits: ArrayLike, mask: ArrayLike | None
 ) -> tuple[Array, Array]:
   """Student and teacher logits as float32 of one shape, zeros at masked positions."""
   student = as_float32("student_logits", student_logits)
@@ -193,8 +190,6 @@ def prepare_pair(
       f"student_logits {student.shape} and teacher_logits {teacher.shape} must have one shape; "
       "broadcast explicitly where that is meant"
     )
-  if stop_teacher_gradient:
-    teacher = jax.lax.stop_gradient(teacher)
   return blank(student, mask), blank(teacher, mask)
 
 
@@ -237,16 +232,3 @@ def per_distribution(name: str, values: ArrayLike, logits: Array) -> Array:
 def temper(logits: Array, temperature: ArrayLike) -> Array:
   """Logits [..., C] divided by a temperature: one for all, or [...] for each distribution."""
   return logits / per_distribution("temperature", temperature, logits)
-
-
-def tempered_pair(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
-  temperature: ArrayLike,
-  mask: ArrayLike | None,
-  stop_teacher_gradient: bool,
-) -> tuple[Array, Array]:
-  """What a loss with a temperature does at its door: `prepare_pair`, both sides divided by a checked T."""
-  check_temperature(temperature)
-  student, teacher = prepare_pair(student_logits, teacher_logits, mask, stop_teacher_gradient)
-  return temper(student, temperature), temper(teacher, temperature)

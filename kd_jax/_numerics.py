@@ -1,7 +1,9 @@
 """Numerics that losses and structures share."""
 
+import jax
 import jax.numpy as jnp
 
+from kd_jax._checks import temper
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
 
@@ -30,3 +32,8 @@ def safe_log(probabilities: Array) -> Array:
 def times_squared_temperature(divergence: Array, temperature: ArrayLike) -> Array:
   """T² times a divergence at temperature T: keeps the gradient's size as T grows (Hinton 2015)."""
   return jnp.asarray(temperature, jnp.float32) ** 2 * divergence
+
+
+def log_probs(logits: Array, temperature: ArrayLike) -> Array:
+  """log softmax(z / T) over classes."""
+  return jax.nn.log_softmax(temper(logits, temperature), axis=-1)

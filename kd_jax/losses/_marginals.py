@@ -6,17 +6,17 @@ import jax.numpy as jnp
 from kd_jax._checks import check_temperature
 from kd_jax._numerics import times_squared_temperature
 from kd_jax.structured import MaxEnt, Structure, scaled
-from kd_jax.structured._declaration import stop_gradient, with_one_mask
+from kd_jax.structured._declaration import with_one_mask
 from kd_jax.structured._generic import log_tag_marginals
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
 _SAFE = 1e-30
 
 
-def checked_pair(
-  student: Structure, teacher: Structure, temperature: ArrayLike, stop_teacher_gradient: bool
+def checked_structures(
+  student: Structure, teacher: Structure, temperature: ArrayLike = 1.0
 ) -> tuple[Structure, Structure]:
-  """Both structures with one mask, the teacher's gradient stopped; checks the temperature.
+  """Both structures with one mask; checks the temperature.
 
   Raises:
     ValueError: a temperature that is no scalar or is below 1, or masks that (unless traced) differ.
@@ -24,7 +24,6 @@ def checked_pair(
   check_temperature(temperature)
   if jnp.ndim(temperature):
     raise ValueError(f"temperature must be one scalar, got shape {jnp.shape(temperature)}")
-  teacher = stop_gradient(teacher) if stop_teacher_gradient else teacher
   return with_one_mask(student, teacher)
 
 

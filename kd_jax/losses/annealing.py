@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from kd_jax._checks import apply_mask, as_float32, check_temperature, per_distribution, static_value
-from kd_jax.losses.logits import logit_regression_loss
+from kd_jax._checks import (
+  apply_mask,
+  as_float32,
+  check_temperature,
+  checked_logits,
+  per_distribution,
+  static_value,
+)
 from kd_jax.types import Array, ArrayLike
 
 
@@ -114,12 +121,11 @@ def annealing_kd_loss(
     >>> float(loss)
     1.0
   """
-  student = as_float32("student_logits", student_logits) - center
-  teacher = as_float32("teacher_logits", teacher_logits) - center
-  annealed = annealed_logits(teacher, temperature, max_temperature)
-  return logit_regression_loss(
-    student, annealed, mask=mask, stop_teacher_gradient=stop_teacher_gradient
-  )
+  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
+  annealed = annealed_logits(teacher - center, temperature, max_temperature)
+  return apply_mask(jnp.sum(jnp.square((student - center) - annealed), axis=-1), mask)
 
 
 def continuation_kd_loss(
@@ -170,14 +176,10 @@ def continuation_kd_loss(
   value = static_value(margin)
   if value is not None and not (value >= 0).all():
     raise ValueError(f"margin must be at least 0, got {value}")
-  distance = annealing_kd_loss(
-    student_logits,
-    teacher_logits,
-    temperature,
-    max_temperature,
-    center=center,
-    mask=mask,
-    stop_teacher_gradient=stop_teacher_gradient,
-  )
+  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
+  annealed = annealed_logits(teacher - center, temperature, max_temperature)
+  distance = jnp.sum(jnp.square((student - center) - annealed), axis=-1)
   slack = margin * annealing_factor(temperature, max_temperature)
   return apply_mask(jnp.maximum(distance - slack, 0.0), mask)

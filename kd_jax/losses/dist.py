@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from kd_jax._checks import apply_mask, broadcast_mask, tempered_pair
+from kd_jax._checks import (
+  apply_mask,
+  broadcast_mask,
+  check_temperature,
+  checked_logits,
+  temper,
+)
 from kd_jax.types import Array, ArrayLike
 
 
@@ -38,18 +44,33 @@ def dist_inter_loss(
 ) -> Float[Array, "*batch"]:
   r"""DIST's inter-class relation: 1 - Pearson correlation of each example's class probabilities.
 
-  Args, Raises: as `forward_kl`.
+  Args:
+    student_logits: [..., C].
+    teacher_logits: [..., C].
+    temperature: T >= 1.
+    mask: [...] or its leading axes; masked positions give 0, whatever stands there.
+    stop_teacher_gradient: False where both sides learn.
 
   Returns:
     [...] float32 in [0, 2].
 
+  Raises:
+    ValueError: for shapes that differ, integer logits or a temperature below 1.
+
   References:
     Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022, arXiv 2205.10536.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> student, teacher = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]))
+    >>> round(float(kd_jax.dist_inter_loss(student, teacher)), 4)  # ρ = -13 / 14
+    1.9286
   """
-  student, teacher = tempered_pair(
-    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
-  )
-  student, teacher = jax.nn.softmax(student, axis=-1), jax.nn.softmax(teacher, axis=-1)
+  check_temperature(temperature)
+  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
+  student, teacher = (jax.nn.softmax(temper(z, temperature), axis=-1) for z in (student, teacher))
   return apply_mask(_pearson_distance(student, teacher, jnp.ones_like(student), axis=-1), mask)
 
 
@@ -78,10 +99,18 @@ def dist_intra_loss(
 
   References:
     Huang et al., NeurIPS 2022, arXiv 2205.10536.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> student = jnp.log(jnp.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.1]]))
+    >>> loss = kd_jax.dist_intra_loss(student, student[::-1])  # a batch in the opposite order
+    >>> [round(float(v), 4) for v in loss]
+    [2.0, 2.0]
   """
-  student, teacher = tempered_pair(
-    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
-  )
+  check_temperature(temperature)
+  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
   if student.ndim != 2:
     raise ValueError(
       f"dist_intra_loss compares over a batch: logits must be [B, C], got {student.shape}"
@@ -89,5 +118,5 @@ def dist_intra_loss(
   weights = jnp.ones_like(student)
   if mask is not None:
     weights *= broadcast_mask(mask, student.shape[:-1])[:, None].astype(jnp.float32)
-  student, teacher = jax.nn.softmax(student, axis=-1), jax.nn.softmax(teacher, axis=-1)
+  student, teacher = (jax.nn.softmax(temper(z, temperature), axis=-1) for z in (student, teacher))
   return _pearson_distance(student, teacher, weights, axis=0)

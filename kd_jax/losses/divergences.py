@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from kd_jax._checks import apply_mask, tempered_pair
-from kd_jax._numerics import kl_from_log_probs
+from kd_jax._checks import apply_mask, check_temperature, checked_logits
+from kd_jax._numerics import kl_from_log_probs, log_probs
 from kd_jax.types import Array, ArrayLike
 
 
@@ -21,19 +21,6 @@ def _expectation(log_p: Array, values: Array) -> Array:
   p = jnp.exp(jnp.where(probable, log_p, 0.0))
   probable &= p > 0  # underflow counts as 0 too
   return jnp.sum(jnp.where(probable, p * jnp.where(probable, values, 0.0), 0.0), axis=-1)
-
-
-def _log_softmax_pair(
-  student_logits: ArrayLike,
-  teacher_logits: ArrayLike,
-  temperature: ArrayLike,
-  mask: ArrayLike | None,
-  stop_teacher_gradient: bool,
-) -> tuple[Array, Array]:
-  student, teacher = tempered_pair(
-    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
-  )
-  return jax.nn.log_softmax(student, axis=-1), jax.nn.log_softmax(teacher, axis=-1)
 
 
 def forward_kl(
@@ -65,12 +52,14 @@ def forward_kl(
     >>> import jax.numpy as jnp, kd_jax
     >>> student = jnp.array([[0.0, 0.0], [2.0, 0.0]])
     >>> teacher = jnp.array([[0.0, 0.0], [0.0, 2.0]])
-    >>> [round(float(v), 4) for v in kd_jax.forward_kl(student, teacher)]
+    >>> [round(float(v), 4) for v in kd_jax.forward_kl(student, teacher)]  # 0 and 2 tanh 1
     [0.0, 1.5232]
   """
-  log_s, log_t = _log_softmax_pair(
-    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
-  )
+  check_temperature(temperature)
+  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
+  log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)
   return apply_mask(kl_from_log_probs(log_t, log_s), mask)
 
 
@@ -86,18 +75,31 @@ def reverse_kl(
 
   .. math:: KL(p_s \| p_t) = \sum_c p_s(c) \, [\log p_s(c) - \log p_t(c)], \quad p = softmax(z / T)
 
-  Args, Returns, Raises: as `forward_kl`. It is infinite where the student gives probability to a
-  class that the teacher excludes with -inf.
+  Args:
+    student_logits: [..., C] student logits.
+    teacher_logits: [..., C] teacher logits; -inf marks a class that cannot occur.
+    temperature: T >= 1, a scalar or [...]; may be traced.
+    mask: [...] or its leading axes; masked positions give 0, whatever stands there.
+    stop_teacher_gradient: False where both sides learn, as in mutual learning.
+
+  Returns:
+    [...] float32, in nats; infinite where the student gives probability to a class that the
+    teacher excludes with -inf.
+
+  Raises:
+    ValueError: for shapes that differ, integer logits or a temperature below 1.
 
   Example:
     >>> import jax.numpy as jnp, kd_jax
-    >>> z = jnp.array([1.0, 2.0, 3.0])
-    >>> float(kd_jax.reverse_kl(z, z))
-    0.0
+    >>> student, teacher = jnp.array([0.0, 0.0]), jnp.array([0.0, 2.0])
+    >>> round(float(kd_jax.reverse_kl(student, teacher)), 4)  # log(1 + e²) - 1 - log 2
+    0.4338
   """
-  log_s, log_t = _log_softmax_pair(
-    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
-  )
+  check_temperature(temperature)
+  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
+  log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)
   return apply_mask(kl_from_log_probs(log_s, log_t), mask)
 
 
@@ -113,7 +115,18 @@ def jensen_shannon(
 
   .. math:: JS = \tfrac12 KL(p_t \| m) + \tfrac12 KL(p_s \| m), \quad m = \tfrac12 (p_t + p_s)
 
-  Args, Returns, Raises: as `forward_kl`.
+  Args:
+    student_logits: [..., C] student logits.
+    teacher_logits: [..., C] teacher logits; -inf marks a class that cannot occur.
+    temperature: T >= 1, a scalar or [...]; may be traced.
+    mask: [...] or its leading axes; masked positions give 0, whatever stands there.
+    stop_teacher_gradient: False where both sides learn, as in mutual learning.
+
+  Returns:
+    [...] float32, in nats, in [0, log 2].
+
+  Raises:
+    ValueError: for shapes that differ, integer logits or a temperature below 1.
 
   Example:
     >>> import jax.numpy as jnp, kd_jax
@@ -121,9 +134,11 @@ def jensen_shannon(
     >>> round(float(far), 4)  # log 2
     0.6931
   """
-  log_s, log_t = _log_softmax_pair(
-    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
-  )
+  check_temperature(temperature)
+  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
+  log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)
   # logaddexp has no gradient where both sides exclude a class.
   excluded = (log_s == -jnp.inf) & (log_t == -jnp.inf)
   log_m = jnp.logaddexp(jnp.where(excluded, 0.0, log_s), jnp.where(excluded, 0.0, log_t))
@@ -146,7 +161,18 @@ def soft_cross_entropy(
 
   Its gradient to the student is that of `forward_kl`; it is not 0 at equality.
 
-  Args, Returns, Raises: as `forward_kl`.
+  Args:
+    student_logits: [..., C] student logits.
+    teacher_logits: [..., C] teacher logits; -inf marks a class that cannot occur.
+    temperature: T >= 1, a scalar or [...]; may be traced.
+    mask: [...] or its leading axes; masked positions give 0, whatever stands there.
+    stop_teacher_gradient: False where both sides learn, as in mutual learning.
+
+  Returns:
+    [...] float32, in nats; at equality the entropy of the teacher, not 0.
+
+  Raises:
+    ValueError: for shapes that differ, integer logits or a temperature below 1.
 
   Example:
     >>> import jax.numpy as jnp, kd_jax
@@ -154,7 +180,9 @@ def soft_cross_entropy(
     >>> round(float(kd_jax.soft_cross_entropy(z, z)), 4)  # log 4
     1.3863
   """
-  log_s, log_t = _log_softmax_pair(
-    student_logits, teacher_logits, temperature, mask, stop_teacher_gradient
-  )
+  check_temperature(temperature)
+  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
+  log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)
   return apply_mask(_expectation(log_t, -log_s), mask)

@@ -11,9 +11,7 @@ from kd_jax.losses.layers import SMALLEST_NORM
 from kd_jax.types import Array, ArrayLike
 
 
-def _pair(
-  student: ArrayLike, teacher: ArrayLike, mask: ArrayLike | None, stop_teacher_gradient: bool
-) -> tuple[Array, Array]:
+def _checked(student: ArrayLike, teacher: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array]:
   """Both sides [B, ...] as float32, zeros for masked examples."""
   student, teacher = as_float32("student_layer", student), as_float32("teacher_layer", teacher)
   if student.ndim < 2 or student.ndim != teacher.ndim or student.shape[0] != teacher.shape[0]:
@@ -21,8 +19,6 @@ def _pair(
       f"student_layer {student.shape} and teacher_layer {teacher.shape} must be features of the same examples, "
       "[B, D] or [B, H, W, D]"
     )
-  if stop_teacher_gradient:
-    teacher = jax.lax.stop_gradient(teacher)
   if mask is None:
     return student, teacher
   counted = (broadcast_mask(mask, x.shape) for x in (student, teacher))
@@ -62,7 +58,9 @@ def fitnet_loss(
     >>> kd_jax.fitnet_loss(jnp.zeros((1, 2)), jnp.array([[2.0, 4.0]])).tolist()  # (4 + 16) / 4
     [5.0]
   """
-  student, teacher = _pair(student_layer, teacher_layer, mask, stop_teacher_gradient)
+  student, teacher = _checked(student_layer, teacher_layer, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
   if student.shape != teacher.shape:
     raise ValueError(
       f"student_layer {student.shape} and teacher_layer {teacher.shape} must have one shape: project the "
@@ -135,7 +133,9 @@ def attention_transfer_loss(
     >>> kd_jax.attention_transfer_loss(left, right).tolist()  # (1 + 1) / 2
     [1.0]
   """
-  student, teacher = _pair(student_layer, teacher_layer, mask, stop_teacher_gradient)
+  student, teacher = _checked(student_layer, teacher_layer, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
   if student.shape[:-1] != teacher.shape[:-1]:
     raise ValueError(
       f"student_layer {student.shape} and teacher_layer {teacher.shape} must have maps of one size: take "

@@ -36,12 +36,8 @@ def _stacked(name: str, layers: ArrayLike) -> Array:
   return layers
 
 
-def _prepare(
-  student: ArrayLike,
-  teacher: ArrayLike,
-  mask: ArrayLike | None,
-  stop_teacher_gradient: bool,
-  what: str = "layers",
+def _checked(
+  student: ArrayLike, teacher: ArrayLike, mask: ArrayLike | None, what: str = "layers"
 ) -> tuple[Array, Array]:
   """Both sides as float32 of one width, zeros for masked examples."""
   student, teacher = _stacked(f"student_{what}", student), _stacked(f"teacher_{what}", teacher)
@@ -50,8 +46,6 @@ def _prepare(
     raise ValueError(f"{shapes} differ in width: project the student's to the teacher's first")
   if student.shape[:-2] != teacher.shape[:-2]:
     raise ValueError(f"{shapes} must be [B, layers, width] of the same examples")
-  if stop_teacher_gradient:
-    teacher = jax.lax.stop_gradient(teacher)
   return blank(student, mask), blank(teacher, mask)
 
 
@@ -164,9 +158,9 @@ def universal_kd_loss(
   """
   if attend not in ("logits", "losses"):
     raise ValueError(f"`attend` must be logits or losses, got {attend!r}")
-  student, teacher = _prepare(
-    student_layer_logits, teacher_layer_logits, mask, stop_teacher_gradient, "layer_logits"
-  )
+  student, teacher = _checked(student_layer_logits, teacher_layer_logits, mask, "layer_logits")
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
   student, teacher = student - center, teacher - center
   if student.shape[-1] == 1 and not regression:
     raise ValueError(
@@ -281,7 +275,9 @@ def alp_kd_loss(
     >>> kd_jax.alp_kd_loss(jnp.array([[[1.0, 1.0]]]), teacher).tolist()
     [1.0]
   """
-  student, teacher = _prepare(student_layers, teacher_layers, mask, stop_teacher_gradient)
+  student, teacher = _checked(student_layers, teacher_layers, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
   distances = jnp.mean((student - layer_attention(student, teacher, teacher)) ** 2, axis=-1)
   return apply_mask(jnp.sum(distances, axis=-1), mask)
 
@@ -335,7 +331,9 @@ def patient_kd_loss(
   """
   if matching not in ("one_to_one", "skip"):
     raise ValueError(f"`matching` must be one_to_one or skip, got {matching!r}")
-  student, teacher = _prepare(student_layers, teacher_layers, mask, stop_teacher_gradient)
+  student, teacher = _checked(student_layers, teacher_layers, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
   if matching == "skip":
     chosen = skip_mapping(student.shape[-2] + 1, teacher.shape[-2])
     teacher = teacher[..., np.asarray(chosen, int), :]

@@ -49,9 +49,9 @@ def rkd_distance_loss(
     >>> [round(float(v), 4) for v in kd_jax.rkd_distance_loss(moved, teacher)[0]]
     [0.0, 0.2812, 0.0]
   """
-  student, teacher, counted = _prepare(
-    student_embeddings, teacher_embeddings, mask, stop_teacher_gradient
-  )
+  student, teacher, counted = _checked(student_embeddings, teacher_embeddings, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
   pairs = counted[:, None] & counted[None, :] & ~jnp.eye(len(counted), dtype=bool)
   losses = optax.huber_loss(_shares_of_mean(student, pairs), _shares_of_mean(teacher, pairs))
   return jnp.where(pairs, losses, 0.0)
@@ -94,9 +94,9 @@ def rkd_angle_loss(
     >>> float(kd_jax.rkd_angle_loss(student, teacher)[0, 1, 2])  # cos 90° against cos 0°: 1² / 2
     0.5
   """
-  student, teacher, counted = _prepare(
-    student_embeddings, teacher_embeddings, mask, stop_teacher_gradient
-  )
+  student, teacher, counted = _checked(student_embeddings, teacher_embeddings, mask)
+  if stop_teacher_gradient:
+    teacher = jax.lax.stop_gradient(teacher)
   apart = counted[:, None] & counted[None, :] & ~jnp.eye(len(counted), dtype=bool)
   # At i, with j and k: all three distinct and counted.
   triples = apart[:, :, None] & apart[:, None, :] & apart[None, :, :]
@@ -104,8 +104,8 @@ def rkd_angle_loss(
   return jnp.where(triples, losses, 0.0)
 
 
-def _prepare(
-  student: ArrayLike, teacher: ArrayLike, mask: ArrayLike | None, stop_teacher_gradient: bool
+def _checked(
+  student: ArrayLike, teacher: ArrayLike, mask: ArrayLike | None
 ) -> tuple[Array, Array, Array]:
   """Embeddings [B, D] of both sides, zeros for masked examples; and which examples count, [B] bool."""
   student = _embeddings("student_embeddings", student)
@@ -114,8 +114,6 @@ def _prepare(
     raise ValueError(
       f"student_embeddings {student.shape} and teacher_embeddings {teacher.shape} must be of the same examples"
     )
-  if stop_teacher_gradient:
-    teacher = jax.lax.stop_gradient(teacher)
   counted = broadcast_mask(True if mask is None else mask, (len(student),))
   student, teacher = (jnp.where(counted[:, None], x, 0.0) for x in (student, teacher))
   return student, teacher, counted

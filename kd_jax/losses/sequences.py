@@ -13,7 +13,7 @@ from jaxtyping import Float
 from kd_jax._checks import as_mask
 from kd_jax._numerics import kl_from_log_probs, safe_log, times_squared_temperature
 from kd_jax.losses._marginals import (
-  checked_pair,
+  checked_structures,
   refuse_other_shapes,
   sharpen,
   token_cross_entropy,
@@ -32,6 +32,7 @@ from kd_jax.structured import (
   tag_marginals,
   top_k,
 )
+from kd_jax.structured._declaration import stop_gradient
 from kd_jax.structured._dependency_scores import log_head_marginals, log_relation_probs
 from kd_jax.structured._generic import Labels, log_tag_marginals, token_scores
 from kd_jax.structured._parsing_tags import tags_of_arcs
@@ -91,7 +92,9 @@ def token_kd_loss(
   References:
     As a baseline of Wang et al. 2021, arXiv 2010.05010.
   """
-  student, teacher = checked_pair(student, teacher, temperature, stop_teacher_gradient)
+  student, teacher = checked_structures(student, teacher, temperature)
+  if stop_teacher_gradient:
+    teacher = stop_gradient(teacher)
   cooled = scaled(_as_tokens(student), 1 / temperature)
   if isinstance(teacher, DependencyScores):
     targets = _parsing_targets(student, teacher._replace(refined=None))
@@ -136,7 +139,9 @@ def posterior_kd_loss(
     Wang et al., Structure-Level Knowledge Distillation For Multilingual Sequence Labeling, ACL 2020,
     arXiv 2004.03846.
   """
-  student, teacher = checked_pair(student, teacher, temperature, stop_teacher_gradient)
+  student, teacher = checked_structures(student, teacher, temperature)
+  if stop_teacher_gradient:
+    teacher = stop_gradient(teacher)
   if isinstance(teacher, DependencyScores):
     targets = _parsing_targets(student, _with_tree_marginals(teacher))
   elif isinstance(teacher, LinearChain | MaxEnt | SpanScores):
@@ -182,7 +187,9 @@ def k_best_kd_loss(
   References:
     Wang et al., ACL 2020, arXiv 2004.03846, top-K and top-WK distillation.
   """
-  student, teacher = checked_pair(student, teacher, 1.0, stop_teacher_gradient)
+  student, teacher = checked_structures(student, teacher)
+  if stop_teacher_gradient:
+    teacher = stop_gradient(teacher)
   _refuse_other_labels(student, teacher)
   paths, log_weights = top_k(teacher, k)
   if not weighted:
@@ -216,7 +223,9 @@ def fuzzy_crf_loss(
   References:
     Zhou et al., Multi-Grained Knowledge Distillation for Named Entity Recognition, NAACL 2021.
   """
-  student, teacher = checked_pair(student, teacher, 1.0, stop_teacher_gradient)
+  student, teacher = checked_structures(student, teacher)
+  if stop_teacher_gradient:
+    teacher = stop_gradient(teacher)
   _refuse_other_labels(student, teacher)
   paths, scores = top_k(teacher, k)
   log_probs = _log_probs_of_paths(student, paths, scores)

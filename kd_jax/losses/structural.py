@@ -32,7 +32,7 @@ from jaxtyping import Float
 
 from kd_jax._numerics import times_squared_temperature
 from kd_jax.losses._marginals import (
-  checked_pair,
+  checked_structures,
   is_one,
   refuse_other_shapes,
   sharpen,
@@ -53,6 +53,7 @@ from kd_jax.structured import (
   tag_marginals,
 )
 from kd_jax.structured._chain import closed
+from kd_jax.structured._declaration import stop_gradient
 from kd_jax.structured._dependency_scores import log_head_marginals, log_relation_probs
 from kd_jax.structured._maxent import as_chain
 from kd_jax.structured._parsing_tags import tags_of_arcs
@@ -114,7 +115,9 @@ def structural_kd_loss(
       f"no case of structural KD has a {type(student).__name__} student and a {type(teacher).__name__} "
       f"teacher: cases are {pairs}"
     )
-  student, teacher = checked_pair(student, teacher, temperature, stop_teacher_gradient)
+  student, teacher = checked_structures(student, teacher, temperature)
+  if stop_teacher_gradient:
+    teacher = stop_gradient(teacher)
   return loss(student, teacher, temperature)
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from kd_jax._checks import apply_mask, as_float32, blank, broadcast_mask, check_temperature, temper
-from kd_jax._numerics import kl_from_log_probs, times_squared_temperature
+from kd_jax._checks import apply_mask, as_float32, blank, broadcast_mask, check_temperature
+from kd_jax._numerics import kl_from_log_probs, log_probs, times_squared_temperature
 from kd_jax.types import NEG_INF, Array, ArrayLike, TopK
 
 
@@ -44,9 +44,9 @@ def top_k_targets(
   logits = as_float32("teacher_logits", teacher_logits)
   if not 1 <= k < logits.shape[-1]:
     raise ValueError(f"k must be at least 1 and below the {logits.shape[-1]} classes, got {k}")
-  log_probs = jax.nn.log_softmax(temper(logits, temperature), axis=-1)
-  values, indices = jax.lax.top_k(log_probs, k)
-  return TopK(indices.astype(jnp.int32), values, _tail_log_prob(log_probs, indices))
+  log_p = log_probs(logits, temperature)
+  values, indices = jax.lax.top_k(log_p, k)
+  return TopK(indices.astype(jnp.int32), values, _tail_log_prob(log_p, indices))
 
 
 def top_k_kd_loss(
@@ -76,6 +76,13 @@ def top_k_kd_loss(
 
   Raises:
     ValueError: for leading axes that differ, a k of all classes, integer logits or a temperature below 1.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> student, teacher = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.25, 0.5, 0.25]]))
+    >>> top = kd_jax.top_k_targets(teacher, k=1)  # class 1 and the tail, half each
+    >>> round(float(kd_jax.top_k_kd_loss(student, top)), 4)  # -log(4 · 0.3 · 0.7) / 2
+    0.0872
   """
   check_temperature(temperature)
   student = blank(as_float32("student_logits", student_logits), mask)
@@ -91,7 +98,7 @@ def top_k_kd_loss(
     )
   if mask is not None:
     indices = jnp.where(broadcast_mask(mask, student.shape[:-1])[..., None], indices, 0)
-  log_s = jax.nn.log_softmax(temper(student, temperature), axis=-1)
+  log_s = log_probs(student, temperature)
   student_outcomes = jnp.concatenate(
     [jnp.take_along_axis(log_s, indices, axis=-1), _tail_log_prob(log_s, indices)[..., None]],
     axis=-1,
