@@ -9,7 +9,7 @@ Shape letters, the same in every docstring of the library:
 Any number of leading axes is `...` in a docstring and `*batch` in an annotation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -86,6 +86,10 @@ class Outputs(NamedTuple):
   scores: PyTree = None
   layer_logits: AnyArray | None = None
   tokens: TokenStates | None = None
+
+  def only(self, fields: Collection[str]) -> "Outputs":
+    """The same outputs without all other fields."""
+    return Outputs(**{name: getattr(self, name) for name in fields})
 
 
 class Batch(NamedTuple):

@@ -176,16 +176,24 @@ def test_a_broken_finished_phase_is_named_with_the_remedy(copied, finished):
 # Runs of older versions.
 
 
-def test_a_run_that_a_version_without_a_name_described_is_refused_in_one_line(copied):
-  """Before 0.2, checkpoints named wrappers of losses, and no version."""
-  kept = store(copied, "one")
+@contextlib.contextmanager
+def changed_meta(folder):
+  """The JSON of the finished first phase, which is saved again with what is changed in it."""
+  kept = store(folder, "one")
   restored = kept.restore()
   meta = json.loads(json.dumps(restored.meta))
-  del meta["made_with"]
-  (term,) = meta["settings"]["phases"][0]["terms"]
-  term["function"] = f"{term.pop('loss')}_of_outputs"
+  yield meta
   shutil.rmtree(kept.directory)
-  kept.save(4, unflatten_all(restored.state), meta)
+  state = nest({tuple(path.split(".")): leaf for path, leaf in restored.state.items()})
+  kept.save(restored.step, state, meta)
+
+
+def test_a_run_that_a_version_without_a_name_described_is_refused_in_one_line(copied):
+  """Before 0.2, checkpoints named wrappers of losses, and no version."""
+  with changed_meta(copied) as meta:
+    del meta["made_with"]
+    (term,) = meta["settings"]["phases"][0]["terms"]
+    term["function"] = f"{term.pop('loss')}_of_outputs"
   with pytest.raises(
     CheckpointError, match=r"\(by kd_jax of an earlier version, this is .*Use another --workdir"
   ) as caught:
@@ -194,11 +202,8 @@ def test_a_run_that_a_version_without_a_name_described_is_refused_in_one_line(co
 
 
 def test_a_setting_that_a_run_was_not_described_by_is_named(copied):
-  kept = store(copied, "one")
-  restored = kept.restore()
-  del restored.meta["settings"]["batch_size"]
-  shutil.rmtree(kept.directory)
-  kept.save(restored.step, restored.state, restored.meta)
+  with changed_meta(copied) as meta:
+    del meta["settings"]["batch_size"]
   with pytest.raises(CheckpointError, match="batch_size was null, now 8"):
     train(copied)
 
@@ -253,23 +258,14 @@ def test_a_run_gone_on_with_in_another_environment_says_so_and_records_both(
 
 
 def test_a_run_of_another_version_that_does_not_fit_is_refused_by_the_version(copied):
-  kept = store(copied, "one")
-  restored = kept.restore()
-  meta = json.loads(json.dumps(restored.meta))
-  meta["made_with"][-1]["kd_jax"] = "0.0.7"
-  meta["settings"]["batch_size"] = 4
-  shutil.rmtree(kept.directory)
-  kept.save(4, unflatten_all(restored.state), meta)
+  with changed_meta(copied) as meta:
+    meta["made_with"][-1]["kd_jax"] = "0.0.7"
+    meta["settings"]["batch_size"] = 4
   with pytest.raises(
     CheckpointError, match=r"\(by kd_jax 0\.0\.7, this is .*batch_size was 4, now 8"
   ) as caught:
     train(copied)
   assert "\n" not in str(caught.value)
-
-
-def unflatten_all(state):
-  """Leaves by path, as nested dictionaries."""
-  return nest({tuple(path.split(".")): leaf for path, leaf in state.items()})
 
 
 # Folders of runs.

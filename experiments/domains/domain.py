@@ -36,7 +36,6 @@ class Data(Generic[Split]):
     kept: what is needed to use a network besides its weights, as JSON values.
     notes: what a user should know of how the data were read.
     teacher_train: what a teacher that is trained here learns from; None: from `train`, as the students.
-    label_mean: of the training labels, if they are numbers.
     augmentation: of the training examples.
     views: of each training example that students go through.
     teacher_views: of each training example that a network trained without a cache goes through.
@@ -52,7 +51,6 @@ class Data(Generic[Split]):
   kept: dict[str, Any]
   notes: Sequence[str] = ()
   teacher_train: Split | None = None
-  label_mean: float = 0.0
   augmentation: Augmentation = NO_AUGMENTATION
   views: int = 1
   teacher_views: int = 1

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from kd_jax.recipes import Classes, Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import CLASSIFICATION
-from kd_jax.types import Outputs, PyTree
+from kd_jax.types import Batch, Outputs, PyTree
 
 
 def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:
@@ -40,14 +40,20 @@ def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:
   def build(spec: ModelSpec, axis_name: str | None = None) -> nn.Module:
     return build_model(spec, data.num_classes, axis_name=axis_name)
 
+  batch, teacher = tracing.batch_of_two(data.train), _teacher_spec(study)
+
+  @functools.cache
+  def returns(spec: ModelSpec) -> Outputs:
+    return tracing.abstract_outputs(build(spec), batch.inputs)
+
   networks = Networks(
-    teacher=_teacher_spec(study),
+    teacher=teacher,
     student=study.student,
     build=build,
     label=model_name,
     assistant=lambda: study.assistant,
     ready_teacher=functools.partial(_ready_teacher, study, data.num_classes),
-    teacher_widths=tracing.layer_widths(build(_teacher_spec(study)), data.train),
+    teacher_widths=tracing.layer_widths(returns(teacher)),
   )
   return Domain(
     data=data,
@@ -55,7 +61,7 @@ def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:
     evaluation=CLASSIFICATION,
     cache_plan=functools.partial(_cache_plan, study, data),
     header=_header(study, data),
-    check=functools.partial(_check, study, data, networks),
+    check=functools.partial(_check, study, data, batch, returns),
     doubt=functools.partial(_doubt, data.num_classes),
   )
 
@@ -103,34 +109,30 @@ def _read(study: ImageStudy, data_dir: Path | None) -> Data[library.Dataset]:
 def _check(
   study: ImageStudy,
   data: Data[library.Dataset],
-  networks: Networks[ModelSpec],
+  batch: Batch,
+  returns: Callable[[ModelSpec], Outputs],
   recipes: Mapping[str, Recipe],
 ) -> list[str]:
   """See `Domain.check`."""
   if not len(data.validation):
     raise ValueError("validation_examples must be at least 1: they choose the best epoch")
-  batch = tracing.batch_of_two(data.train)
-
-  def returns(spec: ModelSpec) -> Outputs:
-    return tracing.abstract_outputs(networks.build(spec, None), batch.inputs)
-
   assistant = None
   if any(recipe.assistant for recipe in recipes.values()):
     whole = returns(study.assistant)
-    assistant = (whole, _seen(study, data, whole))
-  teacher = _seen(study, data, returns(networks.teacher))
+    assistant = (whole, _seen(study, whole))
+  teacher = _seen(study, returns(_teacher_spec(study)))
   tracing.refuse_misfits(recipes, returns(study.student), teacher, batch, assistant)
   for recipe in recipes.values():
     _refuse_other_temperatures(study, recipe)
   return []
 
 
-def _seen(study: ImageStudy, data: Data[library.Dataset], outputs: Outputs) -> Outputs:
+def _seen(study: ImageStudy, outputs: Outputs) -> Outputs:
   """What students see of a network's outputs: all of a live one's, else what the cache keeps."""
   if study.live_teacher:
     return outputs
   if study.cache_top_k is None:
-    return Outputs(**{name: getattr(outputs, name) for name in study.cache_outputs})
+    return outputs.only(study.cache_outputs)
   return Outputs(
     top_k=jax.eval_shape(lambda logits: top_k_targets(logits, study.cache_top_k), outputs.logits)
   )

@@ -103,8 +103,7 @@ class Study:
     check_share(self.unlabelled_share)
     if self.recipes is not None:
       load_recipes(self.recipes)
-      settings = with_new_methods(getattr(self, "settings"), self.kind)  # noqa: B009
-      object.__setattr__(self, "settings", settings)
+      object.__setattr__(self, "settings", with_new_methods(self.settings, self.kind))
     known = methods_for(self.kind)
     unknown = [method for method in self.methods if method not in known]
     if unknown or not self.methods or len(set(self.methods)) != len(self.methods):
@@ -154,12 +153,9 @@ class Study:
 
 def with_new_methods(settings: Any, kind: str) -> Any:
   """The settings, and defaults for methods that were registered since their class was made."""
-  held = {field.name for field in dataclasses.fields(settings)}
-  new = [name for name in methods_for(kind) if name not in held and options_of(name)]
-  if not new:
-    return settings
   made = method_settings(type(settings).__name__, kind, type(settings))
-  return made(**{field: getattr(settings, field) for field in held})
+  new = len(dataclasses.fields(made)) > len(dataclasses.fields(settings))
+  return made(**vars(settings)) if new else settings
 
 
 def plain(value: Any) -> Any:

@@ -48,7 +48,7 @@ from kd_jax.recipes import Classes, Number, Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import Evaluation, texts
-from kd_jax.types import Outputs, PyTree
+from kd_jax.types import Batch, Outputs, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Members:
       pseudo_classifiers=spec.layer_classifiers,
       # Under jit what no loss reads is never computed.
       collect_tokens=self.study.live_teacher,
-      output_mean=self.data.label_mean,
+      output_mean=self.data.target.mean,
       **spec.sizes,
     )
 
@@ -146,24 +146,35 @@ class _Members:
       if not len(split):
         raise ValueError(f"{split.name} has no {split.split} texts")
     taught = self.taught(_spec(self.teacher))
-    batch = tracing.batch_of_two(self.data.train)
-    teacher = self.seen(taught, batch.inputs)
-    student = tracing.abstract_outputs(self.build(_spec(self.student)), batch.inputs)
-    with_assistant = any(recipe.assistant is not None for recipe in recipes.values())
-    assistant = None
-    if with_assistant:
-      spec = _spec(self.assistant)
-      whole = tracing.abstract_outputs(self.build(spec), batch.inputs)
-      assistant = (whole, self.seen(spec, batch.inputs))
-    tracing.refuse_misfits(recipes, student, teacher, batch, assistant)
-    return self.assistant.notes if with_assistant else ()
+    assistant, notes = None, ()
+    if any(recipe.assistant is not None for recipe in recipes.values()):
+      spec, notes = _spec(self.assistant), self.assistant.notes
+      whole = self.returns(spec)
+      assistant = (whole, self.seen(spec, whole))
+    tracing.refuse_misfits(
+      recipes,
+      self.returns(_spec(self.student)),
+      self.seen(taught, self.teacher_outputs),
+      self.batch,
+      assistant,
+    )
+    return notes
 
-  def seen(self, spec: TextNetworkSpec, inputs: PyTree) -> Outputs:
-    """What students see of a network's outputs, as shapes: all of a live one's, else what the cache keeps."""
-    outputs = tracing.abstract_outputs(self.build(spec), inputs)
-    if self.study.live_teacher:
-      return outputs
-    return Outputs(**{name: getattr(outputs, name) for name in self.kept(spec)})
+  @functools.cached_property
+  def batch(self) -> Batch:
+    return tracing.batch_of_two(self.data.train)
+
+  @functools.cached_property
+  def teacher_outputs(self) -> Outputs:
+    """What the teacher returns, as shapes."""
+    return self.returns(self.taught(_spec(self.teacher)))
+
+  def returns(self, spec: TextNetworkSpec) -> Outputs:
+    return tracing.abstract_outputs(self.build(spec), self.batch.inputs)
+
+  def seen(self, spec: TextNetworkSpec, outputs: Outputs) -> Outputs:
+    """What students see of a network's outputs: all of a live one's, else what the cache keeps."""
+    return outputs if self.study.live_teacher else outputs.only(self.kept(spec))
 
 
 def _spec(network: Resolved) -> TextNetworkSpec:
@@ -192,7 +203,7 @@ def open_texts(study: TextStudy, data_dir: Path | None) -> Domain[TextNetworkSpe
       taught=members.taught,
       ready_teacher=members.ready_teacher,
       initial=members.initial,
-      teacher_widths=tracing.layer_widths(members.build(_spec(teacher)), data.train),
+      teacher_widths=tracing.layer_widths(members.teacher_outputs),
       notes=student.notes,
     ),
     evaluation=evaluation,
@@ -237,7 +248,6 @@ def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data[TextDataset], T
     settings={"tokenizer": tokenizer.digest, "max_length": study.max_length},
     kept={"class_names": list(train.class_names)} | own,
     notes=notes,
-    label_mean=mean,
   )
   return data, tokenizer
 

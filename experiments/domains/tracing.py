@@ -30,9 +30,9 @@ def abstract_outputs(model: nn.Module, inputs: PyTree) -> Outputs:
   return jax.eval_shape(run, jax.random.key(0))
 
 
-def layer_widths(model: nn.Module, data: Examples) -> tuple[int, ...]:
-  """The widths of a network's layers, as it returns them."""
-  return tuple(layer.shape[-1] for layer in abstract_outputs(model, example(data)).layers)
+def layer_widths(outputs: Outputs) -> tuple[int, ...]:
+  """The widths of the layers that a network returns."""
+  return tuple(layer.shape[-1] for layer in outputs.layers)
 
 
 def batch_of_two(data: Examples) -> Batch:

@@ -8,11 +8,7 @@ from typing import Any
 
 from experiments.domains.registry import KINDS
 from experiments.domains.study import plain
-from experiments.pipeline.differences import (
-  Difference,
-  differing,
-  short,
-)
+from experiments.pipeline.differences import Difference, differing, short
 from experiments.reporting.formats import and_, flatten
 from experiments.reporting.results import Results, check_results
 from experiments.reporting.statistics import pick

@@ -143,7 +143,7 @@ def _run(
     return split.with_inputs(np.broadcast_to(np.float32(0), (len(split), *shape)))
 
   task = Task(
-    model=StateClassifiers(data.num_classes, data.label_mean),
+    model=StateClassifiers(data.num_classes, data.target.mean),
     train=empty(labelled_part(data.train)),
     validation=empty(data.validation),
     batch_size=study.batch_size,

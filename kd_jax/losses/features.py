@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from kd_jax._checks import apply_mask, as_float32, broadcast_mask
+from kd_jax._checks import apply_mask, as_float32, blank
 from kd_jax.losses.layers import SMALLEST_NORM
 from kd_jax.types import Array, ArrayLike
 
@@ -19,10 +19,7 @@ def _checked(student: ArrayLike, teacher: ArrayLike, mask: ArrayLike | None) -> 
       f"student_layer {student.shape} and teacher_layer {teacher.shape} must be features of the same examples, "
       "[B, D] or [B, H, W, D]"
     )
-  if mask is None:
-    return student, teacher
-  counted = (broadcast_mask(mask, x.shape) for x in (student, teacher))
-  return jnp.where(next(counted), student, 0.0), jnp.where(next(counted), teacher, 0.0)
+  return blank(student, mask), blank(teacher, mask)
 
 
 def fitnet_loss(

@@ -20,8 +20,8 @@ from kd_jax.losses.relational import rkd_angle_loss, rkd_distance_loss
 from kd_jax.losses.tokens import relation_kd_loss, tinybert_attention_loss, tinybert_states_loss
 from kd_jax.models.heads import LayerClassifiers, LayerProjections, TokenProjections
 from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
-from kd_jax.recipes.logits import kd
-from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
+from kd_jax.recipes.logits import kd_terms
+from kd_jax.recipes.parts import Budget, Phase, Recipe, Term, check_fraction
 from kd_jax.recipes.registry import register
 from kd_jax.recipes.targets import Classes, Number
 
@@ -55,7 +55,7 @@ def patient_kd(
     layer_weight 10, 100, 500, 1000, with the mean over layers in place of the sum.
   """
   terms = (
-    *_kd_terms(target, temperature, 1.0 - soft_weight, soft_weight),
+    *kd_terms(target, temperature, 1.0 - soft_weight, soft_weight),
     Term(
       "layers",
       patient_kd_loss,
@@ -103,7 +103,7 @@ def alp_kd(
     Passban et al., AAAI 2021, arXiv 2012.14022.
   """
   terms = (
-    *_kd_terms(target, temperature, hard_weight, soft_weight),
+    *kd_terms(target, temperature, hard_weight, soft_weight),
     Term(
       "layers",
       alp_kd_loss,
@@ -159,8 +159,7 @@ def universal_kd(
   References:
     Wu et al., Universal-KD, EMNLP 2021.
   """
-  if not 0 <= layer_weight <= 1:
-    raise ValueError(f"layer_weight must be in [0, 1], got {layer_weight}")
+  check_fraction("layer_weight", layer_weight)
   on_losses = attend != "logits"
   terms = (
     target.soft_term(temperature, 1.0 - layer_weight),
@@ -170,7 +169,7 @@ def universal_kd(
       ("student.layer_logits", "teacher.layer_logits"),
       {**_output_space(target), **({"attend": attend} if on_losses else {})},
       layer_weight,
-      LayerClassifiers(target.outputs, target.mean if isinstance(target, Number) else 0.0),
+      LayerClassifiers(target.outputs, target.mean),
     ),
   )
   layers = (
@@ -391,7 +390,7 @@ def fitnet(
     head=LayerProjections(widths[teacher_layer], (student_layer,)),
   )
   first, second = _two_phases(budget, distil_epochs)
-  (distil,) = kd(target, budget, temperature=temperature, soft_weight=soft_weight).phases
+  soft = kd_terms(target, temperature, 1.0 - soft_weight, soft_weight)
   return Recipe(
     name="fitnet",
     title="FitNets",
@@ -399,7 +398,7 @@ def fitnet(
     reference="Romero 2015, arXiv 1412.6550",
     phases=(
       Phase("hint", (hint,), first, phase1.applied_to(budget.optimizer)),
-      Phase("distil", distil.objective, second, phase2.applied_to(budget.optimizer), start="last"),
+      Phase("distil", soft, second, phase2.applied_to(budget.optimizer), start="last"),
     ),
   )
 
@@ -496,16 +495,6 @@ def _mixed_equation(target: Classes | Number, teacher: str, student: str) -> str
 def _output_space(target: Classes | Number) -> dict[str, object]:
   """Options of losses between logits of layers."""
   return {**target.centered, **({"regression": True} if isinstance(target, Number) else {})}
-
-
-def _kd_terms(
-  target: Classes | Number, temperature: float, hard_weight: float, soft_weight: float
-) -> tuple[Term, ...]:
-  # The soft one first: where the other is what it leaves, this is the one that was given.
-  for name, weight in (("soft_weight", soft_weight), ("hard_weight", hard_weight)):
-    if not 0 <= weight <= 1:
-      raise ValueError(f"{name} must be in [0, 1], got {weight}")
-  return target.label_term(hard_weight), target.soft_term(temperature, soft_weight)
 
 
 def _checked_weight(name: str, weight: float) -> float:

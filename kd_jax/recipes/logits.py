@@ -13,7 +13,7 @@ from kd_jax.losses.divergences import (
 )
 from kd_jax.losses.logits import decoupled_kd_loss
 from kd_jax.optimizers import UNCHANGED, PhaseOptimizer
-from kd_jax.recipes.parts import Budget, Phase, Recipe, Term
+from kd_jax.recipes.parts import Budget, Phase, Recipe, Term, check_fraction
 from kd_jax.recipes.registry import register
 from kd_jax.recipes.targets import LOGITS, Classes, Number, Target
 from kd_jax.types import Array, Schedule
@@ -46,9 +46,7 @@ def kd(
   References:
     Hinton et al. 2015, arXiv 1503.02531.
   """
-  if not 0 <= soft_weight <= 1:
-    raise ValueError(f"soft_weight must be in [0, 1], got {soft_weight}")
-  terms = (target.label_term(1.0 - soft_weight), target.soft_term(temperature, soft_weight))
+  terms = kd_terms(target, temperature, 1.0 - soft_weight, soft_weight)
   return Recipe(
     name="kd",
     title="KD",
@@ -56,6 +54,16 @@ def kd(
     reference="Hinton 2015, arXiv 1503.02531",
     phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
+
+
+def kd_terms(
+  target: Classes | Number, temperature: float, hard_weight: float, soft_weight: float
+) -> tuple[Term, Term]:
+  """The labels and the soft targets, each with its weight in [0, 1]."""
+  # The soft one first: where the other is what it leaves, this is the one that was given.
+  check_fraction("soft_weight", soft_weight)
+  check_fraction("hard_weight", hard_weight)
+  return target.label_term(hard_weight), target.soft_term(temperature, soft_weight)
 
 
 @register("images", "texts")
@@ -244,8 +252,7 @@ def dkd(
   """
   _check_classes(target, "dkd")
   check_temperature(temperature)
-  if not 0 <= warmup_share <= 1:
-    raise ValueError(f"warmup_share must be in [0, 1], got {warmup_share}")
+  check_fraction("warmup_share", warmup_share)
   weight: float | Schedule = 1.0
   if warmup_share:
     weight = schedules.linear_schedule(0.0, 1.0, warmup_share * budget.epochs)
@@ -255,13 +262,13 @@ def dkd(
     "non_target_weight": non_target_weight,
   }
   decoupled = Term("decoupled", decoupled_kd_loss, (*LOGITS, "batch.labels"), options, weight)
-  return _one_phase(
-    budget,
-    (target.label_term(), decoupled),
+  terms = (target.label_term(), decoupled)
+  return Recipe(
     name="dkd",
     title="DKD",
     equation=f"{target.label_equation} + T² [α KL(b_t || b_s) + β KL(p̂_t || p̂_s)]",
     reference="Zhao 2022, arXiv 2203.08679",
+    phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
 
 
@@ -294,13 +301,12 @@ def dist(
     Term("inter", dist_inter_loss, LOGITS, options, square * inter_weight),
     Term("intra", dist_intra_loss, LOGITS, options, square * intra_weight),
   )
-  return _one_phase(
-    budget,
-    terms,
+  return Recipe(
     name="dist",
     title="DIST",
     equation=f"{target.label_equation} + T² [β (1 - ρ(p_s, p_t)) + γ (1 - ρ(p_sᵀ, p_tᵀ))]",
     reference="Huang 2022, arXiv 2205.10536",
+    phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
 
 
@@ -319,17 +325,13 @@ def reverse_kl(
   References:
     Gu et al., MiniLLM, ICLR 2024, arXiv 2306.08543, for language models.
   """
-  _check_classes(target, "reverse_kl")
-  return _divergence(
-    target,
-    budget,
-    reverse_kl_loss,
-    temperature,
-    soft_weight,
+  terms = _divergence_terms(target, "reverse_kl", reverse_kl_loss, temperature, soft_weight)
+  return Recipe(
     name="reverse_kl",
     title="reverse KL",
     equation=f"(1 - w) {target.label_equation} + w KL(softmax(z_s/T) || softmax(z_t/T))",
     reference="Gu 2024, arXiv 2306.08543",
+    phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
 
 
@@ -348,39 +350,29 @@ def jensen_shannon(
   References:
     Agarwal et al., GKD, ICLR 2024, arXiv 2306.13649, with β = 1/2, for language models.
   """
-  _check_classes(target, "jensen_shannon")
-  return _divergence(
-    target,
-    budget,
-    jensen_shannon_loss,
-    temperature,
-    soft_weight,
+  terms = _divergence_terms(target, "jensen_shannon", jensen_shannon_loss, temperature, soft_weight)
+  return Recipe(
     name="jensen_shannon",
     title="Jensen-Shannon",
     equation=f"(1 - w) {target.label_equation} + w JS(softmax(z_t/T), softmax(z_s/T))",
     reference="Agarwal 2024, arXiv 2306.13649",
+    phases=(Phase("distil", terms, budget.epochs, budget.optimizer),),
   )
 
 
-def _divergence(
+def _divergence_terms(
   target: Classes,
-  budget: Budget,
+  name: str,
   loss: Callable[..., Array],
   temperature: float,
-  weight: float,
-  *,
-  name: str,
-  title: str,
-  equation: str,
-  reference: str,
-) -> Recipe:
-  """The labels and a divergence of the distributions at a temperature."""
-  if not 0 <= weight <= 1:
-    raise ValueError(f"soft_weight must be in [0, 1], got {weight}")
+  soft_weight: float,
+) -> tuple[Term, Term]:
+  """The labels, and a divergence of the distributions at a temperature."""
+  _check_classes(target, name)
+  check_fraction("soft_weight", soft_weight)
   check_temperature(temperature)
-  soft = Term(name, loss, LOGITS, {"temperature": temperature}, weight)
-  terms = (target.label_term(1.0 - weight), soft)
-  return _one_phase(budget, terms, name=name, title=title, equation=equation, reference=reference)
+  soft = Term(name, loss, LOGITS, {"temperature": temperature}, soft_weight)
+  return target.label_term(1.0 - soft_weight), soft
 
 
 def _check_classes(target: Target, name: str) -> None:
@@ -389,19 +381,6 @@ def _check_classes(target: Target, name: str) -> None:
     raise ValueError(
       f"{name} compares distributions over classes, got {type(target).__name__}: choose a method such as kd"
     )
-
-
-def _one_phase(
-  budget: Budget,
-  terms: tuple[Term, ...],
-  *,
-  name: str,
-  title: str,
-  equation: str,
-  reference: str,
-) -> Recipe:
-  phase = Phase("distil", terms, budget.epochs, budget.optimizer)
-  return Recipe(name, title, equation, reference, (phase,))
 
 
 def _annealed_equation(target: Classes | Number) -> str:

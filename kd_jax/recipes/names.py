@@ -27,8 +27,11 @@ from kd_jax.types import Batch, Outputs, TokenStates
 
 Source = Literal["student", "teacher", "batch"]
 
-_BY_LAYER = ("layers", "layer_logits")
-_TOKENS_BY_LAYER = ("states", "attentions", "queries", "keys", "values")
+_BY_LAYER = (
+  "layers",
+  "layer_logits",
+  *(f"tokens.{field}" for field in TokenStates._fields if field != "mask"),
+)
 _OF_NETWORKS = (
   "logits",
   "layers",
@@ -73,8 +76,11 @@ class Name:
 
 def valid_names() -> tuple[str, ...]:
   """All names without an index, and "[i]" where one may follow."""
-  names = (f"{side}.{field}" for side, fields in _FIELDS.items() for field in fields)
-  return tuple(f"{name}[i]" if _is_by_layer(name.partition(".")[2]) else name for name in names)
+  return tuple(
+    f"{side}.{field}" + ("[i]" if field in _BY_LAYER else "")
+    for side, fields in _FIELDS.items()
+    for field in fields
+  )
 
 
 def parse(text: str) -> Name:
@@ -95,7 +101,7 @@ def parse(text: str) -> Name:
   written = found["index"]
   if written is None:
     return name
-  if not _is_by_layer(field):
+  if field not in _BY_LAYER:
     raise ValueError(f"{text!r} has an index, and {side}.{field} is not a list of layers")
   if _INDEX.fullmatch(written):
     return dataclasses.replace(name, index=int(written))
@@ -147,10 +153,6 @@ def _stacked(name: Name, layers: tuple[Any, ...]) -> Any:
       f"{name.text!r} cannot be stacked: layers of {sorted(shapes)} differ, name one by its index"
     )
   return jnp.stack(chosen, axis=1)
-
-
-def _is_by_layer(field: str) -> bool:
-  return field in _BY_LAYER or field.removeprefix("tokens.") in _TOKENS_BY_LAYER
 
 
 def _known() -> str:

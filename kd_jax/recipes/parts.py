@@ -253,6 +253,12 @@ class Budget:
     return first, second
 
 
+def check_fraction(name: str, value: float) -> None:
+  """Refuses a weight or a share outside [0, 1]."""
+  if not 0 <= value <= 1:
+    raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
 def describe(recipe: Recipe) -> dict[str, Any]:
   """A recipe as plain JSON values: two recipes that train alike describe alike, others do not.
 

@@ -127,7 +127,8 @@ def make_recipe(
     raise ValueError(
       f"{name} is for {', '.join(method.kinds)}: it does not learn to predict {type(target).__name__}"
     )
-  given = {"teacher_widths": teacher_widths} if _reads(method.make, "teacher_widths") else {}
+  takes_widths = "teacher_widths" in inspect.signature(method.make).parameters
+  given = {"teacher_widths": teacher_widths} if takes_widths else {}
   return method.make(target, budget, **given, **(settings or {}))
 
 
@@ -140,7 +141,3 @@ def _method(name: str) -> Method:
 def _settings_of(make: MakeRecipe) -> list[inspect.Parameter]:
   parameters = list(inspect.signature(make).parameters.values())[2:]
   return [parameter for parameter in parameters if parameter.name not in _FROM_DATA]
-
-
-def _reads(make: MakeRecipe, name: str) -> bool:
-  return name in inspect.signature(make).parameters

@@ -50,6 +50,8 @@ class Classes:
     """Options of losses around the output that is no opinion: logits of 0."""
     return {}
 
+  mean = 0.0
+  """What outputs start around: no opinion."""
   label_equation = "CE(y, z_s)"
   soft_equation = "T² KL(softmax(z_t/T) || softmax(z_s/T))"
 

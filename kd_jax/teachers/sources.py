@@ -120,9 +120,7 @@ def reading(teacher: Sequence[CachedTeacher], fields: Collection[str]) -> Sequen
   """The same teacher without the cached fields of `Outputs` that nothing reads."""
   if not isinstance(teacher, CachedBuckets):
     return teacher
-  nothing = Outputs()
-  unread = {name: getattr(nothing, name) for name in Outputs._fields if name not in fields}
-  return dataclasses.replace(teacher, outputs=teacher.outputs._replace(**unread))
+  return dataclasses.replace(teacher, outputs=teacher.outputs.only(fields))
 
 
 def check_teacher(teacher: Teacher, buckets: Sequence[Bucket], views: int) -> None:
