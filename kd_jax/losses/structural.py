@@ -239,6 +239,16 @@ def structural_kd_case_1a(
   .. math:: P_t(y_{i-1}, y_i) \propto \exp(\alpha(y_{i-1}) + Score_t(y_{i-1}, y_i) + \beta(y_i))
 
   Args, Returns and Raises as of `structural_kd_loss`.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> from kd_jax.structured import LinearChain
+    >>> # Of the teacher's paths 00 has 1/4 and 11 has 3/4; of the student's both have 3/8.
+    >>> stay = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 0.0]])
+    >>> teacher = LinearChain(jnp.log(jnp.array([[1.0, 3.0], [1.0, 1.0]])), stay)
+    >>> student = LinearChain(jnp.zeros((2, 2)), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0]])))
+    >>> round(float(kd_jax.structural_kd_case_1a(student, teacher)), 4)  # log 8/3
+    0.9808
   """
   return _of_case(
     "1a",
@@ -264,6 +274,17 @@ def structural_kd_case_1b(
   head and relation none of the student's labels can name counts 0.
 
   Args, Returns and Raises as of `structural_kd_loss`.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> from kd_jax.structured import DependencyScores, ParsingTags
+    >>> # The heads of token 1 are the root and token 2, of token 2 the root and token 1: half and half.
+    >>> teacher = DependencyScores(jnp.zeros((2, 3)), jnp.zeros((2, 3, 1)))
+    >>> logits = jnp.log(jnp.array([[1.0, 3.0, 1.0]] * 2))  # labels "root", "+1", "-1": 1/5, 3/5, 1/5
+    >>> student = ParsingTags(logits, jnp.array([0, 1, -1]), jnp.zeros(3, int))
+    >>> loss = kd_jax.structural_kd_case_1b(student, teacher)
+    >>> round(float(loss), 4)  # (log 5 + log 5/3) / 2 + log 5
+    2.6696
   """
   if isinstance(teacher, DependencyScores):
     teacher = teacher._replace(refined=None)
@@ -288,6 +309,17 @@ def structural_kd_case_2a(
   .. math:: P_t(y_i) \propto \exp(\alpha(y_i) + \beta(y_i))
 
   Args, Returns and Raises as of `structural_kd_loss`.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> from kd_jax.structured import LinearChain, MaxEnt
+    >>> # Two tokens must have one tag: 00 has 1/4 and 11 has 3/4, and so P(1) = 3/4 at either token.
+    >>> stay = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 0.0]])
+    >>> teacher = LinearChain(jnp.log(jnp.array([[1.0, 3.0], [1.0, 1.0]])), stay)
+    >>> student = MaxEnt(jnp.log(jnp.array([[1.0, 3.0], [1.0, 3.0]])))
+    >>> loss = kd_jax.structural_kd_case_2a(student, teacher)
+    >>> round(float(loss), 4)  # 2 (3 log 4/3 + log 4) / 4
+    1.1247
   """
   return _of_case(
     "2a",
@@ -311,6 +343,17 @@ def structural_kd_case_2b(
   and `kd_jax.structured.mean_field_marginals` computes them from scores.
 
   Args, Returns and Raises as of `structural_kd_loss`; and ValueError for a teacher without `refined`.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> from kd_jax.structured import DependencyScores, ParsingTags
+    >>> # Refined: token 1 hangs on the root and token 2 on token 1, for certain.
+    >>> refined = jnp.array([[0.0, -99.0, -99.0], [-99.0, 0.0, -99.0]])
+    >>> teacher = DependencyScores(jnp.zeros((2, 3)), jnp.zeros((2, 3, 1)), refined=refined)
+    >>> logits = jnp.log(jnp.array([[1.0, 3.0, 1.0]] * 2))  # labels "root", "+1", "-1": 1/5, 3/5, 1/5
+    >>> student = ParsingTags(logits, jnp.array([0, 1, -1]), jnp.zeros(3, int))
+    >>> round(float(kd_jax.structural_kd_case_2b(student, teacher)), 4)  # log 5 + log 5
+    3.2189
   """
   if isinstance(teacher, DependencyScores) and teacher.refined is None:
     raise ValueError("case 2b needs a second-order teacher, whose `refined` is not None: see 1b")
@@ -337,6 +380,15 @@ def structural_kd_case_3(
   Products of tempered marginals agree with one another, so this is a cross-entropy at every temperature.
 
   Args, Returns and Raises as of `structural_kd_loss`.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> from kd_jax.structured import LinearChain, MaxEnt
+    >>> # 00 and 11 have 3/8 each for the student, 01 and 10 have 1/8; for the teacher 00 and 11 have half.
+    >>> teacher = MaxEnt(jnp.log(jnp.array([[1.0, 3.0], [1.0, 1.0]])))
+    >>> student = LinearChain(jnp.zeros((2, 2)), jnp.log(jnp.array([[3.0, 1.0], [1.0, 3.0]])))
+    >>> round(float(kd_jax.structural_kd_case_3(student, teacher)), 4)  # (log 8 + log 8/3) / 2
+    1.5301
   """
   return _of_case(
     "3",
@@ -360,6 +412,15 @@ def structural_kd_case_4(
   student's tags are numbered as there.
 
   Args, Returns and Raises as of `structural_kd_loss`.
+
+  Example:
+    >>> import jax.numpy as jnp, kd_jax
+    >>> from kd_jax.structured import MaxEnt, SpanScores
+    >>> # OO, SO, OS, SS and BE have 1/5 each: P(O) = 2/5 at either token.
+    >>> teacher = SpanScores(jnp.zeros((2, 2, 1)))
+    >>> student = MaxEnt(jnp.log(jnp.array([[3.0, 1.0, 1.0, 1.0, 1.0]] * 2)))
+    >>> round(float(kd_jax.structural_kd_case_4(student, teacher)), 4)  # 2 (log 7 - 2/5 log 3)
+    3.0129
   """
   return _of_case(
     "4",
