@@ -26,12 +26,15 @@ from pathlib import Path
 
 import tyro
 
-from experiments.command_line import console
-from experiments.reporting import findings, tables
-from experiments.reporting.comparison import comparison
-from experiments.reporting.documents import Table, to_markdown
-from experiments.reporting.results import Results, load_results, to_json
 from kd_jax.checkpoints import write_text
+
+from .command_line import console
+from .command_line.asking import ask
+from .command_line.naming import call_of
+from .reporting import findings, tables
+from .reporting.comparison import comparison
+from .reporting.documents import Table, to_markdown
+from .reporting.results import Results, load_results, to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  options = tyro.cli(Options, args=argv, prog="python -m experiments.compare")
+  options = ask(Options, argv, "compare")
   folders = [path.absolute() for path in options.directories]
   if len(set(folders)) != len(folders):
     raise ValueError("`directories` must be distinct folders, got one of them twice")
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.show_table(*table)
   else:
     arguments = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", "-m", "experiments.compare", *arguments])
+    command = shlex.join([*call_of("compare"), *arguments])
     table = _write_joined(studies, options.join, command)
   if options.output is not None:
     write_text(options.output, to_markdown([table]))
@@ -70,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write_joined(studies: dict[str, Results], folder: Path, command: str) -> Table:
   """Joins studies, writes the results and the report, and returns the table, which is shown."""
   # Here: both are slow to load, and only a join needs them.
-  from experiments.pipeline.joining import join
-  from experiments.reporting import report
+  from .pipeline.joining import join
+  from .reporting import report
 
   if (folder / "study.json").exists() or _is_of_one_study(folder / "results.json"):
     raise ValueError(f"`join` must be a folder of its own, got {folder}, which holds a study")

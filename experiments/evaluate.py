@@ -8,12 +8,12 @@ Writes WORKDIR/results.json: a row for each method, seed and phase, and the lear
 import sys
 from collections.abc import Sequence
 
-from experiments.command_line import console, options
-from experiments.command_line.wording import counted
-from experiments.pipeline.evaluation import evaluate
-from experiments.pipeline.folder import open_folder
-from experiments.pipeline.students import Students
-from experiments.pipeline.teachers import Teachers
+from .command_line import console, options
+from .command_line.wording import counted
+from .pipeline.evaluation import evaluate
+from .pipeline.folder import open_folder
+from .pipeline.students import Students
+from .pipeline.teachers import Teachers
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,17 +23,19 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.command_line import console
-from experiments.deployment.formats import WRITERS, Finished, Format
-from experiments.deployment.interfaces import Interface, deployed, interface
-from experiments.pipeline import lineage, runs
-from experiments.pipeline.folder import MARKER
 from kd_jax import export
 from kd_jax.checkpoints import CheckpointStore, flatten, unflatten, write_json
 from kd_jax.models.safetensors_files import nest
 from kd_jax.models.spec import parameter_count
 from kd_jax.training.state import one_seed
 from kd_jax.types import PyTree
+
+from .command_line import console
+from .command_line.asking import ask
+from .deployment.formats import WRITERS, Finished, Format
+from .deployment.interfaces import Interface, deployed, interface
+from .pipeline import lineage, runs
+from .pipeline.folder import MARKER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  options = tyro.cli(Options, args=argv, prog="python -m experiments.export")
+  options = ask(Options, argv, "export")
   found = find(options)
   face = interface(
     found.meta, found.source, found.variables, length=options.length, data_dir=options.data_dir

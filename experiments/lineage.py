@@ -12,8 +12,9 @@ from pathlib import Path
 
 import tyro
 
-from experiments.command_line import console
-from experiments.pipeline import lineage
+from .command_line import console
+from .command_line.asking import ask
+from .pipeline import lineage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ _UNCHECKED: set[str] = set()
 
 def main(argv: Sequence[str] | None = None) -> int:
   _UNCHECKED.clear()
-  options = tyro.cli(Options, args=argv, prog="python -m experiments.lineage")
+  options = ask(Options, argv, "lineage")
   root = lineage.study_root(options.path)
   found = list(lineage.starts(options.path.absolute()))
   if not found:

@@ -7,11 +7,12 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from experiments.command_line import console, options
-from experiments.command_line.wording import counted
-from experiments.pipeline.folder import open_folder
-from experiments.pipeline.teachers import Teachers
 from kd_jax.teachers import cache as teacher_cache
+
+from .command_line import console, options
+from .command_line.wording import counted
+from .pipeline.folder import open_folder
+from .pipeline.teachers import Teachers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Prepares a data set for reading without TensorFlow: python -m experiments.prepare NAME.
+"""Prepares a data set for reading without TensorFlow.
+
+    python -m experiments.prepare NAME
 
 The one place that downloads. `digits` needs neither network nor TensorFlow; the official builders
 of the other images unpack their archives and encode them with TensorFlow, once.
@@ -9,12 +11,17 @@ import importlib.util
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from kd_jax._extras import extra
 from kd_jax.data import corpora, digits, glue, sources
+
+from .command_line import console
+from .command_line.asking import ask
 
 IMAGES = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist")
 SENTENCES = {"conll2003": "conll2003/conll2003", "en_ewt": "universal_dependencies/en_ewt"}
@@ -24,7 +31,7 @@ NAMES = (*IMAGES, *SENTENCES, *TEXTS)
 
 
 @dataclasses.dataclass(frozen=True)
-class PrepareConfig:
+class Options:
   """Downloads a data set and writes it in the form that kd_jax reads."""
 
   name: Annotated[Literal[NAMES], tyro.conf.Positional]
@@ -33,31 +40,19 @@ class PrepareConfig:
   """TFDS's data directory; by default $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
 
 
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command.
-
-  Args:
-    argv: arguments without the program's name; None reads the command line.
-
-  Returns:
-    0 when the data set is prepared, 1 with one line on stderr when it is not.
-  """
-  config = tyro.cli(PrepareConfig, args=argv, prog="python -m experiments.prepare")
-  root = sources.default_data_dir() if config.data_dir is None else config.data_dir.expanduser()
+def main(argv: Sequence[str] | None = None) -> int:
+  options = ask(Options, argv, "prepare")
+  root = sources.default_data_dir() if options.data_dir is None else options.data_dir.expanduser()
   try:
-    ready = prepared_dir(config.name, root)
+    ready = prepared_dir(options.name, root)
     if ready is not None:
-      print(f"{config.name} is already prepared in {ready}")
+      console.say(f"{options.name} is already prepared in {ready}")
       return 0
-    folder = _prepare(config.name, root)
-  except KeyboardInterrupt:
-    print(f"stopped; {config.name} is not prepared", file=sys.stderr)
-    return 1
+    folder = _prepare(options.name, root)
   except Exception as error:  # downloads fail in many ways; the user needs one readable line
-    reason = " ".join(str(error).split()) or type(error).__name__
-    print(f"cannot prepare {config.name}: {reason}", file=sys.stderr)
-    return 1
-  print(f"{config.name} is prepared in {folder}")
+    reason = str(error) or type(error).__name__
+    raise ValueError(f"cannot prepare {options.name}: {reason}") from error
+  console.say(f"{options.name} is prepared in {folder}")
   return 0
 
 
@@ -100,14 +95,15 @@ def _prepare_images(name: str, root: Path) -> Path:
 
 
 def _download(name: str, builder_name: str, root: Path) -> Path:
-  import tensorflow_datasets as tfds
+  with extra("data"):
+    import tensorflow_datasets as tfds
 
   logging.getLogger("urllib3").setLevel(logging.ERROR)  # it announces each of its 40 retries
-  print(f"downloading {name}; without a connection this gives up after 4 minutes", flush=True)
+  console.say(f"downloading {name}; without a connection this gives up after 4 minutes")
   builder = tfds.builder(builder_name, data_dir=root, file_format=sources.FILE_FORMAT)
   builder.download_and_prepare()
   return Path(builder.data_dir)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(console.run(main))

@@ -5,33 +5,30 @@ python -m experiments.report DIR
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 
-from experiments.reporting.report import write_report
+from .command_line import console
+from .command_line.asking import ask
+from .reporting.report import write_report
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportConfig:
+class Options:
   """Writes the report of a study from its results."""
 
   directory: tyro.conf.Positional[Path]
   """The study's directory, with results.json in it."""
 
 
-def main(argv: list[str] | None = None) -> int:
-  """Command line; returns the exit status."""
-  config = tyro.cli(ReportConfig, args=argv, prog="python -m experiments.report")
-  try:
-    paths = write_report(config.directory)
-  except (ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  for path in paths:
-    print(path)
+def main(argv: Sequence[str] | None = None) -> int:
+  options = ask(Options, argv, "report")
+  for path in write_report(options.directory):
+    console.say(str(path))
   return 0
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(console.run(main))

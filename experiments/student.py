@@ -7,10 +7,10 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from experiments.command_line import console, options
-from experiments.pipeline.folder import open_folder
-from experiments.pipeline.students import Students
-from experiments.pipeline.teachers import Teachers
+from .command_line import console, options
+from .pipeline.folder import open_folder
+from .pipeline.students import Students
+from .pipeline.teachers import Teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   if study.methods != options.configs()[study.name].methods:
     raise ValueError("students of one method are trained at a time: name it with --method")
   study = dataclasses.replace(study, methods=(own.method,))
-  if own.seed is not None and own.seed not in study.seed_range:
-    first, last = study.seed_range[0], study.seed_range[-1]
-    raise ValueError(f"--seed must be one of the study's, {first} to {last}, got {own.seed}")
+  if own.seed is not None and own.seed not in study.seed_values:
+    listed = ", ".join(map(str, study.seed_values))
+    raise ValueError(f"--seed must be one of the study's, {listed}, got {own.seed}")
   console.start(where)
   folder = open_folder(study, where)
   seeds = None if own.seed is None else (own.seed,)

@@ -10,15 +10,16 @@ Stopped at any moment, the same command goes on from the last finished epoch and
 import sys
 from collections.abc import Sequence
 
-from experiments.command_line import console, options
-from experiments.command_line.wording import counted
-from experiments.pipeline.evaluation import evaluate
-from experiments.pipeline.folder import open_folder
-from experiments.pipeline.students import Students
-from experiments.pipeline.teachers import Teachers
-from experiments.reporting import findings, tables
-from experiments.reporting.results import load_results
 from kd_jax import parallel
+
+from .command_line import console, options
+from .command_line.wording import counted
+from .pipeline.evaluation import evaluate
+from .pipeline.folder import open_folder
+from .pipeline.students import Students
+from .pipeline.teachers import Teachers
+from .reporting import findings, tables
+from .reporting.results import load_results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   console.say(
     f"{study.name}: {data.train.name} {data.train.version}, {len(data.train)} training, "
     f"{len(data.validation)} validation and {counted(len(data.test), 'test examples')}; "
-    f"{counted(len(study.rows), 'methods')} × {counted(study.seeds, 'seeds')} in {where.workdir}"
+    f"{counted(len(study.rows), 'methods')} × {counted(len(study.seed_values), 'seeds')} in {where.workdir}"
   )
   teachers = Teachers(folder)
   teachers.teacher()
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   evaluate(students)
   if parallel.is_main():
     # Here: matplotlib is slow to load, and a command that is refused draws nothing.
-    from experiments.reporting import report
+    from .reporting import report
 
     paths = report.write_report(where.workdir)
     results = load_results(where.workdir)

@@ -6,9 +6,9 @@ python -m experiments.teacher CONFIG [--teacher-weights FILE] [--workdir DIR] [o
 import sys
 from collections.abc import Sequence
 
-from experiments.command_line import console, options
-from experiments.pipeline.folder import open_folder
-from experiments.pipeline.teachers import Teachers
+from .command_line import console, options
+from .pipeline.folder import open_folder
+from .pipeline.teachers import Teachers
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from jax import export as jax_export
 from jax.interpreters import partial_eval
 
+from kd_jax._extras import extra
 from kd_jax.types import Array
 
 Named = Mapping[str, Any]
@@ -79,15 +80,11 @@ def to_stablehlo(
     The bytes of a file.
 
   Raises:
-    ValueError: flatbuffers, which JAX writes such files with, is not installed.
+    ModuleNotFoundError: flatbuffers, which JAX writes such files with, is not installed.
   """
   exported = jax_export.export(jax.jit(dict_function(function)), platforms=tuple(platforms))
-  try:
+  with extra("studies"):
     return bytes(exported(abstract(inputs, constraints)).serialize())
-  except ImportError:
-    raise ValueError(
-      "StableHLO files are written by flatbuffers: pip install flatbuffers"
-    ) from None
 
 
 def from_stablehlo(data: bytes) -> Function:
@@ -122,15 +119,11 @@ def to_onnx(
     The bytes of a file.
 
   Raises:
-    ValueError: jax2onnx is not installed, or cannot convert the function.
+    ModuleNotFoundError: jax2onnx is not installed.
+    ValueError: jax2onnx cannot convert the function.
   """
-  try:
-    with _quiet():
-      import jax2onnx
-  except ImportError:
-    raise ValueError(
-      "ONNX files are written by jax2onnx: pip install 'jax2onnx>=0.17,<0.18'"
-    ) from None
+  with extra("onnx"), _quiet():
+    import jax2onnx
   shapes = abstract(inputs, constraints)
   # Traced here, not by jax2onnx: it replaces parts of JAX and Flax while it traces, and some wrongly.
   with mock.patch.object(nn, "max_pool", _max_pool):

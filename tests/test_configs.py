@@ -228,7 +228,7 @@ def test_overrides_reach_the_study():
   )
   assert study.methods == ("kd",)
   assert study.seeds == 3
-  assert [*study.seed_range] == [0, 1, 2]
+  assert [*study.seed_values] == [0, 1, 2]
   assert study.settings.kd.temperature == 8
   assert study.optimizer.learning_rate == 0.2
   assert str(where.workdir) == "somewhere"
@@ -236,11 +236,11 @@ def test_overrides_reach_the_study():
 
 def test_seeds_may_begin_anywhere():
   study, _, _ = options.parse("study", ["digits", "--first-seed", "7", "--seeds", "2"])
-  assert [*study.seed_range] == [7, 8]
+  assert [*study.seed_values] == [7, 8]
   assert plain(study)["first_seed"] == 7
   whole = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
   without = type(study)(**{key: value for key, value in whole.items() if key != "first_seed"})
-  assert [*without.seed_range] == [0, 1]  # a configuration of before the option
+  assert [*without.seed_values] == [0, 1]  # a configuration of before the option
 
 
 def test_each_phase_may_have_a_schedule_of_its_own_on_the_command_line():

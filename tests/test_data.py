@@ -12,6 +12,7 @@ import pytest
 from experiments import prepare
 from kd_jax import data
 from kd_jax.data import dataset, digits, sources, splits
+from tests.commands import run_here
 from tests.fake_tfds import fake_arrays, write_fake
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -176,10 +177,10 @@ def test_missing_data_is_refused_at_once_with_the_command(tmp_path, monkeypatch)
   assert time.perf_counter() - start < 2
   assert str(caught.value) == (
     f"cifar10 is not prepared: looked for array_record files in {folder}/cifar10, found nothing. "
-    f"Run: python -m experiments.prepare cifar10 --data-dir '{folder}'"
+    f"Run: kd-jax prepare cifar10 --data-dir '{folder}'"
   )
   monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
-  with pytest.raises(data.DatasetNotPrepared, match=r"experiments\.prepare mnist$"):
+  with pytest.raises(data.DatasetNotPrepared, match=r"kd-jax prepare mnist$"):
     data.load("mnist", validation_examples=10)
   assert not folder.exists()
 
@@ -188,9 +189,9 @@ def test_tensorflows_own_format_is_refused_with_the_command(tmp_path, capsys):
   folder = write_fake("mnist", tmp_path)
   info = json.loads((folder / "dataset_info.json").read_text())
   (folder / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
-  with pytest.raises(data.DatasetNotPrepared, match=r"found 3.0.1 as tfrecord. Run: python"):
+  with pytest.raises(data.DatasetNotPrepared, match=r"found 3.0.1 as tfrecord. Run: kd-jax"):
     data.load("mnist", data_dir=tmp_path, validation_examples=10)
-  assert prepare.main(["mnist", "--data-dir", str(tmp_path)]) == 1
+  assert run_here(prepare, "mnist", "--data-dir", str(tmp_path)) == 1
   assert f"(mv {folder} {folder}.old) and run this again" in capsys.readouterr().err
   folder.rename(f"{folder}.old")
   assert sources.prepared_formats("mnist", tmp_path) == {}
@@ -255,14 +256,14 @@ def test_images_of_unequal_shapes_are_refused():
 
 
 def test_prepare_command(tmp_path, fakes, capsys, monkeypatch):
-  assert prepare.main(["digits", "--data-dir", str(tmp_path)]) == 0
+  assert run_here(prepare, "digits", "--data-dir", str(tmp_path)) == 0
   assert capsys.readouterr().out == f"digits is prepared in {tmp_path}/digits/1.0.0\n"
-  assert prepare.main(["cifar10", "--data-dir", str(fakes)]) == 0
+  assert run_here(prepare, "cifar10", "--data-dir", str(fakes)) == 0
   assert "already prepared" in capsys.readouterr().out
 
   monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
   monkeypatch.setattr("tensorflow_datasets.builder", None)  # calling it would be an error of ours
-  assert prepare.main(["cifar100", "--data-dir", str(tmp_path)]) == 1
+  assert run_here(prepare, "cifar100", "--data-dir", str(tmp_path)) == 1
   assert "pip install tensorflow-cpu" in capsys.readouterr().err
 
   def no_network(*args, **kwargs):
@@ -270,8 +271,8 @@ def test_prepare_command(tmp_path, fakes, capsys, monkeypatch):
 
   monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: name)
   monkeypatch.setattr("tensorflow_datasets.builder", no_network)
-  assert prepare.main(["cifar100", "--data-dir", str(tmp_path)]) == 1
-  assert capsys.readouterr().err == "cannot prepare cifar100: no route to host\n"
+  assert run_here(prepare, "cifar100", "--data-dir", str(tmp_path)) == 1
+  assert capsys.readouterr().err == "error: cannot prepare cifar100: no route to host\n"
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,7 @@ def test_prepare_command(tmp_path, fakes, capsys, monkeypatch):
 def test_prepare_texts_and_sentences(name, builder, tmp_path, capsys, monkeypatch):
   """TFDS's own builders, in the form that is read here; neither needs TensorFlow."""
   if (REAL / builder.split("/")[0]).is_dir():
-    assert prepare.main([name, "--data-dir", str(REAL)]) == 0
+    assert run_here(prepare, name, "--data-dir", str(REAL)) == 0
     assert f"{name} is already prepared in" in capsys.readouterr().out
   asked = []
 
@@ -301,11 +302,11 @@ def test_prepare_texts_and_sentences(name, builder, tmp_path, capsys, monkeypatc
 
   monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda module: module == "h5py" or None)
   monkeypatch.setattr("tensorflow_datasets.builder", known)
-  assert prepare.main([name, "--data-dir", str(tmp_path)]) == 0
+  assert run_here(prepare, name, "--data-dir", str(tmp_path)) == 0
   assert asked == [(builder, tmp_path, "array_record"), "prepared"]
   monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda module: None)
   capsys.readouterr()
-  assert prepare.main([name, "--data-dir", str(tmp_path)]) == (name == "glue/rte")
+  assert run_here(prepare, name, "--data-dir", str(tmp_path)) == (name == "glue/rte")
   assert ("pip install h5py" in capsys.readouterr().err) == (name == "glue/rte")
 
 

@@ -195,7 +195,9 @@ def test_what_onnx_cannot_hold_is_one_line_and_no_file(tmp_path, vocabulary, cap
 
 def test_without_jax2onnx_the_remedy_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "jax2onnx", None)
-  with pytest.raises(ValueError, match="pip install 'jax2onnx"):
+  with pytest.raises(
+    ModuleNotFoundError, match=r"jax2onnx is not installed: pip install 'kd_jax\[onnx\]'"
+  ):
     to_onnx(lambda x: x, {"x": Input((2,), "float32")})
 
 

@@ -14,6 +14,7 @@ from experiments.reporting import curves, documents, drawing, findings, plots, r
 from experiments.reporting.comparison import comparison
 from experiments.reporting.results import check_results
 from experiments.reporting.statistics import estimate, excludes_zero, paired_difference, pick
+from tests.commands import run_here
 
 # Test accuracies by seed: `strong` beats scratch at every seed, `weak` only wavers around it.
 ACCURACIES = {
@@ -454,7 +455,7 @@ def test_spread_apart_keeps_order_gap_and_centre():
 def test_bad_results_give_one_readable_line(tmp_path, capsys, content, expected):
   if content is not None:
     (tmp_path / "results.json").write_text(content)
-  assert report_command.main([str(tmp_path)]) == 1
+  assert run_here(report_command, tmp_path) == 1
   captured = capsys.readouterr()
   assert captured.out == ""
   assert captured.err.count("\n") == 1

@@ -7,13 +7,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.command_line.options import Where, parse
-from experiments.domains.image_study import ImageStudy
 from kd_jax import data, parallel, recipes
 from kd_jax.models.spec import build_model, is_convolutional
 from kd_jax.training.loop import Task
 from kd_jax.training.state import LoopState, init_variables, one_seed, start_phase
 from kd_jax.types import PyTree
+
+from ..command_line.options import Where, parse
+from ..domains.image_study import ImageStudy
 
 # Training examples with the held-out ones, shape, classes.
 _SMALL, _COLOUR = (60000, (28, 28, 1), 10), (50000, (32, 32, 3))
@@ -68,7 +69,7 @@ def make_task(study: ImageStudy, where: Where, *, synthetic: bool) -> Task:
     )
     train, validation = found.train, found.validation.take(np.arange(batch))
   convolutional = is_convolutional(study.student)
-  together = study.seeds_together or (1 if convolutional else study.seeds)
+  together = study.seeds_together or (1 if convolutional else len(study.seed_values))
   return Task(
     model=build_model(study.student, train.num_classes, axis_name=parallel.AXIS),
     train=train,
@@ -76,7 +77,7 @@ def make_task(study: ImageStudy, where: Where, *, synthetic: bool) -> Task:
     augmentation=study.augmentation,
     views=study.views,
     batch_size=batch,
-    seeds=tuple(study.seed_range[:together]),
+    seeds=tuple(study.seed_values[:together]),
     one_dispatch=parallel.one_dispatch_an_epoch(convolutional),
   )
 

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.benchmarks import bench
-from experiments.command_line import console
 from kd_jax import parallel
 from kd_jax._reading import DeviceData, StepBatch
 from kd_jax.training import batches, cached_teacher
 from kd_jax.training.loop import program_of
 from kd_jax.training.step import step_of_seeds
 from kd_jax.types import Outputs
+
+from ..command_line import console
+from . import bench
 
 
 def measure(argv: Sequence[str], starts: int) -> dict[str, list[float]]:
@@ -36,7 +37,7 @@ def measure(argv: Sequence[str], starts: int) -> dict[str, list[float]]:
 
 def start(argv: Sequence[str], cache: str) -> float:
   """Seconds to the first step of one process with a folder of compiled programs."""
-  command = [sys.executable, "-m", "experiments.benchmarks.first_step", *argv]
+  command = [sys.executable, "-m", f"{__package__}.first_step", *argv]
   environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
   began = time.time()
   done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -24,10 +24,11 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.benchmarks import structures_timing as timing
-from experiments.benchmarks.structures_problems import PROBLEMS, Problem
-from experiments.command_line import console
 from kd_jax.checkpoints import write_json
+
+from ..command_line import console
+from . import structures_timing as timing
+from .structures_problems import PROBLEMS, Problem
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 

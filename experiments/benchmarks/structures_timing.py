@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.structures_problems import Problem
-from experiments.command_line import console
+from ..command_line import console
+from .structures_problems import Problem
 
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "torch-struct", "pytorch-crf")
 TOLERANCE = 1e-3
@@ -39,7 +39,7 @@ def pytorch() -> dict[str, dict[str, Preparation]]:
     return {}
   import torch
 
-  from experiments.benchmarks import structures_torch
+  from . import structures_torch
 
   def prepared(function: Callable, threads: int) -> Preparation:
     def prepare(*arrays: np.ndarray) -> Runner:

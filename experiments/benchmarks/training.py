@@ -17,15 +17,16 @@ import jax
 import numpy as np
 import orbax.checkpoint
 
-from experiments.benchmarks import bench, first_step
-from experiments.command_line import console
-from experiments.domains.image_study import ImageStudy
-from experiments.domains.study import plain
 from kd_jax.checkpoints import CheckpointStore, unflatten, write_json
 from kd_jax.models.spec import build_model
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.teachers.sources import Teacher, cached_teacher, live_teacher
 from kd_jax.training.loop import EpochReport, Task, train_phase
+
+from ..command_line import console
+from ..domains.image_study import ImageStudy
+from ..domains.study import plain
+from . import bench, first_step
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 Quantity = tuple[str, str, list[float]]

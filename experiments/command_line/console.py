@@ -1,6 +1,8 @@
 """The command line's edge: progress that is shown all along, and errors in one line."""
 
+import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,23 +14,40 @@ import rich.progress
 import rich.table
 import rich.text
 
-from experiments.command_line import allocator
-from experiments.command_line.options import Where
-from experiments.command_line.wording import counted, noun
 from kd_jax import parallel
+
+from . import allocator
+from .options import Where
+from .wording import counted, noun
 
 _LINE_SECONDS = 10.0
 
 
 def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-  """Runs a command; what the user can mend is said in one line, with exit status 1."""
+  """Runs a command; an error that the user can fix is one line, with exit status 1."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      # A terminal or a file may not know every character of a table.
+      stream.reconfigure(errors="replace")
   try:
-    return command(argv)
+    status = command(argv)
+    sys.stdout.flush()
+    return status
+  except BrokenPipeError:
+    # Whoever read the output has seen enough; what is still in the buffer must not fail again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
   except KeyboardInterrupt:
     print("stopped; the same command goes on from here", file=sys.stderr)
     return 130
   # A JaxRuntimeError is memory that ran out, or a process that died beside this one.
-  except (ValueError, OSError, FloatingPointError, jax.errors.JaxRuntimeError) as error:
+  except (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    ModuleNotFoundError,
+    jax.errors.JaxRuntimeError,
+  ) as error:
     if os.environ.get("KD_JAX_TRACEBACK"):
       raise
     message = " ".join(str(error).split())

@@ -12,8 +12,12 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from experiments.domains.study import Study
 from kd_jax.data import glue
+
+from ..domains.study import Study
+from .asking import ask
+
+_CONFIGS = "..configs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +45,9 @@ class NoOptions:
 
 def configs() -> dict[str, Study]:
   """Every study in `experiments.configs`, by name."""
-  package = importlib.import_module("experiments.configs")
+  package = importlib.import_module(_CONFIGS, __package__)
   names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-  return {name: importlib.import_module(f"experiments.configs.{name}").CONFIG for name in names}
+  return {name: importlib.import_module(f"{_CONFIGS}.{name}", __package__).CONFIG for name in names}
 
 
 Options = TypeVar("Options")
@@ -88,7 +92,9 @@ def parse(
   if own is not None:
     # Before the other options are read: the file's methods bring options of their own.
     known[name] = dataclasses.replace(known[name], recipes=Path(own))
-  description = inspect.getdoc(importlib.import_module(f"experiments.configs.{name}"))
+  if "--quick" in arguments:
+    known[name] = known[name].quickened()
+  description = inspect.getdoc(importlib.import_module(f"{_CONFIGS}.{name}", __package__))
   command = dataclasses.make_dataclass(
     "command",
     [
@@ -97,13 +103,13 @@ def parse(
       ("options", Annotated[options, tyro.conf.arg(name="")], options()),
     ],
   )
-  parsed = tyro.cli(
+  parsed = ask(
     command,
-    prog=f"python -m experiments.{prog} {{{','.join(known)}}}",
-    args=arguments,
+    arguments,
+    prog,
+    choices=f"{{{','.join(known)}}}",
     default=command(),
     description=f"{name}: {description}\n\nThe options' defaults are those of {name}.",
-    config=(tyro.conf.AvoidSubcommands,),
   )
   where = parsed.where
   if where.workdir is None:

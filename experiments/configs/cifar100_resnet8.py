@@ -5,7 +5,7 @@ python -m experiments.study cifar100_resnet8
 
 import dataclasses
 
-from experiments.configs import cifar10_resnet8
+from . import cifar10_resnet8
 
 CONFIG = dataclasses.replace(
   cifar10_resnet8.CONFIG,

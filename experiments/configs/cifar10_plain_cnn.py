@@ -7,9 +7,10 @@ python -m experiments.study cifar10_plain_cnn
 
 import dataclasses
 
-from experiments.configs import cifar10_resnet8
 from kd_jax.models.spec import ModelSpec
 from kd_jax.optimizers import Optimizer
+
+from . import cifar10_resnet8
 
 _SGD = Optimizer(name="sgd", learning_rate=0.01, decay="constant", momentum=0.9, weight_decay=1e-4)
 

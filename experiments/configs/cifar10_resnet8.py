@@ -8,10 +8,11 @@ assistant has as many again). All 162 views of the augmentation are cached.
     python -m experiments.study cifar10_resnet8 --teacher-weights resnet56_cifar10.safetensors
 """
 
-from experiments.domains.image_study import ImageStudy
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.models.spec import ModelSpec
 from kd_jax.optimizers import Optimizer
+
+from ..domains.image_study import ImageStudy
 
 # The constants that the common PyTorch weights for CIFAR ResNets were trained with, which are ImageNet's.
 PIXELS = {"pixel_mean": (0.485, 0.456, 0.406), "pixel_std": (0.229, 0.224, 0.225)}

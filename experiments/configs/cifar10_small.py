@@ -16,8 +16,9 @@ The paper's setting is `cifar10_resnet8`, with all images and 320 epochs: its nu
 import dataclasses
 from pathlib import Path
 
-from experiments.configs.cifar10_resnet8 import CONFIG as PAPER, PIXELS
 from kd_jax.models.spec import ModelSpec
+
+from .cifar10_resnet8 import CONFIG as PAPER, PIXELS
 
 CONFIG = dataclasses.replace(
   PAPER,

@@ -12,9 +12,10 @@ with three methods takes about 20 minutes on two processor cores, and no method 
 The sample shows that the machinery works, not how well: its 48 sentences teach nothing.
 """
 
-from experiments.domains.sequence_study import TaggingStudy
 from kd_jax.models.sequence_spec import SequenceSpec
 from kd_jax.optimizers import Optimizer
+
+from ..domains.sequence_study import TaggingStudy
 
 _ADAM = Optimizer(name="adam", learning_rate=2e-3, decay="linear", weight_decay=0.0, clip_norm=5.0)
 

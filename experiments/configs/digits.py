@@ -18,9 +18,10 @@ KD -0.16 [-0.61, +0.30], TAKD -0.05 [-0.51, +0.41], Annealing-KD +0.12 [-0.33, +
 [-0.89, +0.16].
 """
 
-from experiments.domains.image_study import ImageStudy
 from kd_jax.models.spec import ModelSpec
 from kd_jax.optimizers import Optimizer
+
+from ..domains.image_study import ImageStudy
 
 # Mean and standard deviation of the training pixels.
 _PIXELS = {"pixel_mean": (0.304,), "pixel_std": (0.376,)}

@@ -13,6 +13,6 @@ The test split is GLUE's validation split, whose labels are public; a tenth of t
 1,000, is held out to choose the best epoch. Each task has a folder of its own by default, runs/glue_TASK.
 """
 
-from experiments.domains.text_study import TextStudy
+from ..domains.text_study import TextStudy
 
 CONFIG = TextStudy(name="glue", task="rte")

@@ -7,8 +7,9 @@ vocab.txt. The student starts from the lowest four layers. Needs a GPU: a task t
 What the papers do not say is ours: 10 epochs (the teacher 3), AdamW at 5e-5.
 """
 
-from experiments.domains.text_study import ADAMW, TextStudy, published
 from kd_jax.models.text_spec import TextSpec
+
+from ..domains.text_study import ADAMW, TextStudy, published
 
 # Whether the published MRPC is F1 or accuracy is not known to us: it is left out.
 TASKS = ("cola", "sst2", "stsb", "qqp", "mnli", "qnli", "rte")

@@ -9,8 +9,9 @@ method has the same 18 epochs.
 
 import dataclasses
 
-from experiments.domains.text_study import ADAMW, SETTINGS, TextStudy, published
 from kd_jax.models.text_spec import TextSpec
+
+from ..domains.text_study import ADAMW, SETTINGS, TextStudy, published
 
 TASKS = ("cola", "rte", "mrpc", "stsb", "sst2", "qnli", "qqp", "mnli")
 _OPTIMIZER = dataclasses.replace(ADAMW, learning_rate=2e-5)

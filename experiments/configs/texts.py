@@ -8,6 +8,6 @@
 The sample shows that the machinery works, not how well: its invented sentences teach nothing.
 """
 
-from experiments.domains.text_study import TextStudy
+from ..domains.text_study import TextStudy
 
 CONFIG = TextStudy(name="texts", task="sample", batch_size=16)

@@ -11,9 +11,10 @@ structural KD beats training from scratch there by 1.0 points of LAS: see experi
     python -m experiments.study ud_parsing --dataset sample --min-count 1 --batch-size 8    # built in
 """
 
-from experiments.domains.sequence_study import ParsingStudy
 from kd_jax.models.sequence_spec import SequenceSpec
 from kd_jax.optimizers import Optimizer
+
+from ..domains.sequence_study import ParsingStudy
 
 _ADAM = Optimizer(name="adam", learning_rate=2e-3, decay="linear", weight_decay=0.0, clip_norm=5.0)
 

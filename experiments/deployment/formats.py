@@ -10,9 +10,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from experiments.deployment.interfaces import Interface
-from experiments.domains.text_sources import weights_folder
 from kd_jax import export
+from kd_jax._extras import extra
 from kd_jax.checkpoints import flatten
 from kd_jax.data.tokenization import Tokenizer
 from kd_jax.models import hf_weights, weights
@@ -20,6 +19,9 @@ from kd_jax.models.hf_config import read_config
 from kd_jax.models.spec import ModelSpec
 from kd_jax.models.text_spec import TEXT_FAMILIES, TextSpec
 from kd_jax.types import PyTree
+
+from ..domains.text_sources import weights_folder
+from .interfaces import Interface
 
 TOLERANCE = 1e-4
 
@@ -115,12 +117,11 @@ def onnx_function(data: bytes) -> export.Function:
   """An ONNX file as a function, run by onnxruntime on the CPU.
 
   Raises:
-    ValueError: onnxruntime is not installed, or refuses the file.
+    ModuleNotFoundError: onnxruntime is not installed.
+    ValueError: onnxruntime refuses the file.
   """
-  try:
+  with extra("onnx"):
     import onnxruntime
-  except ImportError:
-    raise ValueError("ONNX files are checked by onnxruntime: pip install onnxruntime") from None
   options = onnxruntime.SessionOptions()
   options.log_severity_level = 4
   try:

@@ -11,9 +11,6 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import numpy as np
 
-from experiments.domains import images
-from experiments.domains.sequences import SequenceNetworkSpec, build_network
-from experiments.domains.text_sources import weights_folder
 from kd_jax.data import glue
 from kd_jax.data.tokenization import Tokenizer
 from kd_jax.data.vocabulary import Vocabulary
@@ -24,6 +21,10 @@ from kd_jax.models.text_spec import TEXT_FAMILIES, TextSpec, build_text_model, t
 from kd_jax.models.word_embedding import thaw
 from kd_jax.training.state import AUXILIARY
 from kd_jax.types import Outputs, PyTree, Subwords, Tokens
+
+from ..domains import images
+from ..domains.sequences import SequenceNetworkSpec, build_network
+from ..domains.text_sources import weights_folder
 
 ONLY_TRAINED_WITH = (AUXILIARY, "pseudo")
 """In "params": heads that no prediction reads."""

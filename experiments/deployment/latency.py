@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from experiments.deployment.interfaces import deployed
 from kd_jax.models.spec import parameter_count
 from kd_jax.types import Outputs, PyTree
+
+from .interfaces import deployed
 
 BATCH_SIZE = 64
 """Of the pass that examples per second are taken from."""

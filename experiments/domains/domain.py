@@ -6,7 +6,6 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 
-from experiments.domains.links import Link
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.examples import Examples
 from kd_jax.recipes import Recipe, Target
@@ -14,6 +13,8 @@ from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.teachers.sources import Teacher
 from kd_jax.training.evaluation import Evaluation
 from kd_jax.types import PyTree
+
+from .links import Link
 
 Role = Literal["teacher", "assistant", "student"]
 Split = TypeVar("Split", bound=Examples)

@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from experiments.domains.study import Study, method_settings
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.models.spec import ModelSpec
+
+from .study import Study, method_settings
 
 MethodSettings = method_settings("MethodSettings", "images")
 

@@ -10,11 +10,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from experiments.domains import tracing
-from experiments.domains.domain import CachePlan, Data, Domain, Header, Networks, ReadyTeacher
-from experiments.domains.image_study import ImageStudy
-from experiments.domains.links import Link, LinkKind
-from experiments.domains.study import plain
 from kd_jax import data as library
 from kd_jax.checkpoints import digest_file
 from kd_jax.data.labelled import hide_labels, num_labelled
@@ -27,6 +22,12 @@ from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import CLASSIFICATION
 from kd_jax.types import Batch, Outputs, PyTree
+
+from . import tracing
+from .domain import CachePlan, Data, Domain, Header, Networks, ReadyTeacher
+from .image_study import ImageStudy
+from .links import Link, LinkKind
+from .study import plain
 
 
 def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:

@@ -4,15 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.domains import images, sequences, text_sources, texts
-from experiments.domains.domain import Domain
-from experiments.domains.image_study import ImageStudy
-from experiments.domains.sequence_study import SequenceStudy
-from experiments.domains.sequences import SequenceNetworkSpec
-from experiments.domains.study import Study
-from experiments.domains.text_study import TextStudy
-from experiments.domains.texts import TextNetworkSpec
 from kd_jax.models.spec import ModelSpec
+
+from . import images, sequences, text_sources, texts
+from .domain import Domain
+from .image_study import ImageStudy
+from .sequence_study import SequenceStudy
+from .sequences import SequenceNetworkSpec
+from .study import Study
+from .text_study import TextStudy
+from .texts import TextNetworkSpec
 
 NetworkSpec = ModelSpec | SequenceNetworkSpec | TextNetworkSpec
 """A network of any kind of data."""

@@ -6,11 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from experiments.domains.study import Study, method_settings
 from kd_jax.data import corpora
 from kd_jax.models.sequence_spec import Head, SequenceSpec
 from kd_jax.recipes import methods_for
 from kd_jax.training.evaluation import PARSING, TAGGING, Evaluation
+
+from .study import Study, method_settings
 
 MethodSettings = method_settings("SequenceMethodSettings", "sentences")
 # The best tree alone: each further one costs another parse of the sentence.
@@ -55,6 +56,7 @@ class SequenceStudy(Study):
   """A comparison of methods on sentences."""
 
   kind: ClassVar = "sentences"
+  quick_method: ClassVar = "structural_kd"
   corpora: ClassVar[tuple[str, ...]]
   vocabulary_task: ClassVar[str]
   evaluation: ClassVar[Evaluation]

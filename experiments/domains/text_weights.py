@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from experiments.domains.domain import Initial
-from experiments.domains.links import Link
-from experiments.domains.text_networks import Resolved
-from experiments.domains.text_sources import folder_link
 from kd_jax.data.texts import TextDataset
 from kd_jax.models import hf_config, hf_weights, text_params
 from kd_jax.models.word_embedding import VOCABULARY, WORDS, freeze_words, thaw, vocabulary_table
 from kd_jax.types import PyTree
+
+from .domain import Initial
+from .links import Link
+from .text_networks import Resolved
+from .text_sources import folder_link
 
 
 def initial(network: Resolved, fresh: PyTree, taught: PyTree | None) -> Initial | None:

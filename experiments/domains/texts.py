@@ -9,35 +9,6 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from experiments.domains import text_weights, tracing
-from experiments.domains.domain import (
-  NO_AUGMENTATION,
-  CachePlan,
-  Data,
-  Domain,
-  Header,
-  Initial,
-  Networks,
-  ReadyTeacher,
-  Role,
-)
-from experiments.domains.study import plain
-from experiments.domains.text_networks import (
-  Resolved,
-  resolve_assistant,
-  resolve_student,
-  resolve_teacher,
-)
-from experiments.domains.text_sources import (
-  LABELS,
-  chance,
-  described,
-  load,
-  metric_kind,
-  name_of,
-  place,
-)
-from experiments.domains.text_study import TextStudy
 from kd_jax.data import glue
 from kd_jax.data.labelled import labelled_part
 from kd_jax.data.texts import TextDataset
@@ -49,6 +20,36 @@ from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import Evaluation, texts
 from kd_jax.types import Batch, Outputs, PyTree
+
+from . import text_weights, tracing
+from .domain import (
+  NO_AUGMENTATION,
+  CachePlan,
+  Data,
+  Domain,
+  Header,
+  Initial,
+  Networks,
+  ReadyTeacher,
+  Role,
+)
+from .study import plain
+from .text_networks import (
+  Resolved,
+  resolve_assistant,
+  resolve_student,
+  resolve_teacher,
+)
+from .text_sources import (
+  LABELS,
+  chance,
+  described,
+  load,
+  metric_kind,
+  name_of,
+  place,
+)
+from .text_study import TextStudy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 
-from experiments.domains.domain import Examples
 from kd_jax.recipes import Recipe, trace
 from kd_jax.types import Batch, Outputs, PyTree
+
+from .domain import Examples
 
 
 def example(data: Examples) -> PyTree:

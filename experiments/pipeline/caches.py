@@ -7,14 +7,15 @@ WORKDIR/assistants/METHOD/cache/   of a method's assistant
 import dataclasses
 from pathlib import Path
 
-from experiments.command_line import console
-from experiments.domains.domain import CachePlan
-from experiments.domains.links import Link, LinkKind
-from experiments.pipeline import runs
-from experiments.pipeline.folder import Folder
-from experiments.pipeline.networks import Network
 from kd_jax import parallel
 from kd_jax.teachers import cache as teacher_cache, predicting
+
+from ..command_line import console
+from ..domains.domain import CachePlan
+from ..domains.links import Link, LinkKind
+from . import runs
+from .folder import Folder
+from .networks import Network
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 import jax
 
-from experiments.domains.registry import NetworkSpec
-from experiments.domains.sequences import SequenceNetworkSpec
 from kd_jax import parallel
 from kd_jax.models.spec import ModelSpec, is_convolutional
+
+from ..domains.registry import NetworkSpec
+from ..domains.sequences import SequenceNetworkSpec
 
 
 def one_dispatch(spec: NetworkSpec) -> bool:

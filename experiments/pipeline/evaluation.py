@@ -15,18 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.command_line import console
-from experiments.command_line.options import configs
-from experiments.deployment.latency import size_and_speed
-from experiments.domains import tracing
-from experiments.domains.domain import Examples
-from experiments.domains.study import Study, plain
-from experiments.pipeline import runs
-from experiments.pipeline.folder import Folder
-from experiments.pipeline.networks import Network
-from experiments.pipeline.students import Students
-from experiments.pipeline.teachers import Teachers
-from experiments.reporting.results import to_json
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import write_text
 from kd_jax.data.labelled import num_labelled
@@ -35,8 +23,32 @@ from kd_jax.optimizers import UNCHANGED
 from kd_jax.teachers import predicting
 from kd_jax.training.state import as_one_of, init_variables, one_seed
 
+from ..command_line import console
+from ..command_line.naming import call_of
+from ..command_line.options import configs
+from ..deployment.latency import size_and_speed
+from ..domains import tracing
+from ..domains.domain import Examples
+from ..domains.study import Study, plain
+from ..reporting.results import to_json
+from . import runs
+from .folder import Folder
+from .networks import Network
+from .students import Students
+from .teachers import Teachers
+
 NOT_OF_THE_SETTING = (
-  *("name", "task", "methods", "vary", "seeds", "first_seed", "seeds_together", "cache_dtype"),
+  *(
+    "name",
+    "quick",
+    "task",
+    "methods",
+    "vary",
+    "seeds",
+    "first_seed",
+    "seeds_together",
+    "cache_dtype",
+  ),
   *("cache_outputs", "live_teacher", "paper", "papers", "official_examples"),
 )
 """Of a study: what its published numbers do not depend on, or are chosen by."""
@@ -71,7 +83,7 @@ def evaluate(students: Students) -> dict[str, Any]:
         "last": on_test(parallel.replicate(result.state.train.variables)),
       }
       for k, seed in enumerate(seeds):
-        if seed not in study.seed_range:
+        if seed not in study.seed_values:
           continue  # of an earlier study of other seeds
         facts = {"method": method, "seed": seed, "phase": result.phase.name}
         final = {"final": index == len(phases) - 1}
@@ -145,7 +157,7 @@ def _header(folder: Folder, teachers: Teachers, made_with: list[Environment]) ->
     "study": study.name,
     "complete": True,
     "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": shlex.join(["python", "-m", "experiments.study", *sys.argv[1:]]),
+    "command": shlex.join([*call_of("study"), *sys.argv[1:]]),
     "config": {key: value for key, value in plain(study).items() if key not in ("paper", "papers")},
     "device": {
       "platform": jax.default_backend(),

@@ -10,14 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command_line import console
-from experiments.command_line.options import Where
-from experiments.domains.domain import Domain, Examples, Initial
-from experiments.domains.links import Link, LinkKind
-from experiments.domains.registry import NetworkSpec, domain_of
-from experiments.domains.study import Study, plain
-from experiments.pipeline import devices, runs
-from experiments.pipeline.differences import field_defaults
 from kd_jax import parallel
 from kd_jax.checkpoints import write_json
 from kd_jax.data.labelled import num_labelled
@@ -25,6 +17,15 @@ from kd_jax.recipes import Recipe
 from kd_jax.training.evaluator import make_evaluator
 from kd_jax.training.loop import Task
 from kd_jax.types import PyTree
+
+from ..command_line import console
+from ..command_line.options import Where
+from ..domains.domain import Domain, Examples, Initial
+from ..domains.links import Link, LinkKind
+from ..domains.registry import NetworkSpec, domain_of
+from ..domains.study import Study, plain
+from . import devices, runs
+from .differences import field_defaults
 
 MARKER = "study.json"
 

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.domains.registry import KINDS
-from experiments.domains.study import plain
-from experiments.pipeline.differences import Difference, differing, short
-from experiments.reporting.formats import and_, flatten
-from experiments.reporting.results import Results, check_results
-from experiments.reporting.statistics import pick
 from kd_jax.environment import distinct
 
+from ..domains.registry import KINDS
+from ..domains.study import plain
+from ..reporting.formats import and_, flatten
+from ..reporting.results import Results, check_results
+from ..reporting.statistics import pick
+from .differences import Difference, differing, short
+
 FREE = (
-  *("name", "methods", "vary", "settings", "seeds", "first_seed", "seeds_together"),
+  *("name", "quick", "methods", "vary", "settings", "seeds", "first_seed", "seeds_together"),
   *("cache_outputs", "paper", "papers"),
 )
 """Settings that joined studies may differ in. `settings` are compared method by method, and a method that reads

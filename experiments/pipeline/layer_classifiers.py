@@ -15,13 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.command_line import console
-from experiments.domains import tracing
-from experiments.domains.links import Link, LinkKind
-from experiments.domains.registry import NetworkSpec
-from experiments.domains.study import plain
-from experiments.pipeline import runs
-from experiments.pipeline.folder import Folder
 from kd_jax.data.labelled import labelled_part
 from kd_jax.data.texts import TextDataset
 from kd_jax.losses.logits import hard_label_loss, squared_error_loss
@@ -32,6 +25,14 @@ from kd_jax.training.evaluation import Evaluation
 from kd_jax.training.loop import Task
 from kd_jax.training.state import one_seed
 from kd_jax.types import Array, ArrayLike, Outputs, PyTree
+
+from ..command_line import console
+from ..domains import tracing
+from ..domains.links import Link, LinkKind
+from ..domains.registry import NetworkSpec
+from ..domains.study import plain
+from . import runs
+from .folder import Folder
 
 
 class StateClassifiers(nn.Module):

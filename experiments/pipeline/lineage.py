@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.domains import registry, text_sources
-from experiments.domains.links import Link, LinkKind
-from experiments.pipeline import runs
-from experiments.pipeline.folder import MARKER
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_file
 from kd_jax.teachers import cache as teacher_cache
+
+from ..domains import registry, text_sources
+from ..domains.links import Link, LinkKind
+from . import runs
+from .folder import MARKER
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,18 +12,19 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from experiments.command_line import console
-from experiments.domains import tracing
-from experiments.domains.domain import Initial
-from experiments.domains.links import IMPORTED, Link, LinkKind
-from experiments.domains.registry import NetworkSpec
-from experiments.domains.study import plain
-from experiments.pipeline import runs
-from experiments.pipeline.folder import Folder
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
 from kd_jax.environment import Environment, environment
 from kd_jax.models.spec import parameter_count
 from kd_jax.types import PyTree
+
+from ..command_line import console
+from ..domains import tracing
+from ..domains.domain import Initial
+from ..domains.links import IMPORTED, Link, LinkKind
+from ..domains.registry import NetworkSpec
+from ..domains.study import plain
+from . import runs
+from .folder import Folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import kd_jax
-from experiments.command_line import console
-from experiments.domains.links import Link, LinkKind
-from experiments.pipeline.differences import differences
-from experiments.pipeline.run_log import RunLog, is_logged
 from kd_jax import parallel, recipes
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, Restored, unflatten
 from kd_jax.environment import Environment, changes, distinct, environment
@@ -28,6 +24,11 @@ from kd_jax.teachers.sources import Teacher
 from kd_jax.training.loop import Task, train_phase
 from kd_jax.training.records import EpochRecord
 from kd_jax.training.state import LoopState, finished_state
+
+from ..command_line import console
+from ..domains.links import Link, LinkKind
+from .differences import differences
+from .run_log import RunLog, is_logged
 
 
 @dataclasses.dataclass(frozen=True)

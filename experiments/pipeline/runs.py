@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.pipeline.phases import PhaseResult, PhaseRun, Run, locked, run_phase
 from kd_jax.teachers.sources import Teacher
 from kd_jax.training.loop import begin_phase, fresh_variables
+
+from .phases import PhaseResult, PhaseRun, Run, locked, run_phase
 
 __all__ = [
   "PhaseResult",

@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from experiments.command_line import console
-from experiments.pipeline import devices, runs
-from experiments.pipeline.folder import Folder
-from experiments.pipeline.teachers import Teachers
+from ..command_line import console
+from . import devices, runs
+from .folder import Folder
+from .teachers import Teachers
 
 
 class FinishedStudents(NamedTuple):
@@ -97,8 +97,8 @@ class Students:
     study = self.folder.study
     together = study.seeds_together
     if together is None:
-      together = devices.seeds_together(self.folder.domain.networks.student, study.seeds)
-    wanted = set(study.seed_range)
+      together = devices.seeds_together(self.folder.domain.networks.student, len(study.seed_values))
+    wanted = set(study.seed_values)
     folders = (self.folder.root / "students" / row).glob("seeds-*")
     begun = [seeds for folder in folders if (seeds := runs.seeds_of(folder)) is not None]
     groups, taken = [], set()

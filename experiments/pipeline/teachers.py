@@ -8,19 +8,20 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from experiments.command_line import console
-from experiments.domains.domain import ReadyTeacher
-from experiments.domains.links import Link, LinkKind
-from experiments.domains.registry import NetworkSpec
-from experiments.pipeline import layer_classifiers, networks, runs
-from experiments.pipeline.caches import Caches
-from experiments.pipeline.folder import Folder
-from experiments.pipeline.networks import Network
 from kd_jax import parallel
 from kd_jax.data.labelled import labelled_part
 from kd_jax.teachers.sources import Teacher, live_teacher
 from kd_jax.training.state import as_one_of, network_of, one_seed
 from kd_jax.types import PyTree
+
+from ..command_line import console
+from ..domains.domain import ReadyTeacher
+from ..domains.links import Link, LinkKind
+from ..domains.registry import NetworkSpec
+from . import layer_classifiers, networks, runs
+from .caches import Caches
+from .folder import Folder
+from .networks import Network
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.reporting.documents import Table
-from experiments.reporting.formats import DASH, flatten, interval, percent, spread
-from experiments.reporting.metric import metric_of
-from experiments.reporting.statistics import (
+from .documents import Table
+from .formats import DASH, flatten, interval, percent, spread
+from .metric import metric_of
+from .statistics import (
   baselines,
   estimate,
   excludes_zero,
@@ -18,7 +18,15 @@ from experiments.reporting.statistics import (
 
 Results = Mapping[str, Any]
 
-NOT_COMPARED = ("name", "methods", "vary", "seeds_together", "official_examples", "live_teacher")
+NOT_COMPARED = (
+  "name",
+  "quick",
+  "methods",
+  "vary",
+  "seeds_together",
+  "official_examples",
+  "live_teacher",
+)
 """Settings that the rows show themselves, or that change no result."""
 
 

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.reporting import drawing
-from experiments.reporting.drawing import LIGHT, Theme
-from experiments.reporting.formats import and_
-from experiments.reporting.metric import metric_of
-from experiments.reporting.statistics import pick
+from . import drawing
+from .drawing import LIGHT, Theme
+from .formats import and_
+from .metric import metric_of
+from .statistics import pick
 
 Results = Mapping[str, Any]
 Series = tuple[tuple[float, float], ...]

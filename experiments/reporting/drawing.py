@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.reporting.metric import metric_of
-from experiments.reporting.statistics import method_titles
+from .metric import metric_of
+from .statistics import method_titles
 
 
 class Theme(NamedTuple):

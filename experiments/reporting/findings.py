@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.command_line.wording import counted, noun
-from experiments.reporting.formats import and_, duration, flatten, interval, percent, plain
-from experiments.reporting.metric import metric_of
-from experiments.reporting.statistics import (
+from ..command_line.wording import counted, noun
+from .formats import and_, duration, flatten, interval, percent, plain
+from .metric import metric_of
+from .statistics import (
   MIN_SEEDS,
   SCRATCH,
   Estimate,

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from experiments.reporting.statistics import Estimate, estimate
+from .statistics import Estimate, estimate
 
 DASH = "–"
 

@@ -6,10 +6,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from experiments.reporting import drawing
-from experiments.reporting.drawing import LIGHT, Theme
-from experiments.reporting.metric import metric_of
-from experiments.reporting.statistics import (
+from . import drawing
+from .drawing import LIGHT, Theme
+from .metric import metric_of
+from .statistics import (
   MIN_SEEDS,
   clipped,
   estimate,

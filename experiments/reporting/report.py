@@ -7,8 +7,8 @@ become Markdown and HTML. The HTML holds its figures and style in itself and loa
 import os
 from pathlib import Path
 
-from experiments.reporting import curves, drawing, plots
-from experiments.reporting.documents import (
+from . import curves, drawing, plots
+from .documents import (
   Block,
   Bullets,
   Code,
@@ -19,12 +19,12 @@ from experiments.reporting.documents import (
   to_html,
   to_markdown,
 )
-from experiments.reporting.findings import case, chance, reading, summary, within_chance
-from experiments.reporting.formats import and_, flatten, sentence
-from experiments.reporting.metric import metric_of
-from experiments.reporting.results import Results, load_results
-from experiments.reporting.statistics import MIN_SEEDS, labels_alone, method_titles
-from experiments.reporting.tables import (
+from .findings import case, chance, reading, summary, within_chance
+from .formats import and_, flatten, sentence
+from .metric import metric_of
+from .results import Results, load_results
+from .statistics import MIN_SEEDS, labels_alone, method_titles
+from .tables import (
   capacity_table,
   detail_columns,
   detail_table,

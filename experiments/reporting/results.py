@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.reporting.metric import check_fractions
+from .metric import check_fractions
 
 SCHEMA_VERSION = 1
 Results = dict[str, Any]

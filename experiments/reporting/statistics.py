@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from scipy import special
 
-from experiments.reporting.metric import metric_of
+from .metric import metric_of
 
 SCRATCH, KD, TOKEN_KD = "scratch", "kd", "token_kd"
 MIN_SEEDS = 3

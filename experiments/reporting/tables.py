@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from experiments.reporting.documents import Table
-from experiments.reporting.findings import device_text
-from experiments.reporting.formats import (
+from .documents import Table
+from .findings import device_text
+from .formats import (
   DASH,
   decimal,
   duration,
@@ -17,8 +17,8 @@ from experiments.reporting.formats import (
   sentence,
   spread,
 )
-from experiments.reporting.metric import metric_of
-from experiments.reporting.statistics import (
+from .metric import metric_of
+from .statistics import (
   SCRATCH,
   Estimate,
   baselines,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kd_jax._extras import extra
 from kd_jax.data.columns import read_columns, tagged_sentence
 from kd_jax.data.conllu import parsed_sentence, read_conllu
 from kd_jax.data.quiet import quiet_tfds
@@ -282,7 +283,8 @@ def _read(
 def _read_prepared(
   folder: Path, split: str, skip_malformed: bool, read_example: Callable[[dict, dict], Sentence]
 ) -> Reading:
-  import tensorflow_datasets as tfds
+  with extra("data"):
+    import tensorflow_datasets as tfds
 
   stored = _PREPARED_SPLITS[split]
   try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_jax._extras import extra
 from kd_jax.data.quiet import quiet_tfds
 from kd_jax.data.splits import balanced_rows
 
@@ -32,7 +33,8 @@ def digits_arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   >>> images.shape, int(images.max()), len(test_rows)
   ((1797, 8, 8, 1), 255, 360)
   """
-  from sklearn.datasets import load_digits
+  with extra("data"):
+    from sklearn.datasets import load_digits
 
   digits = load_digits()
   images = (digits.images.astype(np.int64) * 255 // 16).astype(np.uint8)[..., None]
@@ -42,8 +44,9 @@ def digits_arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _builder(data_dir: Path) -> Any:
-  import tensorflow_datasets as tfds
-  from PIL import Image
+  with extra("data"):
+    import tensorflow_datasets as tfds
+    from PIL import Image
 
   images, labels, ids, test_rows = digits_arrays()
   train_rows = np.setdiff1d(np.arange(len(labels)), test_rows)

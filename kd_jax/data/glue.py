@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax._extras import extra
 from kd_jax.data.quiet import quiet_tfds
 from kd_jax.data.raw_texts import RawSplits, RawTexts, TextSplits, make_splits, tokenize
 from kd_jax.data.sources import (
@@ -196,7 +197,8 @@ def load_glue(
 
 
 def _read(task: GlueTask, folder: Path, split: str) -> RawTexts:
-  import tensorflow_datasets as tfds
+  with extra("data"):
+    import tensorflow_datasets as tfds
 
   fields = (*task.columns, "label", "idx")
   columns: dict[str, list] = {field: [] for field in fields}

@@ -5,13 +5,16 @@ import io
 import warnings
 from collections.abc import Iterator
 
+from kd_jax._extras import extra
+
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
   """Drops TFDS's advice, announcements and progress bars inside the block; errors still show."""
   with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")
-    import tensorflow_datasets as tfds
+    with extra("data"):
+      import tensorflow_datasets as tfds
     from absl import logging
 
     verbosity = logging.get_verbosity()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax._extras import extra
 from kd_jax.data import digits
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.quiet import quiet_tfds
@@ -173,10 +174,10 @@ def prepare_command(name: str, data_dir: str | Path | None) -> str:
   """The command that prepares a data set there.
 
   >>> prepare_command("glue/rte", "my data")
-  "python -m experiments.prepare glue/rte --data-dir 'my data'"
+  "kd-jax prepare glue/rte --data-dir 'my data'"
   """
   option = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
-  return f"python -m experiments.prepare {name}{option}"
+  return f"kd-jax prepare {name}{option}"
 
 
 def parts_missing(name: str, data_dir: str | Path | None = None) -> tuple[str, ...]:
@@ -202,7 +203,8 @@ def parts_missing(name: str, data_dir: str | Path | None = None) -> tuple[str, .
 
 def _read(name: str, folder: Path, split: str) -> Dataset:
   """Decodes one split into arrays; about 0.2 ms an image, so whole CIFAR takes some 12 s."""
-  import tensorflow_datasets as tfds
+  with extra("data"):
+    import tensorflow_datasets as tfds
 
   try:
     builder = tfds.builder_from_directory(folder, file_format=FILE_FORMAT)

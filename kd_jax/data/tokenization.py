@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from kd_jax._extras import extra
 from kd_jax.data.tokenizer_files import BERT_SPECIAL, parse_tokenizer, read_tokenizer, word_piece
 from kd_jax.types import Subwords
 
@@ -137,8 +138,9 @@ class Tokenizer:
     >>> tokenizer.encode(["soup", "Bad, good"]).subwords.mask.astype(int).tolist()
     [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     """
-    import tokenizers
-    from tokenizers import models, pre_tokenizers, trainers
+    with extra("data"):
+      import tokenizers
+      from tokenizers import models, pre_tokenizers, trainers
 
     if vocab_size < _SMALLEST_VOCABULARY:
       raise ValueError(

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kd_jax._extras import extra
+
 if TYPE_CHECKING:
   import tokenizers
 
@@ -63,7 +65,8 @@ def _settings(file: Path) -> dict:
 
 def _as_set(inner: "tokenizers.Tokenizer", config: Mapping) -> "tokenizers.Tokenizer":
   """What tokenizer_config.json states goes before what tokenizer.json does, as in transformers."""
-  from tokenizers import normalizers, pre_tokenizers
+  with extra("data"):
+    from tokenizers import normalizers, pre_tokenizers
 
   for part, kind, names in (
     (inner.normalizer, normalizers.BertNormalizer, _NORMALIZER),
@@ -84,7 +87,8 @@ def _add_tokens(
   Raises:
     ValueError: a token that would not have the number by which the model knows it.
   """
-  from tokenizers import AddedToken
+  with extra("data"):
+    from tokenizers import AddedToken
 
   names = {_name(t) for said in (config, special) for t in said.values() if _is_token(t)}
   plain = {
@@ -128,7 +132,8 @@ def parse_tokenizer(text: str, source: str | Path) -> "tokenizers.Tokenizer":
   Raises:
     ValueError: it cannot be parsed.
   """
-  import tokenizers
+  with extra("data"):
+    import tokenizers
 
   try:
     return tokenizers.Tokenizer.from_str(text)
@@ -157,8 +162,9 @@ def word_piece(
   >>> word_piece(vocabulary).encode("Teas").tokens
   ['[CLS]', 'tea', '##s', '[SEP]']
   """
-  import tokenizers
-  from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+  with extra("data"):
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
   config = config or {}
   missing = [token for token in BERT_SPECIAL[:4] if token not in vocabulary]
@@ -189,8 +195,9 @@ def byte_level(vocab_file: Path, merges_file: Path, config: Mapping) -> "tokeniz
   Raises:
     ValueError: files that cannot be read, or special tokens that are missing.
   """
-  import tokenizers
-  from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+  with extra("data"):
+    import tokenizers
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
   vocabulary = _read_json(vocab_file)
   missing = [token for token in _ROBERTA_SPECIAL if token not in vocabulary]

@@ -20,10 +20,11 @@ from typing import Any
 
 import tyro
 
-from experiments.benchmarks.peers import page, pairs
-from experiments.benchmarks.peers.cases import CASES
-from experiments.command_line import console
 from kd_jax.checkpoints import write_json
+
+from ...command_line import console
+from . import page, pairs
+from .cases import CASES
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
 

@@ -9,12 +9,6 @@ import flax
 import jax
 import numpy as np
 
-from experiments.benchmarks import bench, structures_timing
-from experiments.benchmarks.peers import cases
-from experiments.benchmarks.peers.cases import Job, Measurement
-from experiments.benchmarks.structures_problems import PROBLEMS
-from experiments.command_line import console
-from experiments.command_line.options import Where
 from kd_jax import parallel, recipes
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.dataset import Dataset
@@ -32,6 +26,13 @@ from kd_jax.training.batches import plan_epoch
 from kd_jax.training.loop import Task, begin_phase, fresh_variables, train_phase
 from kd_jax.training.state import init_variables, one_seed
 from kd_jax.types import Outputs, PyTree, Subwords
+
+from ...command_line import console
+from ...command_line.options import Where
+from .. import bench, structures_timing
+from ..structures_problems import PROBLEMS
+from . import cases
+from .cases import Job, Measurement
 
 
 def start() -> None:

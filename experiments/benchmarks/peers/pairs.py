@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks import first_step
-from experiments.benchmarks.peers import cases, worker
-from experiments.benchmarks.peers.cases import OURS, Case, Job, Measurement
+from .. import first_step
+from . import cases, worker
+from .cases import OURS, Case, Job, Measurement
 
 TOLERANCE = 1e-4
 """The largest relative difference between the losses of a pair."""
@@ -54,7 +54,7 @@ class Settings:
 @contextlib.contextmanager
 def in_processes(job: Job) -> Iterator[tuple[dict[str, Any], Ask]]:
   """A side in a process of its own, which lives as long as the context."""
-  command = [sys.executable, "-m", "experiments.benchmarks.peers.worker", json.dumps(job._asdict())]
+  command = [sys.executable, "-m", f"{__package__}.worker", json.dumps(job._asdict())]
   # Two processes share a GPU here: neither may take all of its memory at the start.
   environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
   with tempfile.TemporaryFile("w+") as errors:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from experiments.benchmarks.peers.cases import CLASSES, PIXEL_MEAN, PIXEL_STD
+from .cases import CLASSES, PIXEL_MEAN, PIXEL_STD
 
 
 def load(path: Path) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.benchmarks.peers import cases, torch_networks as networks
-from experiments.benchmarks.peers.cases import CHANNELS_LAST, Job, Measurement
+from . import cases, torch_networks as networks
+from .cases import CHANNELS_LAST, Job, Measurement
 
 Step = Callable[[np.ndarray, int], Tensor]
 """(rows [K, B], epoch) -> the loss, detached."""
@@ -166,7 +166,7 @@ def _predict(job: Job, model: nn.Module, inputs: Tensor) -> Iterator[Measurement
 
 
 def _structure(job: Job) -> Iterator[Measurement]:
-  from experiments.benchmarks import structures_torch
+  from .. import structures_torch
 
   function = structures_torch.contenders()[job.sizes["problem"]][job.side]
   torch.set_default_device(DEVICE)

@@ -13,8 +13,8 @@ import torchdistill
 from torch import Tensor, nn
 from torchdistill.core.distillation import get_distillation_box
 
-from experiments.benchmarks.peers import cases, torch_side
-from experiments.benchmarks.peers.cases import Job, Measurement
+from . import cases, torch_side
+from .cases import Job, Measurement
 
 
 def facts(job: Job) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from experiments.benchmarks.peers.cases import OURS, TORCHDISTILL, Job, Measurement
+from .cases import OURS, TORCHDISTILL, Job, Measurement
 
 _MODULES = {OURS: "ours", TORCHDISTILL: "torchdistill_side"}
 
@@ -14,7 +14,7 @@ _MODULES = {OURS: "ours", TORCHDISTILL: "torchdistill_side"}
 def measurements(job: Job) -> Iterator[dict | Measurement]:
   """What a side computed with (device and versions), and then one measurement after another."""
   name = _MODULES.get(job.side, "torch_side")
-  side = importlib.import_module(f"experiments.benchmarks.peers.{name}")
+  side = importlib.import_module(f"{__package__}.{name}")
   yield side.facts(job)
   yield from side.measurements(job)
 
@@ -22,7 +22,7 @@ def measurements(job: Job) -> Iterator[dict | Measurement]:
 def main() -> int:
   job = Job(**json.loads(sys.argv[1]))
   if job.side == OURS:
-    from experiments.benchmarks.peers import ours
+    from . import ours
 
     ours.start()
   # What libraries print must not mix with the answers.
