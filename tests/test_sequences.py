@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kd_jax.data.corpora import load_parsing, load_tagging
+from kd_jax.data.examples import worthwhile_lengths
 from kd_jax.data.sentences import ParsedSentence, TaggedSentence
 from kd_jax.data.sequences import SequenceDataset, default_bucket_lengths
 from kd_jax.data.vocabulary import Vocabulary
@@ -317,3 +318,16 @@ def test_kinds_of_sentences_are_not_mixed():
     Vocabulary.build([])
   with pytest.raises(ValueError, match="a vocabulary for tagging encodes TaggedSentences"):
     Vocabulary.build(TAGGED).encode(PARSED, split="train")
+
+
+def test_bucket_lengths_that_save_little_are_left_out():
+  lengths = np.array([3] * 300 + [12] * 10 + [40] * 50)
+  candidates = (8, 16, 32, 64)
+  # 300 × 8 positions are worth a program, 10 × 16 are not; the last stays.
+  assert worthwhile_lengths(lengths, candidates) == (8, 64)
+  assert worthwhile_lengths(lengths, candidates, positions=1) == (8, 16, 64)
+  assert worthwhile_lengths(lengths, candidates, positions=10**9) == (64,)
+  assert worthwhile_lengths(lengths[:0], candidates) == (64,)
+  # What is left out by one bucket counts for the next: 100 × 4 and then 110 × 8.
+  mixed = np.array([3] * 100 + [7] * 10 + [15])
+  assert worthwhile_lengths(mixed, (4, 8, 16), positions=800) == (8, 16)

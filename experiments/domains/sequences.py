@@ -26,7 +26,15 @@ from kd_jax.types import Tree
 
 from ..command_line.wording import counted
 from . import tracing
-from .domain import NO_AUGMENTATION, CachePlan, Data, Domain, Header, Networks
+from .domain import (
+  NO_AUGMENTATION,
+  CachePlan,
+  Data,
+  Domain,
+  Header,
+  Networks,
+)
+from .padding import with_few_buckets
 from .sequence_study import CASES, Case, SequenceStudy
 from .study import plain
 
@@ -115,9 +123,9 @@ def _read(study: SequenceStudy, data_dir: Path | None) -> tuple[Data[SequenceDat
     train = fitting(train, study.max_length)
   vocabulary = found.vocabulary
   data = Data(
-    train=train,
-    validation=found.validation,
-    test=found.test,
+    train=with_few_buckets(train),
+    validation=with_few_buckets(found.validation),
+    test=with_few_buckets(found.test),
     target=Structures(),
     num_classes=num_tags(vocabulary),
     source=source,

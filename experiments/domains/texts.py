@@ -33,6 +33,7 @@ from .domain import (
   ReadyTeacher,
   Role,
 )
+from .padding import with_few_buckets
 from .study import plain
 from .text_networks import (
   Resolved,
@@ -240,9 +241,9 @@ def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data[TextDataset], T
   own = {} if study.teacher_weights is not None else {"tokenizer": tokenizer.to_json()}
   mean = float(np.mean(_labels(labelled_part(train)), dtype=np.float64)) if numbers else 0.0
   data = Data(
-    train=train,
-    validation=validation,
-    test=test,
+    train=with_few_buckets(train),
+    validation=with_few_buckets(validation),
+    test=with_few_buckets(test),
     target=Number(mean) if numbers else Classes(train.num_classes),
     num_classes=train.num_classes,
     source=source,

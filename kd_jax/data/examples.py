@@ -1,5 +1,7 @@
 """What training, caching and evaluation ask of a set of examples, of whatever kind."""
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +27,33 @@ class Bucket(NamedTuple):
   labels: PyTree
   keys: np.ndarray
   labelled: np.ndarray | None = None
+
+
+def worthwhile_lengths(
+  lengths: np.ndarray, candidates: Sequence[int], *, positions: int = 2048
+) -> tuple[int, ...]:
+  """Leaves out bucket lengths that save less padding than their programs cost to compile.
+
+  Each bucket has programs of its own, which take seconds to compile however few examples it holds.
+
+  Args:
+    lengths: [N] of the examples.
+    candidates: bucket lengths, ascending, the last no shorter than the longest example.
+    positions: how many padded positions, over all examples, a bucket must save.
+
+  Returns:
+    Some of the candidates; the last is always one of them.
+
+  >>> worthwhile_lengths(np.array([5] * 1000 + [12] * 10 + [30] * 10), (8, 16, 32))
+  (8, 32)
+  """
+  kept, waiting = [], np.asarray(lengths)
+  for length, following in itertools.pairwise(candidates):
+    held = waiting <= length
+    if int(held.sum()) * (following - length) >= positions:
+      kept.append(int(length))
+      waiting = waiting[~held]
+  return (*kept, int(candidates[-1]))
 
 
 @runtime_checkable
