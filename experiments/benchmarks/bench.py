@@ -56,7 +56,7 @@ def make_task(study: ImageStudy, where: Where, *, synthetic: bool) -> Task:
   """The students' task as a study has it, but validated on one batch, which is not measured."""
   if where.num_processes > 1:
     raise ValueError(f"the benchmark measures 1 process, got --num-processes {where.num_processes}")
-  held_out, batch = study.validation_examples, study.batch_size
+  held_out, batch = study.validation_examples or study.batch_size, study.batch_size
   if synthetic:
     train = _random_images(study, study.train_limit or _SHAPES[study.dataset][0] - held_out)
     validation = _random_images(study, batch)
@@ -74,7 +74,7 @@ def make_task(study: ImageStudy, where: Where, *, synthetic: bool) -> Task:
     model=build_model(study.student, train.num_classes, axis_name=parallel.AXIS),
     train=train,
     validation=validation,
-    augmentation=study.augmentation,
+    augmentation=data.suited(study.augmentation, train.images.shape[1:3]),
     views=study.views,
     batch_size=batch,
     seeds=tuple(study.seed_values[:together]),

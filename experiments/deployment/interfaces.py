@@ -118,6 +118,7 @@ def _images(meta, source, params, length, data_dir) -> Interface:
     {"images": Input(("batch", *shape), "uint8")},
     {"images": 256},
     lambda arrays: arrays["images"],
+    kept={name: meta[name] for name in ("class_names",) if name in meta},
   )
 
 

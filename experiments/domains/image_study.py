@@ -22,8 +22,18 @@ class ImageStudy(Study):
 
   dataset: str = "digits"
   """TFDS data set: digits, mnist, fashion_mnist, cifar10, cifar100."""
-  validation_examples: int = 200
-  """Held out of the training split, to choose the best epoch."""
+  files: tuple[Path, ...] = ()
+  """Your own images instead: folders of class folders (PNG, JPEG), or .npz files with images and labels.
+  Training and test; or training, validation and test; or one, of which a part is held out."""
+  image_size: int | None = None
+  """Of your own images: height and width to bring them to. None keeps images that are all of one size."""
+  colour: bool | None = None
+  """Of your own images: three channels, or one; None: one if all training images are grey."""
+  skip_malformed: bool = False
+  """Leave image files out that cannot be read, and say how many, instead of refusing them."""
+  validation_examples: int | None = 200
+  """Held out of the training split, to choose the best epoch; None: of your own images a tenth, at most
+  1,000."""
   student_limit: int | None = None
   """Students and assistants see at most so many of the training images, balanced over the classes; the teacher
   sees all."""
@@ -55,6 +65,14 @@ class ImageStudy(Study):
 
   def __post_init__(self):
     super().__post_init__()
+    if not self.files and (self.image_size, self.colour, self.skip_malformed) != (
+      None,
+      None,
+      False,
+    ):
+      raise ValueError(
+        "image_size, colour and skip_malformed are of your own images: name them with --files"
+      )
     known = ("logits", "layers")
     if set(self.cache_outputs) - set(known) or "logits" not in self.cache_outputs:
       raise ValueError(
@@ -69,6 +87,10 @@ class ImageStudy(Study):
     annealing = dataclasses.replace(self.settings.annealing_kd, max_temperature=2)
     return dataclasses.replace(
       self,
+      files=(),
+      image_size=None,
+      colour=None,
+      skip_malformed=False,
       validation_examples=16,
       train_limit=48,
       student_limit=None if self.student_limit is None else 32,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,9 @@ from .domain import CachePlan, Data, Domain, Header, Networks, ReadyTeacher
 from .image_study import ImageStudy
 from .links import Link, LinkKind
 from .study import plain
+
+_HELD_OUT = 200
+"""Validation images of a known data set, if their number is left open."""
 
 
 def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:
@@ -68,6 +71,12 @@ def open_images(study: ImageStudy, data_dir: Path | None) -> Domain[ModelSpec]:
 
 
 def _read(study: ImageStudy, data_dir: Path | None) -> Data[library.Dataset]:
+  own = {
+    "files": [str(path.expanduser().absolute()) for path in study.files],
+    "image_size": study.image_size,
+    "colour": study.colour,
+    "skip_malformed": study.skip_malformed,
+  }
   source = {
     "kind": "images",
     "name": study.dataset,
@@ -75,13 +84,18 @@ def _read(study: ImageStudy, data_dir: Path | None) -> Data[library.Dataset]:
     "limit": study.train_limit,
     "unlabelled_share": study.unlabelled_share,
     "student_limit": study.student_limit,
-  }
-  (train, validation, test), teacher_train = _load(source, data_dir)
+  } | (own if study.files else {})
+  loaded = _load(source, data_dir)
+  train, validation, test = loaded.splits
+  teacher_train = loaded.of_teacher
   if study.cache_top_k is not None and not 1 <= study.cache_top_k < train.num_classes:
     raise ValueError(
       f"cache_top_k must be at least 1 and below {train.num_classes}, got {study.cache_top_k}"
     )
-  notes = list(library.parts_missing(study.dataset, data_dir))
+  notes = list(loaded.notes)
+  augmentation = library.suited(study.augmentation, train.images.shape[1:3], loaded.class_names)
+  if study.augmentation.flip is None and augmentation.flip is False:
+    notes.append("images are not mirrored, since every class is called by one character")
   if study.unlabelled_share and study.teacher_weights is not None:
     notes.append("the imported teacher may have learnt from labels that are hidden here")
   if teacher_train is not None and study.teacher_weights is None:
@@ -96,14 +110,15 @@ def _read(study: ImageStudy, data_dir: Path | None) -> Data[library.Dataset]:
     target=Classes(train.num_classes, None if study.live_teacher else study.cache_top_k),
     num_classes=train.num_classes,
     source=source,
-    settings={"augmentation": library.describe(study.augmentation)},
-    kept={"image_shape": list(train.images.shape[1:])},
+    settings={"augmentation": library.describe(augmentation)},
+    kept={"image_shape": list(train.images.shape[1:])}
+    | ({"class_names": list(loaded.class_names)} if loaded.class_names else {}),
     notes=notes,
     teacher_train=teacher_train,
-    augmentation=study.augmentation,
+    augmentation=augmentation,
     views=study.views,
     # Without a teacher there is no cache to keep small: every view of the augmentation is seen.
-    teacher_views=library.num_distinct_views(study.augmentation),
+    teacher_views=library.num_distinct_views(augmentation),
   )
 
 
@@ -224,16 +239,40 @@ def _header(study: ImageStudy, data: Data[library.Dataset]) -> Header:
   )
 
 
-def _load(
-  source: dict[str, Any], data_dir: Path | None
-) -> tuple[library.Splits, library.Dataset | None]:
-  """The splits as students see them; and the teacher's training images, if it sees more.
+class _Loaded(NamedTuple):
+  """What a source holds.
+
+  Attributes:
+    splits: as students see them.
+    of_teacher: the teacher's training images, if it sees more.
+    class_names: of one's own images; else none.
+    notes: what a user should know of it.
+  """
+
+  splits: library.Splits
+  of_teacher: library.Dataset | None
+  class_names: tuple[str, ...]
+  notes: tuple[str, ...]
+
+
+def _load(source: dict[str, Any], data_dir: Path | None) -> _Loaded:
+  """Loads what a source says.
 
   Students' images are chosen first, of each class those with the lowest hashes of their ids; labels that are
   hidden from students are hidden from the teacher too.
   """
   options = {name: source[name] for name in ("validation_examples", "limit")}
-  splits = library.load(source["name"], data_dir=data_dir, **options)
+  class_names: tuple[str, ...] = ()
+  if source.get("files"):
+    options |= {name: source[name] for name in ("image_size", "colour", "skip_malformed")}
+    read = library.read_image_files(source["files"], **options)
+    splits = library.Splits(read.train, read.validation, read.test)
+    class_names, notes = read.class_names, read.notes
+  else:
+    if options["validation_examples"] is None:
+      options["validation_examples"] = _HELD_OUT
+    splits = library.load(source["name"], data_dir=data_dir, **options)
+    notes = library.parts_missing(source["name"], data_dir)
   limit, share = source.get("student_limit"), source.get("unlabelled_share", 0.0)
   if limit is not None and limit < 1:
     raise ValueError(f"`student_limit` must be at least 1, got {limit}")
@@ -243,25 +282,28 @@ def _load(
   own = hide_labels(train, share) if share else train
   splits = splits._replace(train=own)
   if train is whole:
-    return splits, None
+    return _Loaded(splits, None, class_names, notes)
   if own.labelled is not None:
     hidden = np.isin(whole.ids, own.ids[~own.labelled])
     whole = dataclasses.replace(whole, labelled=~hidden)
-  return splits, whole
+  return _Loaded(splits, whole, class_names, notes)
 
 
 def image_shape(source: dict[str, Any], data_dir: Path | None) -> list[int]:
   """[H, W, D] of the images that a study reads."""
-  return list(_load(source, data_dir)[0].train.images.shape[1:])
+  return list(_load(source, data_dir).splits.train.images.shape[1:])
 
 
 def fingerprint(source: dict[str, Any], data_dir: Path | None) -> str | None:
   """Of the training images as they are on disk now; None where they are not."""
-  if library.prepared_dir(source["name"], data_dir) is None:
+  if source.get("files"):
+    if not all(Path(path).exists() for path in source["files"]):
+      return None
+  elif library.prepared_dir(source["name"], data_dir) is None:
     return None  # nothing is prepared here, the embedded data neither: this only reads
   try:
-    splits, of_teacher = _load(source, data_dir)
-    alone = source.get("of") == "teacher" and of_teacher is not None
-    return (of_teacher if alone else splits.train).fingerprint
+    loaded = _load(source, data_dir)
+    alone = source.get("of") == "teacher" and loaded.of_teacher is not None
+    return (loaded.of_teacher if alone else loaded.splits.train).fingerprint
   except library.DatasetNotPrepared:
     return None

@@ -6,11 +6,13 @@ from kd_jax.data.augmentation import (
   augment_batch,
   describe,
   num_distinct_views,
+  suited,
 )
 from kd_jax.data.corpora import SequenceSplits, load_parsing, load_tagging
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.examples import Bucket, Examples
 from kd_jax.data.glue import load_glue, read_glue
+from kd_jax.data.image_files import ImageSplits, read_image_files
 from kd_jax.data.labelled import hide_labels, labelled_part, num_labelled
 from kd_jax.data.raw_texts import RawSplits, RawTexts, TextSplits, tokenize
 from kd_jax.data.sequences import SequenceDataset
@@ -36,6 +38,7 @@ __all__ = [
   "Dataset",
   "DatasetNotPrepared",
   "Examples",
+  "ImageSplits",
   "RawSplits",
   "RawTexts",
   "SequenceDataset",
@@ -64,7 +67,9 @@ __all__ = [
   "parts_missing",
   "prepared_dir",
   "read_glue",
+  "read_image_files",
   "read_sample",
   "read_text_files",
+  "suited",
   "tokenize",
 ]
