@@ -21,6 +21,7 @@ COMMANDS = (
   "report",
   "compare",
   "lineage",
+  "predict",
   "export",
   "prepare",
 )

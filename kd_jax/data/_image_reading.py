@@ -1,7 +1,8 @@
 """Reads images from class folders and .npz files, and brings them to one form."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -228,18 +229,21 @@ def _formed(image: Any, form: Form) -> tuple[np.ndarray, tuple[str, ...]]:
   return (array[..., None] if form.grey else array), tuple(changes)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-  """`images` and `labels` of an .npz file, checked for their form."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+  """An .npz file; whatever goes wrong with it is a ValueError that names it."""
   try:
     with np.load(path, allow_pickle=False) as file:
-      held = {
-        name: file[name] for name in file.files if name in ("images", "labels", "class_names")
-      }
-      names = list(file.files)
-  except (OSError, ValueError, EOFError, KeyError) as error:
-    raise ValueError(f"{path.name} cannot be read as an .npz file: {error}") from None
+      yield file
   except Exception as error:  # a damaged zip archive has errors of its own
-    raise ValueError(f"{path.name} is damaged: {error}") from None
+    raise ValueError(f"{path.name} cannot be read as an .npz file: {error}") from None
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+  """`images` and `labels` of an .npz file, checked for their form."""
+  with _opened(path) as file:
+    held = {name: file[name] for name in file.files if name in ("images", "labels", "class_names")}
+    names = list(file.files)
   if missing := [name for name in ("images", "labels") if name not in held]:
     raise ValueError(f"{path.name} lacks {' and '.join(missing)}: it holds {', '.join(names)}")
   check_images(path.name, held["images"])
@@ -255,6 +259,45 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
   if labels.dtype.kind not in "iuUSb":
     raise ValueError(f"labels of {path.name} must be integers or texts, got {labels.dtype}")
   return held
+
+
+def plain_images(path: Path, form: Form) -> tuple[list[str], np.ndarray]:
+  """Names and images [N, H, W, D] of an image file, of a folder at any depth, or of an .npz file."""
+  if not path.exists():
+    raise ValueError(f"there is no file or folder {path}")
+  if path.suffix.lower() == ".npz":
+    with _opened(path) as file:
+      if "images" not in file.files:
+        raise ValueError(f"{path.name} lacks images: it holds {', '.join(file.files)}")
+      images = file["images"]
+    check_images(path.name, images)
+    formed, _ = _brought_to(images, form)
+    return [f"{path}:{number}" for number in range(len(formed))], formed
+  files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_image(p))
+  if not files:
+    raise ValueError(f"{path} holds no images: they must be {', '.join(SUFFIXES)}")
+  with ThreadPoolExecutor() as pool:
+    decoded = list(pool.map(lambda file: _decoded(file, form), files))
+  images = []
+  for file, found in zip(files, decoded, strict=True):
+    if isinstance(found, str):
+      raise ValueError(f"{file} cannot be read: {found}")
+    images.append(found[0])
+  return [str(file) for file in files], np.stack(images)
+
+
+def _brought_to(images: np.ndarray, form: Form) -> tuple[np.ndarray, Counter]:
+  """Arrays of images [N, H, W] or [N, H, W, D] in one form, and what was changed."""
+  images = images if images.ndim == 4 else images[..., None]
+  if images.shape[1:] == (*form.size, 1 if form.grey else 3):
+    return np.ascontiguousarray(images), Counter()
+  with extra("data"):
+    from PIL import Image
+  flat = images[..., 0] if images.shape[-1] == 1 else images
+  formed = [_formed(Image.fromarray(image), form) for image in flat]
+  return np.stack([image for image, _ in formed]), Counter(
+    change for _, changes in formed for change in changes
+  )
 
 
 def check_images(where: str, images: np.ndarray) -> None:
@@ -283,20 +326,11 @@ def check_images(where: str, images: np.ndarray) -> None:
 
 
 def _read_arrays(path: Path, form: Form) -> Read:
-  held, notes = _arrays(path), []
-  images = held["images"] if held["images"].ndim == 4 else held["images"][..., None]
-  fits = images.shape[1:] == (*form.size, 1 if form.grey else 3)
-  if not fits:
-    with extra("data"):
-      from PIL import Image
-    flat = images[..., 0] if images.shape[-1] == 1 else images
-    formed = [_formed(Image.fromarray(image), form) for image in flat]
-    images = np.stack([image for image, _ in formed])
-    changed = Counter(change for _, changes in formed for change in changes)
-    notes = [
-      f"{count:,} of {len(images):,} images of {path.name} {what}"
-      for what, count in changed.items()
-    ]
+  held = _arrays(path)
+  images, changed = _brought_to(held["images"], form)
+  notes = [
+    f"{count:,} of {len(images):,} images of {path.name} {what}" for what, count in changed.items()
+  ]
   labels = held["labels"]
   if labels.dtype.kind == "b":
     labels = labels.astype(np.int64)
@@ -309,4 +343,4 @@ def _read_arrays(path: Path, form: Form) -> Read:
         f"{', '.join(np.unique(names)[:_NAMED])}"
       )
     names = given[labels]
-  return Read(np.ascontiguousarray(images), names, path, notes)
+  return Read(images, names, path, notes)

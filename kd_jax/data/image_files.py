@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_jax.data._image_reading import Read, common_form, read, sources
+from kd_jax.data._image_reading import Form, Read, common_form, plain_images, read, sources
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.splits import balanced_rows, content_ids, hash_ids
 
@@ -110,6 +110,27 @@ def read_image_files(
   if limit is not None:
     train = train.take(balanced_rows(train.labels, train.ids, limit))
   return ImageSplits(train, sets["validation"], sets["test"], class_names, tuple(notes))
+
+
+def read_unlabelled_images(
+  files: Sequence[str | Path], shape: tuple[int, int, int]
+) -> tuple[list[str], np.ndarray]:
+  """Reads images without classes, in the form that a network reads.
+
+  Args:
+    files: image files, folders that hold them at any depth, or .npz files with `images`.
+    shape: (H, W, D) to bring them to, D = 1 or 3.
+
+  Returns:
+    what each is called (its path, or file and number), and images [N, H, W, D] uint8.
+
+  Raises:
+    ValueError: paths that are not there or hold no images, or images that cannot be read.
+  """
+  form = Form(shape[:2], shape[2] == 1)
+  parts = [plain_images(Path(file).expanduser(), form) for file in files]
+  names = [name for found, _ in parts for name in found]
+  return names, np.concatenate([images for _, images in parts])
 
 
 # Splits.

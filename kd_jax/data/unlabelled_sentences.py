@@ -112,6 +112,19 @@ def read_unlabelled_sentences(
   return Unlabelled(tuple(sentences), tuple(problems), tuple(notes))
 
 
+def read_plain_sentences(path: str | Path) -> tuple[PlainSentence, ...]:
+  """Reads the words of the sentences of a file, whatever else it holds.
+
+  Args:
+    path: CoNLL-U (.conllu), a sentence a line (.txt), or columns with the words first.
+
+  Raises:
+    ValueError: a file that cannot be read, or malformed sentences.
+  """
+  reading = _read(Path(path).expanduser(), 0, "utf-8", skip_malformed=False)
+  return tuple(PlainSentence(sentence.tokens) for sentence in reading.sentences)
+
+
 def _read(path: Path, token_column: int, encoding: str, skip_malformed: bool) -> Reading:
   match path.suffix.lower():
     case ".conllu":
