@@ -1,8 +1,9 @@
-"""The README's code runs as it stands."""
+"""The code and the commands of the README and the documentation work as printed."""
 
 import importlib
 import pathlib
 import re
+import shlex
 
 import jax
 import numpy as np
@@ -10,16 +11,30 @@ import pytest
 from sklearn.datasets import load_digits
 
 import kd_jax
+from experiments import __main__ as command
 from experiments.command_line import options
 from kd_jax import recipes
 from kd_jax.data import Tokenizer
 from kd_jax.models import BertConfig, bert_spec, build_text_model, save_bert, text_sizes
 from kd_jax.recipes import registry
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-LOSS, METHOD, LAYERS, WEIGHTS, STRUCTURES, ARRAYS = re.findall(
-  r"```python\n(.*?)```", README, re.DOTALL
-)
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = {
+  path: path.read_text(encoding="utf-8")
+  for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README, ALL = PAGES[ROOT / "README.md"], "\n".join(PAGES.values())
+
+
+def code(holding):
+  """The one block of Python in which a text occurs."""
+  blocks = re.findall(r"```python\n(.*?)```", ALL, re.DOTALL)
+  (found,) = (block for block in blocks if holding in block)
+  return found
+
+
+LOSS, METHOD, LAYERS = code("def loss("), code("def reverse_kd("), code("def layer_loss(")
+WEIGHTS, STRUCTURES, ARRAYS = code("def encode("), code("def crf_to_crf("), code("from_arrays")
 
 
 def test_one_loss_in_a_plain_jit():
@@ -35,7 +50,7 @@ def test_a_new_method(tmp_path, monkeypatch):
   monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
   monkeypatch.chdir(tmp_path)
   (tmp_path / "my_methods.py").write_text(METHOD, encoding="utf-8")
-  command = re.search(r"python -m experiments\.study (digits --recipes .*)", README)[1].split()
+  command = re.search(r"kd-jax study (digits --recipes .*)", ALL)[1].split()
   study, _, _ = options.parse("study", command)
   assert study.methods == ("scratch", "kd", "reverse_kd")
   made = study.recipe("reverse_kd", recipes.Classes(3))
@@ -105,9 +120,48 @@ def test_one_s_own_arrays():
   assert min(names["report"].record.validation) > 0.8
 
 
-def test_the_commands_exist():
-  for name in set(re.findall(r"python -m (experiments[.\w]*)", README)):
+def commands(program):
+  """The command lines of a program that are printed in full."""
+  lines = re.findall(rf"^    {program} (.*)$", ALL, re.MULTILINE)
+  return [line for line in lines if not re.search(r"CONFIG|DIR|RUN|[\[|…]", line)]
+
+
+def test_the_modules_exist():
+  for name in set(re.findall(r"python -m (experiments[.\w]*)", ALL)):
     module = importlib.import_module(name)
     if hasattr(module, "__path__"):  # a package is run by its __main__
       module = importlib.import_module(f"{name}.__main__")
     assert callable(module.main)
+
+
+def test_the_commands_exist():
+  named = set(re.findall(r"(?:`|^    )kd-jax ([a-z]+)", ALL, re.MULTILINE))
+  assert {"study", "predict", "export", "compare"} <= named <= set(command.COMMANDS)
+
+
+def test_the_options_of_studies_exist():
+  printed = [line for line in commands("kd-jax study") if "--recipes" not in line]
+  assert len(printed) >= 6
+  for line in printed:
+    options.parse("study", shlex.split(line))
+
+
+def test_every_link_leads_somewhere():
+  for path, text in PAGES.items():
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+      assert target.startswith("https://") or (path.parent / target).exists(), (path.name, target)
+
+
+def test_the_readme_is_short_and_the_tables_are_whole():
+  assert len(README.splitlines()) <= 150
+  for path, text in PAGES.items():
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+      first, second, *_ = block.splitlines()
+      assert re.fullmatch(r"[|\s:-]+", second), (path.name, first)
+
+
+def test_every_method_is_in_the_tables():
+  for kind in ("images", "texts", "sentences"):
+    for name in recipes.methods_for(kind):
+      if name != "scratch":
+        assert f"`{name}`" in README, name
