@@ -32,14 +32,29 @@ def as_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> Array:
   """A bool mask [..., n] of a shape; all true for None.
 
   Raises:
-    ValueError: a mask of another shape.
+    ValueError: a mask of another shape, or (unless traced) with other values than 0 and 1.
   """
   if mask is None:
     return jnp.ones(shape, bool)
+  refuse_fractions(mask)
   mask = jnp.asarray(mask).astype(bool)
   if mask.shape != shape:
     raise ValueError(f"mask {mask.shape} must be of the scores' shape [..., n] = {shape}")
   return mask
+
+
+def refuse_fractions(mask: ArrayLike) -> None:
+  """Refuses weights in the place of a mask; while a mask is being traced nothing can be said."""
+  if isinstance(mask, jax.core.Tracer):
+    return
+  values = np.asarray(mask)
+  if np.issubdtype(values.dtype, np.floating) or values.dtype == jnp.bfloat16:
+    others = values[(values != 0) & (values != 1)]
+    if others.size:
+      raise ValueError(
+        f"mask must hold zeros and ones, got {float(others.flat[0]):g}: multiply the losses by weights, or "
+        "pass masked_mean(values, weights=...)"
+      )
 
 
 def refuse_nan(name: str, scores: Array, valid: Array) -> None:
@@ -209,6 +224,7 @@ def apply_mask(values: Array, mask: ArrayLike | None) -> Array:
 
 def broadcast_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
   """A bool mask of a shape, from one of its leading axes; an axis of the mask may be 1."""
+  refuse_fractions(mask)
   mask = jnp.asarray(mask).astype(bool)
   fits = mask.ndim <= len(shape) and all(
     size in (1, expected) for size, expected in zip(mask.shape, shape, strict=False)

@@ -25,14 +25,15 @@ def annealing_factor(temperature: ArrayLike, max_temperature: ArrayLike) -> Arra
   so that it runs 1/tau_max, 2/tau_max, ..., 1 as T runs tau_max, ..., 2, 1.
 
   Args:
-    temperature: T in [1, tau_max], any shape; may be traced.
+    temperature: T in [1, tau_max], any shape. If it is traced, as in a jitted step, it cannot be checked: other
+      values are clipped to this range.
     max_temperature: tau_max >= 1.
 
   Returns:
     float32 of temperature's shape.
 
   Raises:
-    ValueError: T < 1, tau_max < 1 or T > tau_max.
+    ValueError: T < 1, tau_max < 1 or T > tau_max, unless they are traced.
 
   References:
     Jafari et al., Annealing Knowledge Distillation, EACL 2021, arXiv 2104.07163, equation 3.
@@ -43,8 +44,9 @@ def annealing_factor(temperature: ArrayLike, max_temperature: ArrayLike) -> Arra
     [0.25, 0.5, 0.75, 1.0]
   """
   check_temperature(temperature, max_temperature)
-  temperature = jnp.asarray(temperature, jnp.float32)
-  return 1.0 - (temperature - 1.0) / jnp.asarray(max_temperature, jnp.float32)
+  highest = jnp.asarray(max_temperature, jnp.float32)
+  temperature = jnp.clip(jnp.asarray(temperature, jnp.float32), 1.0, highest)
+  return 1.0 - (temperature - 1.0) / highest
 
 
 def annealed_logits(

@@ -178,3 +178,9 @@ def test_the_schedule_drives_the_loss_without_recompiling():
   factors = np.repeat([1 / 4, 2 / 4, 3 / 4, 1, 1], 2)
   np.testing.assert_allclose(values, 3 * (1 - 2 * factors) ** 2, atol=1e-6)
   assert len(traces) == 1
+
+
+@pytest.mark.parametrize(("traced", "counts_as"), [(12.0, 10.0), (0.5, 1.0), (10.000001, 10.0)])
+def test_a_traced_temperature_outside_its_range_is_clipped(traced, counts_as):
+  found = jax.jit(lambda t: kd_jax.annealing_factor(t, 10))(traced)
+  np.testing.assert_allclose(found, kd_jax.annealing_factor(counts_as, 10), rtol=1e-6)

@@ -104,3 +104,42 @@ def test_padding_a_batch_does_not_change_the_mean_loss():
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   np.testing.assert_allclose(gradient[:10], expected_gradient, rtol=1e-5, atol=1e-7)
   np.testing.assert_array_equal(gradient[10:], 0)
+
+
+def test_weights_weigh():
+  values = np.float32([0, 1, 2, 3])
+  weights = np.float32([0.5, 0.5, 2, 2])
+  for run in (kd_jax.masked_mean, jax.jit(kd_jax.masked_mean)):
+    np.testing.assert_allclose(run(values, weights=weights), 10.5 / 5)
+    np.testing.assert_allclose(run(values, np.array([0, 1, 1, 0]), weights=weights), 4.5 / 2.5)
+    assert run(values, weights=0 * weights) == 0
+  rows = np.float32([[1, 3], [5, 7]])
+  np.testing.assert_allclose(kd_jax.masked_mean(rows, weights=np.float32([3, 1])), 24 / 8)
+  gradient = jax.grad(lambda v: kd_jax.masked_mean(v, weights=weights))(values)
+  np.testing.assert_allclose(gradient, weights / 5)
+
+
+def test_a_value_of_weight_zero_may_be_anything():
+  values, weights = np.float32([1, np.nan, 3]), np.float32([1, 0, 3])
+  assert kd_jax.masked_mean(values, weights=weights) == 2.5
+  gradient = jax.grad(lambda v: kd_jax.masked_mean(v, weights=weights))(values)
+  np.testing.assert_allclose(gradient, [0.25, 0, 0.75])
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, np.inf], [np.nan, 1.0], [1.0, 1.0, 1.0]])
+def test_weights_that_are_none_are_refused(weights):
+  with pytest.raises(ValueError, match="weights"):
+    kd_jax.masked_mean(np.zeros(2, np.float32), weights=np.float32(weights))
+
+
+def test_weights_in_the_place_of_a_mask_are_refused():
+  for call in (
+    lambda mask: kd_jax.masked_mean(np.zeros(2, np.float32), mask),
+    lambda mask: kd_jax.soft_target_kd_loss(np.eye(2), np.eye(2), temperature=2.0, mask=mask),
+    lambda mask: kd_jax.structured.log_partition(
+      kd_jax.structured.MaxEnt(np.zeros((2, 3), np.float32), mask)
+    ),
+  ):
+    call(np.float32([1, 0]))
+    with pytest.raises(ValueError, match=r"mask must hold zeros and ones, got 0\.5"):
+      call(np.float32([1, 0.5]))
