@@ -1,4 +1,4 @@
-"""What losses between the examples of a batch share: embeddings [B, D] of both sides, and which examples count."""
+"""Input checks of losses between the examples of a batch."""
 
 import jax.numpy as jnp
 

@@ -26,8 +26,8 @@ def crd_loss(
   .. math:: -\log \frac{\exp(\langle s_i, t_i \rangle / \tau)}
     {\sum_{j \in \{i\} \cup N(i)} \exp(\langle s_i, t_j \rangle / \tau)}
 
-  with embeddings scaled to norm 1, and N(i) the negatives of i: the other examples of the batch or, with labels,
-  those of another class. On several devices the negatives are of each device's own share of the batch.
+  with embeddings scaled to norm 1, and N(i) the negatives of i: the other examples of the batch or, with
+  labels, those of another class. On several devices each device takes them from its own share of the batch.
 
   Args:
     student_embeddings: [B, D], mapped to the teacher's width; of feature maps [B, H, W, D], the mean over
@@ -47,10 +47,10 @@ def crd_loss(
 
   References:
     Tian et al., Contrastive Representation Distillation, ICLR 2020, arXiv 1910.10699. The paper draws 16,384
-    negatives from a memory of the embeddings of all training examples, and its critic tells pairs of one example
-    from others one by one (noise-contrastive estimation). Here the negatives are those of the batch, under one
-    softmax (InfoNCE). The released code also contrasts a teacher with all students, and maps both sides to 128
-    dimensions; here a student is contrasted with all teachers, at the teacher's width.
+    negatives from a memory of all training examples' embeddings, and its critic decides for each pair by itself
+    whether both are of one example (noise-contrastive estimation). Here the negatives are those of the batch,
+    under one softmax (InfoNCE). The released code adds the loss with both sides exchanged, and maps both to 128
+    dimensions; here each student is compared with the teachers, at the teacher's width.
 
   Example:
     >>> import jax.numpy as jnp, kd_jax

@@ -502,8 +502,8 @@ def crd(
   """Contrastive KD: CE, and the student's last layer nearer to its own teacher's than to other examples'.
 
   The student's layer is mapped to the teacher's width by a linear map that is trained with it and left behind.
-  The negatives are of the batch, on several devices of each device's own share of it; the paper's are 16,384 from
-  a memory of all training examples. More examples on a device are more negatives.
+  The negatives are the batch's; on several devices each device takes them from its own share of the batch. The
+  paper draws 16,384 from a memory of all training examples.
 
   Args:
     target: classes.

@@ -110,7 +110,7 @@ class TestContrast(ContrastContract):
 
   @pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan"), float("inf")])
   def test_a_temperature_must_be_above_zero(self, temperature):
-    with pytest.raises(ValueError, match="^temperature must be finite and above 0, got "):
+    with pytest.raises(ValueError, match=r"^temperature must be finite and above 0, got "):
       self.call(self.case(), temperature=temperature)
 
   def test_widths_must_agree(self):
