@@ -25,6 +25,7 @@ from kd_jax.losses.annealing import (
   annealing_kd_loss as annealing_kd_loss,
   continuation_kd_loss as continuation_kd_loss,
 )
+from kd_jax.losses.contrastive import crd_loss as crd_loss
 from kd_jax.losses.dist import (
   dist_inter_loss as dist_inter_loss,
   dist_intra_loss as dist_intra_loss,
@@ -144,6 +145,7 @@ __all__ = [
   "constant_schedule",
   "continuation_kd_loss",
   "cosine_schedule",
+  "crd_loss",
   "decoupled_kd_loss",
   "dist_inter_loss",
   "dist_intra_loss",

@@ -162,6 +162,13 @@ def check_temperature(temperature: ArrayLike, max_temperature: ArrayLike | None 
     )
 
 
+def check_contrast_temperature(temperature: ArrayLike) -> None:
+  """Refuses a temperature of similarities that is not above 0, unless it is being traced."""
+  value = static_value(temperature)
+  if value is not None and not np.all((value > 0) & np.isfinite(value)):
+    raise ValueError(f"temperature must be finite and above 0, got {value}")
+
+
 def as_float32(name: str, logits: ArrayLike) -> Array:
   """Casts floating-point logits [..., C] to float32; refuses integers and scalars."""
   logits = jnp.asarray(logits)

@@ -529,6 +529,26 @@ def rkd_angle_loss(student, teacher, mask=None):
   return result
 
 
+def crd_loss(student, teacher, labels=None, temperature=0.07, mask=None):
+  """-log of the softmax of cosines over the teacher of i and those of its negatives, at i."""
+  size = len(student)
+  kept = [i for i in range(size) if mask is None or mask[i]]
+
+  def cosine(x, y):
+    lengths = _norm(x) * _norm(y)
+    return sum(float(a) * float(b) for a, b in zip(x, y, strict=True)) / lengths if lengths else 0.0
+
+  result = np.zeros(size)
+  for i in kept:
+    compared = [i]
+    for j in kept:
+      if j != i and (labels is None or labels[j] != labels[i]):
+        compared.append(j)
+    similarities = [cosine(student[i], teacher[j]) for j in compared]
+    result[i] = -math.log(softmax(similarities, temperature)[0])
+  return result
+
+
 # Gradients.
 
 

@@ -44,6 +44,7 @@ METHODS = {
     ("distil", 9, "fresh", [CE, *((f"attention{layer}", True) for layer in (0, 1, 2))])
   ],
   "rkd": [("distil", 9, "fresh", [CE, ("distances", True), ("angles", True)])],
+  "crd": [("distil", 9, "fresh", [CE, ("contrast", True)])],
 }
 """What each method adds to those on logits: phases, and their terms with whether they read the teacher."""
 
@@ -121,8 +122,8 @@ def stacked(layers):
 def test_the_methods_and_their_phases():
   known = {kind: set(recipes.methods_for(kind)) for kind in ("images", "texts")}
   assert set(METHODS) <= known["images"] | known["texts"]
-  assert set(METHODS) - known["texts"] == {"attention_transfer"}
-  assert set(METHODS) & known["images"] == {"fitnet", "attention_transfer", "rkd"}
+  assert set(METHODS) - known["texts"] == {"attention_transfer", "crd"}
+  assert set(METHODS) & known["images"] == {"fitnet", "attention_transfer", "rkd", "crd"}
   for name, phases in METHODS.items():
     recipe = make(name)
     assert recipe.name == name
@@ -191,6 +192,8 @@ def test_the_first_of_two_phases_may_be_of_any_length(name):
     ("attention_transfer", {"layers": (1,), "layer_weight": 2.0}, [1.0, 2.0]),
     ("rkd", {}, [1.0, 25.0, 50.0]),
     ("rkd", {"distance_weight": 3.0, "angle_weight": 0.0}, [1.0, 3.0, 0.0]),
+    ("crd", {}, [1.0, 0.8]),
+    ("crd", {"layer_weight": 0.0}, [1.0, 0.0]),
   ],
 )
 def test_weights_of_the_first_phase(name, settings, expected):
@@ -224,6 +227,7 @@ def test_what_is_read_of_the_teacher():
     "fitnet": {"layers", "logits"},
     "attention_transfer": {"layers"},
     "rkd": {"layers"},
+    "crd": {"layers"},
   }
   top_k = make("fitnet", target=recipes.Classes(CLASSES, top_k=2))
   assert [phase.reads for phase in top_k.phases] == [{"layers"}, {"top_k"}]
@@ -414,14 +418,40 @@ def test_rkd_relates_the_examples_of_a_batch_in_the_last_layers(as_maps):
     np.testing.assert_allclose(found, oracle(*pair), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("as_maps", [False, True])
+@pytest.mark.parametrize("other_classes", [True, False])
+def test_crd_contrasts_the_projected_last_layer_with_the_teachers(as_maps, other_classes):
+  own, theirs = student(), teacher(width=6)
+  if as_maps:
+    own, theirs = own._replace(layers=maps(3, 4, 0)), theirs._replace(layers=maps(5, 2, 1))
+  widths = tuple(layer.shape[-1] for layer in theirs.layers)
+  recipe = recipes.crd(
+    TARGET, BUDGET, temperature=0.5, other_classes=other_classes, teacher_widths=widths
+  )
+  head = term(recipe, "contrast").head
+  assert head == LayerProjections(widths[-1], (-1,))
+  mapped, made = head.init_with_output(jax.random.key(0), own)
+  assert set(made["params"]) == {"layer3"}
+  kernel, bias = (np.asarray(made["params"]["layer3"][part]) for part in ("kernel", "bias"))
+  pair = [own.layers[-1] @ kernel + bias, np.asarray(theirs.layers[-1], np.float64)]
+  pair = [x.mean(axis=(1, 2)) if as_maps else x for x in pair]
+  given = batch()._replace(labels=np.array([2, 1, 2]))
+  found = term(recipe, "contrast").loss_at(mapped, theirs, given, 0.0)
+  expected = oracles.crd_loss(*pair, given.labels if other_classes else None, temperature=0.5)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+  # Negatives of another class are read from labels: only labelled examples are trained on.
+  assert recipe.phases[0].labelled_only == other_classes
+  assert ("negatives of all classes" in recipe.title) != other_classes
+
+
 # Numbers in place of classes.
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_predicted_number_gives_squared_errors_everywhere(name):
   """With C = 1 a softmax is always 1: a term of KL would be 0 and teach nothing, or NaN."""
-  if name == "attention_transfer":
-    with pytest.raises(ValueError, match=r"attention_transfer is for images: .* Number"):
+  if name in ("attention_transfer", "crd"):
+    with pytest.raises(ValueError, match=rf"{name} is for images: .* Number"):
       make(name, target=NUMBER)
     return
   recipe = make(name, target=NUMBER, **({"relation_heads": 2} if name == "minilm" else {}))
@@ -665,6 +695,8 @@ def test_equations_say_what_is_computed(name):
       "distance_weight must be finite and at least 0, got inf",
     ),
     ("rkd", {"angle_weight": -2.0}, "angle_weight must be finite and at least 0, got -2.0"),
+    ("crd", {"layer_weight": -1.0}, "layer_weight must be finite and at least 0, got -1.0"),
+    ("crd", {"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
   ],
 )
 def test_bad_settings_are_refused_in_one_line(name, settings, message):
@@ -681,6 +713,7 @@ def test_bad_settings_are_refused_in_one_line(name, settings, message):
     ("alp_kd", {"project": True}),
     ("tinybert", {}),
     ("fitnet", {}),
+    ("crd", {}),
   ],
 )
 def test_a_projection_without_the_teachers_width_is_refused(name, settings):
@@ -839,6 +872,7 @@ CHANGES = {
   },
   "attention_transfer": {"layers": (0, 1), "layer_weight": 10.0},
   "rkd": {"distance_weight": 1.0, "angle_weight": 1.0},
+  "crd": {"layer_weight": 1.0, "temperature": 0.5, "other_classes": False},
 }
 
 
@@ -850,7 +884,7 @@ def variants():
     for change in ({}, *({key: value} for key, value in changes.items()))
   ]
   made += [variant(name, {"project": True}, width=8) for name in ("patient_kd", "alp_kd")]
-  made += [variant(name, width=8) for name in ("tinybert", "fitnet")]
+  made += [variant(name, width=8) for name in ("tinybert", "fitnet", "crd")]
   made += [variant("universal_kd", target=target) for target in (recipes.Classes(3), NUMBER)]
   made += [variant("universal_kd", target=recipes.Number(1.0))]
   made += [variant("universal_kd", budget=LABEL_EPOCHS)]

@@ -137,6 +137,48 @@ def test_rows_that_fill_up_a_batch_are_related_to_none(name):
   )
 
 
+@pytest.mark.parametrize("other_classes", [True, False])
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_rows_that_fill_up_a_batch_are_no_negatives(other_classes, unlabelled):
+  """Nor, if negatives are of another class, are examples of which no class is known."""
+  rng = np.random.default_rng(0)
+  own, theirs = rng.standard_normal((2, 6, 3)).astype(np.float32)
+  labels, mask = np.array([0, 1, 2, 0, 1, 0]), np.float32([1, 1, 1, 1, 1, 0])
+  labelled = np.array([1, 1, 0, 1, 0, 1], bool) if unlabelled else None
+  names = ("student.layers[-1]", "teacher.layers[-1]", "batch.labels")[: 2 + other_classes]
+  term = Term("contrast", kd_jax.crd_loss, names, {"temperature": 0.5})
+  counted = mask > 0
+  if unlabelled and other_classes:
+    counted &= labelled
+  given = labels if other_classes else None
+  expected = oracles.crd_loss(own, theirs, given, temperature=0.5, mask=counted)
+  own[~(mask > 0)] = np.nan
+  batch = Batch(np.zeros((6, 1)), labels, mask, labelled)
+  sides = Outputs(layers=(own,)), Outputs(layers=(theirs,))
+  np.testing.assert_allclose(term.loss_at(*sides, batch, 0.0), expected, rtol=1e-5, atol=1e-7)
+  # The mean over the labelled examples is weighed by how full the batch is.
+  share = 5 / 6 / counted.sum() if unlabelled and other_classes else 1 / 6
+  np.testing.assert_allclose(mean_of(term, *sides, batch), expected.sum() * share, rtol=1e-5)
+
+
+def test_a_loss_on_labels_is_given_the_mask_of_labelled_examples():
+  def kept(values, labels=None, *, mask=None):
+    return mask
+
+  mask, labelled = np.float32([1, 1, 0]), np.array([True, False, True])
+  for names, filled, known, expected in [
+    (("student.logits", "batch.labels"), mask, labelled, [1, 0, 0]),
+    (("student.logits", "batch.labels"), None, labelled, [1, 0, 1]),
+    (("student.logits", "batch.labels"), mask, None, [1, 1, 0]),
+    (("student.logits",), mask, labelled, [1, 1, 0]),
+  ]:
+    batch = Batch(None, np.zeros(3, int), filled, known)
+    found = Term("t", kept, names).loss_at(Outputs(np.zeros(3)), Outputs(), batch, 0.0)
+    np.testing.assert_array_equal(found, expected)
+  batch = Batch(None, np.zeros(3, int))
+  assert Term("t", kept, names).loss_at(Outputs(np.zeros(3)), Outputs(), batch, 0.0) is None
+
+
 def test_dist_has_as_many_classes_as_examples_and_none_is_masked():
   rng = np.random.default_rng(1)
   own, theirs = rng.standard_normal((2, 4, 4)).astype(np.float32)

@@ -117,6 +117,17 @@ def test_other_widths():
   )
 
 
+def test_last_layers_of_other_widths():
+  refused(
+    r": student_embeddings \(2, 24\) and teacher_embeddings \(2, 36\) must have one width: project",
+    own(kd_jax.crd_loss, of=("student.layers[-1]", "teacher.layers[-1]")),
+    teacher=outputs(width=36),
+  )
+  recipe = recipes.crd(TARGET, BUDGET, teacher_widths=(36,) * 4)
+  for maps in (False, True):
+    trace(recipe, outputs(maps=maps), outputs(width=36, maps=maps), BATCH)
+
+
 def test_a_projection_to_another_width_than_the_teachers():
   recipe = recipes.tinybert(TARGET, BUDGET, teacher_widths=(30,) * 4)
   refused(r": student_states \(2, 4, 30\) and teacher_states \(2, 4, 24\)", recipe)

@@ -84,6 +84,8 @@ def dist_intra_loss(
 ) -> Float[Array, " C"]:
   r"""DIST's intra-class relation: 1 - Pearson correlation over the batch, for each class.
 
+  On several devices each device relates only the examples of its own share of the batch.
+
   Args:
     student_logits: [B, C]; the batch is the sample over which classes are compared.
     teacher_logits: [B, C].

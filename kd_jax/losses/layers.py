@@ -282,7 +282,7 @@ def alp_kd_loss(
   return apply_mask(jnp.sum(distances, axis=-1), mask)
 
 
-def _direction(states: Array) -> Array:
+def direction(states: Array) -> Array:
   """states [..., D] over their norms; 0 where there is none."""
   squared = jnp.sum(states**2, axis=-1, keepdims=True)
   known = squared > SMALLEST_NORM**2
@@ -342,7 +342,7 @@ def patient_kd_loss(
       f"student_layers {student.shape} and teacher_layers {teacher.shape} must have one shape: "
       'choose the teacher\'s layers with skip_mapping, or pass matching="skip"'
     )
-  distances = jnp.mean((_direction(student) - _direction(teacher)) ** 2, axis=-1)
+  distances = jnp.mean((direction(student) - direction(teacher)) ** 2, axis=-1)
   return apply_mask(jnp.sum(distances, axis=-1), mask)
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
-from kd_jax._checks import apply_mask, as_float32, broadcast_mask
+from kd_jax._checks import apply_mask
+from kd_jax.losses._embeddings import checked_embeddings
 from kd_jax.losses.layers import SMALLEST_NORM
 from kd_jax.types import Array, ArrayLike
 
@@ -23,7 +24,8 @@ def rkd_distance_loss(
 
   .. math:: \ell_\delta(\psi_D(s_i, s_j), \psi_D(t_i, t_j)), \quad \psi_D(x, y) = \|x - y\| / \mu
 
-  with the Huber loss of threshold 1, and μ the mean distance of two distinct examples of the batch.
+  with the Huber loss of threshold 1, and μ the mean distance of two distinct examples of the batch. On several
+  devices each device relates only the examples of its own share of the batch.
 
   Args:
     student_embeddings: [B, D]; of feature maps [B, H, W, D], the mean over positions.
@@ -49,7 +51,7 @@ def rkd_distance_loss(
     >>> [round(float(v), 4) for v in kd_jax.rkd_distance_loss(moved, teacher)[0]]
     [0.0, 0.2812, 0.0]
   """
-  student, teacher, counted = _checked(student_embeddings, teacher_embeddings, mask)
+  student, teacher, counted = checked_embeddings(student_embeddings, teacher_embeddings, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   pairs = counted[:, None] & counted[None, :] & ~jnp.eye(len(counted), dtype=bool)
@@ -69,7 +71,8 @@ def rkd_angle_loss(
   .. math:: \ell_\delta(\psi_A(s_i, s_j, s_k), \psi_A(t_i, t_j, t_k)), \quad
     \psi_A(x_i, x_j, x_k) = \langle e_{ji}, e_{ki} \rangle, \; e_{ji} = (x_j - x_i) / \|x_j - x_i\|
 
-  with the Huber loss of threshold 1.
+  with the Huber loss of threshold 1. On several devices each device relates only the examples of its own share
+  of the batch.
 
   Args:
     student_embeddings: [B, D]; of feature maps [B, H, W, D], the mean over positions.
@@ -94,7 +97,7 @@ def rkd_angle_loss(
     >>> float(kd_jax.rkd_angle_loss(student, teacher)[0, 1, 2])  # cos 90° against cos 0°: 1² / 2
     0.5
   """
-  student, teacher, counted = _checked(student_embeddings, teacher_embeddings, mask)
+  student, teacher, counted = checked_embeddings(student_embeddings, teacher_embeddings, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   apart = counted[:, None] & counted[None, :] & ~jnp.eye(len(counted), dtype=bool)
@@ -102,29 +105,6 @@ def rkd_angle_loss(
   triples = apart[:, :, None] & apart[:, None, :] & apart[None, :, :]
   losses = optax.huber_loss(_cosines(student), _cosines(teacher))
   return jnp.where(triples, losses, 0.0)
-
-
-def _checked(
-  student: ArrayLike, teacher: ArrayLike, mask: ArrayLike | None
-) -> tuple[Array, Array, Array]:
-  """Embeddings [B, D] of both sides, zeros for masked examples; and which examples count, [B] bool."""
-  student = _embeddings("student_embeddings", student)
-  teacher = _embeddings("teacher_embeddings", teacher)
-  if len(student) != len(teacher):
-    raise ValueError(
-      f"student_embeddings {student.shape} and teacher_embeddings {teacher.shape} must be of the same examples"
-    )
-  counted = broadcast_mask(True if mask is None else mask, (len(student),))
-  student, teacher = (jnp.where(counted[:, None], x, 0.0) for x in (student, teacher))
-  return student, teacher, counted
-
-
-def _embeddings(name: str, values: ArrayLike) -> Array:
-  """[B, D] float32, of maps the mean over positions."""
-  values = as_float32(name, values)
-  if values.ndim < 2:
-    raise ValueError(f"{name} must be [B, D] or [B, H, W, D], got {values.shape}")
-  return jnp.mean(values, axis=tuple(range(1, values.ndim - 1)))
 
 
 def _differences(x: Array) -> tuple[Array, Array]:

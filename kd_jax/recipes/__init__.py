@@ -12,6 +12,7 @@ from kd_jax.recipes import layers as layers, logits as logits, structures as str
 from kd_jax.recipes.layers import (
   alp_kd as alp_kd,
   attention_transfer as attention_transfer,
+  crd as crd,
   fitnet as fitnet,
   minilm as minilm,
   patient_kd as patient_kd,

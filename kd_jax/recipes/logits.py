@@ -283,6 +283,8 @@ def dist(
 ) -> Recipe:
   """DIST: CE + correlations of probabilities, between classes and within each over the batch.
 
+  On several devices each device relates only the examples of its own share of the batch within a class.
+
   Args:
     target: classes.
     budget: epochs and optimiser.

@@ -20,7 +20,7 @@ import numpy as np
 
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes.names import Name, look_up, parse
-from kd_jax.types import Array, ArrayLike, Batch, Outputs, Schedule
+from kd_jax.types import AnyArray, Array, ArrayLike, Batch, Outputs, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Term:
     name: what logs and tables call it.
     loss: a pure function on arrays, importable, so that a run can be described; gives [B], or another
       unreduced array. If it has a keyword-only argument `mask`, it is given the batch's, [B], and must give 0
-      for masked examples: a loss that compares examples cannot be masked afterwards.
+      for masked examples: a loss that compares examples cannot be masked afterwards. For a loss that reads
+      labels, examples without a label are masked too.
     of: the names of its positional arguments: see `kd_jax.recipes.names`.
     options: its keyword arguments: numbers, texts, or schedules of the epoch.
     weight: a number, or a schedule of the epoch.
@@ -122,8 +123,17 @@ class Term:
   def loss_at(self, student: Outputs, teacher: Outputs, batch: Batch, epoch: ArrayLike) -> Array:
     """The loss of what `of` names, unreduced."""
     given = [look_up(name, student, teacher, batch) for name in self.names]
-    mask = {"mask": batch.mask} if self.takes_mask else {}
+    mask = {}
+    if self.takes_mask:
+      mask["mask"] = labelled_examples(batch) if self.reads_labels else batch.mask
     return self.loss(*given, **self.options_at(epoch), **mask)
+
+
+def labelled_examples(batch: Batch) -> AnyArray | None:
+  """[B] which rows of a batch are examples with a label; None if all are."""
+  if batch.labelled is None or batch.mask is None:
+    return batch.mask if batch.labelled is None else batch.labelled
+  return (batch.mask > 0) & batch.labelled
 
 
 def _is_plain(value: Any) -> bool:

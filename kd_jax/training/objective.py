@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from kd_jax import parallel
 from kd_jax.losses.reductions import masked_sum_and_count
-from kd_jax.recipes.parts import Term
+from kd_jax.recipes.parts import Term, labelled_examples
 from kd_jax.types import Array, ArrayLike, Batch, Outputs, PyTree
 
 
@@ -77,12 +77,3 @@ def _share_of_labelled_mean(name: str, values: Array, batch: Batch) -> Array:
   sums = (jnp.sum(counted, dtype=jnp.float32), filled, jnp.float32(size))
   labelled, filled, places = parallel.sum_over_devices(sums)
   return total / (values.size / size) / jnp.maximum(labelled, 1.0) * (filled / places)
-
-
-def labelled_examples(batch: Batch) -> Array | None:
-  """[B] which rows of a batch are examples with a label; None if all are."""
-  filled = None if batch.mask is None else jnp.asarray(batch.mask)
-  if batch.labelled is None:
-    return filled
-  labelled = jnp.asarray(batch.labelled)
-  return labelled if filled is None else labelled & (filled > 0)

@@ -13,10 +13,10 @@ from kd_jax._reading import DeviceData, StepBatch, inputs_of, over_seeds, take
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.metrics import Pair
 from kd_jax.optimizers import Optimizer
-from kd_jax.recipes.parts import Term
+from kd_jax.recipes.parts import Term, labelled_examples
 from kd_jax.training.batches import view_of
 from kd_jax.training.evaluation import CLASSIFICATION, Evaluation
-from kd_jax.training.objective import epoch_at, labelled_examples, objective
+from kd_jax.training.objective import epoch_at, objective
 from kd_jax.training.state import AUXILIARY, TrainState
 from kd_jax.types import Array, Batch, Outputs, PyTree
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+import kd_jax
 from experiments.pipeline import layer_classifiers
 from kd_jax import parallel, recipes
 from kd_jax.data.examples import Bucket
@@ -180,6 +181,7 @@ def test_only_labels_by_name_are_read():
     "squared_error_loss",
     "structure_nll_loss",
     "decoupled_kd_loss",
+    "crd_loss",
   }
 
 
@@ -192,7 +194,7 @@ def test_phases_that_only_read_labels():
   }
   finetune = ("annealing_kd", "universal_kd", "universal_kd_capacity_gap", "minilm")
   finetuned = {(name, "finetune") for name in finetune}
-  assert found == {("scratch", "train"), ("dkd", "distil"), *finetuned}
+  assert found == {("scratch", "train"), ("dkd", "distil"), ("crd", "distil"), *finetuned}
 
 
 def chain(rng):
@@ -216,6 +218,12 @@ LABEL_TERMS = {
   "decoupled": (
     recipes.dkd(TARGET, Budget(20, OPTIMIZER), warmup_share=0.0).phases[0].objective[1],
     lambda r: Outputs(r.standard_normal((4, 5)).astype("f")),
+    (),
+  ),
+  # Its examples are compared: a hidden label would choose the negatives of the others.
+  "contrast": (
+    Term("contrast", kd_jax.crd_loss, ("student.layers[-1]", "teacher.layers[-1]", "batch.labels")),
+    lambda r: Outputs(layers=(r.standard_normal((4, 5)).astype("f"),)),
     (),
   ),
 }
