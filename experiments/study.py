@@ -14,6 +14,7 @@ from kd_jax import parallel
 
 from .command_line import console, options
 from .command_line.wording import counted
+from .pipeline import forecast
 from .pipeline.evaluation import evaluate
 from .pipeline.folder import open_folder
 from .pipeline.students import Students
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   teachers = Teachers(folder)
   teachers.teacher()
   students = Students(folder, teachers)
+  seconds = forecast.students_seconds(students, teachers)
+  if seconds is not None:
+    console.say(f"all students will take {forecast.in_words(seconds)}, by the time of the teacher")
   students.train(tuple(study.rows))
   evaluate(students)
   if parallel.is_main():

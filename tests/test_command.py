@@ -7,12 +7,15 @@ import os
 import sys
 import tomllib
 
+import numpy as np
 import pytest
 
 import kd_jax
 from experiments import __main__ as command
 from experiments.command_line import asking, console, naming, options
 from experiments.domains.study import argument_docs
+from experiments.pipeline import forecast
+from kd_jax.models import ModelSpec, build_model
 from kd_jax.recipes import methods_for, options_of
 from tests.conftest import ROOT
 
@@ -222,3 +225,20 @@ def test_quick_changes_defaults_and_nothing_that_is_named():
   assert (study.methods, [*study.seed_values]) == (("scratch",), [0, 1])
   study, _, _ = options.parse("study", ["conll_ner", "--quick"])
   assert study.methods == ("structural_kd",)
+
+
+def test_few_methods_are_the_default_for_own_files():
+  study, _, _ = options.parse("study", ["texts", "--files", "train.csv", "test.csv"])
+  assert study.methods == ("scratch", "kd", "annealing_kd")
+  study, _, _ = options.parse("study", ["conll_ner", "--files", "a", "b", "c"])
+  assert study.methods == ("scratch", "token_kd", "structural_kd")
+  chosen = ["texts", "--files", "train.csv", "test.csv", "--methods", "universal_kd"]
+  assert options.parse("study", chosen)[0].methods == ("universal_kd",)
+  assert len(options.parse("study", ["texts"])[0].methods) == 7
+
+
+def test_the_time_of_students_follows_from_the_teachers():
+  small, large = (build_model(ModelSpec(hidden=(width,)), 10) for width in (8, 80))
+  images = np.zeros((2, 8, 8, 1), np.uint8)
+  share = forecast.operations(large, images) / forecast.operations(small, images)
+  assert 8 < share < 12

@@ -92,6 +92,8 @@ def parse(
   if own is not None:
     # Before the other options are read: the file's methods bring options of their own.
     known[name] = dataclasses.replace(known[name], recipes=Path(own))
+  if _value_of("--files", arguments) is not None:
+    known[name] = known[name].of_own_files()
   if "--quick" in arguments:
     known[name] = known[name].quickened()
   description = inspect.getdoc(importlib.import_module(f"{_CONFIGS}.{name}", __package__))

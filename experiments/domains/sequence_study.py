@@ -57,6 +57,7 @@ class SequenceStudy(Study):
 
   kind: ClassVar = "sentences"
   quick_method: ClassVar = "structural_kd"
+  few_methods: ClassVar = ("token_kd", "structural_kd")
   corpora: ClassVar[tuple[str, ...]]
   vocabulary_task: ClassVar[str]
   evaluation: ClassVar[Evaluation]

@@ -84,11 +84,13 @@ class Study:
   """Of the data: which methods there are."""
   quick_method: ClassVar[str] = "kd"
   """What `quick` trains."""
+  few_methods: ClassVar[tuple[str, ...]] = ("kd", "annealing_kd")
+  """What is compared with training from scratch on a user's own files, unless methods are named."""
 
   name: Annotated[str, tyro.conf.Suppress] = "study"
   """Its name in reports."""
   quick: bool = False
-  """Other defaults, for a first look: one method, one seed."""
+  """Defaults for a first look: one method, one seed."""
   train_limit: int | None = None
   """Use so many training examples only."""
   unlabelled_share: float = 0.0
@@ -179,6 +181,11 @@ class Study:
     """The recipe of a teacher that is trained here: on the labels."""
     budget = Budget(self.teacher_epochs, self.teacher_optimizer)
     return dataclasses.replace(make_recipe("scratch", target, budget), name="teacher")
+
+  def of_own_files(self) -> "Study":
+    """The same study with defaults for a user's own files: few methods."""
+    few = tuple(dict.fromkeys(("scratch", *self.few_methods)))
+    return dataclasses.replace(self, methods=few)
 
   def quickened(self) -> "Study":
     """The same study with the defaults of `quick`."""
