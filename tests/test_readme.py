@@ -1,9 +1,12 @@
 """The code and the commands of the README and the documentation work as printed."""
 
+import doctest
 import importlib
+import importlib.util
 import pathlib
 import re
 import shlex
+import textwrap
 
 import jax
 import numpy as np
@@ -165,3 +168,26 @@ def test_every_method_is_in_the_tables():
     for name in recipes.methods_for(kind):
       if name != "scratch":
         assert f"`{name}`" in README, name
+
+
+def test_docstrings_become_markdown():
+  pytest.importorskip("griffe")
+  path = ROOT / "docs" / "_build" / "docstrings.py"
+  spec = importlib.util.spec_from_file_location("docstrings", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  assert doctest.testmod(module).attempted > 0
+  assert doctest.testmod(module).failed == 0
+  shown = module.rewritten(kd_jax.annealing_factor.__doc__)
+  assert "$$\n\\Phi(T) = 1 - (T - 1) / \\tau_{max}\n$$" in textwrap.dedent(shown.partition("\n")[2])
+  assert "Examples:" in shown
+
+
+def test_every_public_name_is_in_the_reference():
+  reference = "\n".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+  modules = set(re.findall(r"^::: ([\w.]+)$", reference, re.MULTILINE))
+  assert {f"kd_jax.structured.{name}" for name in ("LinearChain", "log_partition")} <= modules
+  for name in kd_jax.__all__:
+    value = getattr(kd_jax, name)
+    if callable(value):
+      assert {value.__module__, f"{value.__module__}.{name}"} & modules, name

@@ -196,7 +196,10 @@ def universal_kd_capacity_gap_loss(
     student_logits: [B, C]; more leading axes, or none, are fine.
     teacher_layer_logits: [B, T - 1, C], of the pseudo classifiers.
     teacher_logits: [B, C].
-    regression, center, mask, stop_teacher_gradient: as in `universal_kd_loss`.
+    regression: whether the outputs are numbers, as in `universal_kd_loss`.
+    center: around which numbers are attended to, as in `universal_kd_loss`.
+    mask: [B]; masked examples give 0, even if they are NaN.
+    stop_teacher_gradient: False if the teacher learns too.
 
   Returns:
     [B] float32.

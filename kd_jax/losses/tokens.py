@@ -177,8 +177,10 @@ def attention_loss(
   .. math:: \frac{1}{H n^2} \sum_{a, q, k} (A^S_{aqk} - A^T_{aqk})^2, \quad A_a = Q_a K_a^\top / \sqrt{d}
 
   Args:
-    student_queries, student_keys: [B, H, n, d], as in `TokenStates`.
-    teacher_queries, teacher_keys: [B, H, n, d']: as many heads, whose width may differ.
+    student_queries: [B, H, n, d], as in `TokenStates`.
+    student_keys: [B, H, n, d].
+    teacher_queries: [B, H, n, d']: the same number of heads, whose width may differ.
+    teacher_keys: [B, H, n, d'].
     mask: [B, n]; 0 for padding.
     stop_teacher_gradient: False where the teacher learns too.
 
@@ -276,8 +278,10 @@ def tinybert_attention_loss(
   with A the scores before their softmax: see `attention_loss`.
 
   Args:
-    student_queries, student_keys: S arrays [B, H, n, d], as in `TokenStates`.
-    teacher_queries, teacher_keys: T arrays [B, H, n, d'].
+    student_queries: S arrays [B, H, n, d], as in `TokenStates`.
+    student_keys: S arrays [B, H, n, d].
+    teacher_queries: T arrays [B, H, n, d'].
+    teacher_keys: T arrays [B, H, n, d'].
     mask: [B, n]; 0 for padding.
     stop_teacher_gradient: False where the teacher learns too.
 
