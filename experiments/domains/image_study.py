@@ -31,6 +31,11 @@ class ImageStudy(Study):
   """Of your own images: three channels, or one; None: one if all training images are grey."""
   skip_malformed: bool = False
   """Leave image files out that cannot be read, and say how many, instead of refusing them."""
+  label_smoothing: float = 0.0
+  """Of the labels, for teacher and students, in [0, 1)."""
+  class_weights: tuple[str, ...] = ()
+  """Of the loss on labels: a number for each class in their order, or `balanced`: inversely to the classes'
+  shares of the training labels."""
   validation_examples: int | None = 200
   """Held out of the training split, to choose the best epoch; None: of your own images a tenth, at most
   1,000."""

@@ -12,18 +12,19 @@ import numpy as np
 
 from kd_jax import data as library
 from kd_jax.checkpoints import digest_file
-from kd_jax.data.labelled import hide_labels, num_labelled
+from kd_jax.data.labelled import hide_labels, labelled_part, num_labelled
 from kd_jax.data.splits import balanced_rows
 from kd_jax.losses.top_k import top_k_targets
 from kd_jax.models import weights
 from kd_jax.models.spec import ModelSpec, build_model, model_name
-from kd_jax.recipes import Classes, Recipe
+from kd_jax.recipes import Recipe
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.training import cached_teacher
 from kd_jax.training.evaluation import CLASSIFICATION
 from kd_jax.types import Batch, Outputs, PyTree
 
 from . import tracing
+from .classes import target_of
 from .domain import CachePlan, Data, Domain, Header, Networks, ReadyTeacher
 from .image_study import ImageStudy
 from .links import Link, LinkKind
@@ -107,7 +108,13 @@ def _read(study: ImageStudy, data_dir: Path | None) -> Data[library.Dataset]:
     train=train,
     validation=validation,
     test=test,
-    target=Classes(train.num_classes, None if study.live_teacher else study.cache_top_k),
+    target=target_of(
+      labelled_part(train).labels,
+      train.num_classes,
+      top_k=None if study.live_teacher else study.cache_top_k,
+      label_smoothing=study.label_smoothing,
+      class_weights=study.class_weights,
+    ),
     num_classes=train.num_classes,
     source=source,
     settings={"augmentation": library.describe(augmentation)},

@@ -71,6 +71,11 @@ class TextStudy(Study):
   unlabelled: tuple[Path, ...] = ()
   """Files of more training texts, without labels: CSV, TSV or JSONL with the columns above (GLUE's own for its
   tasks), or a text a line (.txt). The teacher does not see them in training."""
+  label_smoothing: float = 0.0
+  """Of the labels, for teacher and students, in [0, 1)."""
+  class_weights: tuple[str, ...] = ()
+  """Of the loss on labels: a number for each class in their order, or `balanced`: inversely to the classes'
+  shares of the training labels."""
   validation_examples: int | None = None
   """Held out of the training texts, to choose the best epoch; by default a tenth, at most 1,000."""
   max_length: int = 128
@@ -139,6 +144,10 @@ class TextStudy(Study):
     if unknown or "logits" not in self.cache_outputs:
       raise ValueError(
         f"cache_outputs are logits and some of {', '.join(KEPT)}; got {list(self.cache_outputs)}"
+      )
+    if self.regression and (self.label_smoothing or self.class_weights):
+      raise ValueError(
+        "label_smoothing and class_weights are of classes, and the labels are numbers"
       )
     if self.layer_classifier_epochs < 1:
       raise ValueError(

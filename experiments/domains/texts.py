@@ -22,6 +22,7 @@ from kd_jax.training.evaluation import Evaluation, texts
 from kd_jax.types import Batch, Outputs, PyTree
 
 from . import text_weights, tracing
+from .classes import target_of
 from .domain import (
   NO_AUGMENTATION,
   CachePlan,
@@ -244,7 +245,7 @@ def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data[TextDataset], T
     train=with_few_buckets(train),
     validation=with_few_buckets(validation),
     test=with_few_buckets(test),
-    target=Number(mean) if numbers else Classes(train.num_classes),
+    target=Number(mean) if numbers else _classes(study, train),
     num_classes=train.num_classes,
     source=source,
     settings={"tokenizer": tokenizer.digest, "max_length": study.max_length},
@@ -252,6 +253,15 @@ def _read(study: TextStudy, data_dir: Path | None) -> tuple[Data[TextDataset], T
     notes=notes,
   )
   return data, tokenizer
+
+
+def _classes(study: TextStudy, train: TextDataset) -> Classes:
+  return target_of(
+    _labels(labelled_part(train)),
+    train.num_classes,
+    label_smoothing=study.label_smoothing,
+    class_weights=study.class_weights,
+  )
 
 
 def _doubt(data: Data[TextDataset], evaluation: Evaluation, found: Mapping[str, float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Float, Int
 
@@ -14,6 +15,7 @@ from kd_jax._checks import (
   blank,
   check_temperature,
   checked_logits,
+  static_value,
   temper,
 )
 from kd_jax._numerics import kl_from_log_probs, log_probs, times_squared_temperature
@@ -24,13 +26,19 @@ def hard_label_loss(
   student_logits: Float[ArrayLike, "*batch C"],
   labels: Int[ArrayLike, "*batch"],
   *,
+  label_smoothing: float = 0.0,
+  class_weights: ArrayLike | None = None,
   mask: ArrayLike | None = None,
 ) -> Float[Array, "*batch"]:
-  r"""Cross-entropy on hard labels: :math:`-\log softmax(z_s)_y`, in nats.
+  r"""Computes the cross-entropy on hard labels, in nats.
+
+  .. math:: -\sum_c w_c q_c \log softmax(z_s)_c, \quad q_c = (1 - \epsilon) [c = y] + \epsilon / C
 
   Args:
     student_logits: [..., C].
     labels: [...] integers in [0, C).
+    label_smoothing: ε in [0, 1), spread evenly over all classes.
+    class_weights: w [C], at least 0; None: all are 1. The mean over examples is not divided by the mean weight.
     mask: [...] or its leading axes; masked positions give 0, whatever stands there.
 
   Returns:
@@ -38,21 +46,51 @@ def hard_label_loss(
 
   Raises:
     ValueError: integer logits; labels of another shape, not integers, or out of range (under jit, where values
-      are unknown, a label out of range gives NaN).
+      are unknown, a label out of range gives NaN); smoothing outside [0, 1), or weights that are not C
+      numbers of at least 0.
+
+  References:
+    Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, arXiv 1512.00567, section 7, for label
+    smoothing. Both options are those of PyTorch's cross_entropy without reduction.
 
   Example:
     >>> import jax.numpy as jnp, kd_jax
     >>> loss = kd_jax.hard_label_loss(jnp.array([[0.0, 0.0], [0.0, 2.0]]), jnp.array([1, 1]))
     >>> [round(float(v), 4) for v in loss]
     [0.6931, 0.1269]
+    >>> logits, label = jnp.log(jnp.array([1.0, 3.0])), jnp.array(1)
+    >>> smooth = kd_jax.hard_label_loss(logits, label, label_smoothing=0.2)
+    >>> round(float(smooth), 4)  # 0.9 log(4/3) + 0.1 log 4
+    0.3975
   """
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
   student = as_float32("student_logits", student_logits)
   labels, in_range = as_labels(labels, student, mask)
   student = blank(student, mask)
   # A loss near 0 is a difference of large logits: of small ones, it keeps its digits.
   shifted = student - jax.lax.stop_gradient(jnp.max(student, axis=-1, keepdims=True))
+  weights = None if class_weights is None else _checked_class_weights(class_weights, student)
   losses = optax.softmax_cross_entropy_with_integer_labels(shifted, labels)
+  if weights is not None:
+    losses *= weights[labels]
+  if label_smoothing:
+    every = -jax.nn.log_softmax(shifted, axis=-1)
+    spread = jnp.mean(every if weights is None else weights * every, axis=-1)
+    losses = (1.0 - label_smoothing) * losses + label_smoothing * spread
   return apply_mask(jnp.where(in_range, losses, jnp.nan), mask)
+
+
+def _checked_class_weights(class_weights: ArrayLike, logits: Array) -> Array:
+  weights = jnp.asarray(class_weights, jnp.float32)
+  if weights.shape != logits.shape[-1:]:
+    raise ValueError(
+      f"class_weights {weights.shape} must be one for each of the {logits.shape[-1]} classes"
+    )
+  value = static_value(class_weights)
+  if value is not None and not np.all((value >= 0) & np.isfinite(value)):
+    raise ValueError("class_weights must be finite and at least 0")
+  return weights
 
 
 def squared_error_loss(

@@ -27,10 +27,14 @@ class Classes:
   Attributes:
     number: C.
     top_k: how many classes are kept of the teacher's distribution, with the tail; None: all of its logits.
+    label_smoothing: of the labels, in [0, 1): see `kd_jax.hard_label_loss`.
+    class_weights: of the loss on labels, C numbers; none: all are 1.
   """
 
   number: int
   top_k: int | None = None
+  label_smoothing: float = 0.0
+  class_weights: tuple[float, ...] = ()
 
   def __post_init__(self):
     if self.number < 2:
@@ -39,6 +43,16 @@ class Classes:
       )
     if self.top_k is not None and not 1 <= self.top_k < self.number:
       raise ValueError(f"top_k must be at least 1 and below {self.number}, got {self.top_k}")
+    if not 0 <= self.label_smoothing < 1:
+      raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+    if self.class_weights and (
+      len(self.class_weights) != self.number
+      or not all(math.isfinite(weight) and weight >= 0 for weight in self.class_weights)
+      or not any(self.class_weights)
+    ):
+      raise ValueError(
+        f"class_weights must be {self.number} numbers of at least 0, not all 0; got {list(self.class_weights)}"
+      )
 
   @property
   def outputs(self) -> int:
@@ -56,8 +70,14 @@ class Classes:
   soft_equation = "T² KL(softmax(z_t/T) || softmax(z_s/T))"
 
   def label_term(self, weight: float | Schedule = 1.0) -> Term:
-    """Cross-entropy on hard labels."""
-    return Term("cross_entropy", hard_label_loss, ("student.logits", "batch.labels"), weight=weight)
+    """Cross-entropy on hard labels, smoothed and weighted by class if asked for."""
+    options: dict[str, Any] = {}
+    if self.label_smoothing:
+      options["label_smoothing"] = self.label_smoothing
+    if self.class_weights:
+      options["class_weights"] = self.class_weights
+    names = ("student.logits", "batch.labels")
+    return Term("cross_entropy", hard_label_loss, names, options, weight)
 
   def soft_term(self, temperature: float, weight: float | Schedule = 1.0) -> Term:
     """Soft targets at a temperature, T² KL: over all classes, or over the teacher's top k and the tail."""
