@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.types import Array, ArrayLike, LabelledTree
+from kd_jax.types import NEG_INF, Array, ArrayLike, LabelledTree
 
 
 def as_scores(name: str, scores: ArrayLike, axes: str) -> Array:
@@ -41,6 +41,12 @@ def as_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> Array:
   if mask.shape != shape:
     raise ValueError(f"mask {mask.shape} must be of the scores' shape [..., n] = {shape}")
   return mask
+
+
+def bounded(scores: Array) -> Array:
+  """Scores within ±NEG_INF; unlike `clip`, with a whole gradient at the bounds themselves."""
+  lower = jnp.where(scores < NEG_INF, NEG_INF, scores)
+  return jnp.where(lower > -NEG_INF, -NEG_INF, lower)
 
 
 def refuse_fractions(mask: ArrayLike) -> None:
@@ -127,14 +133,32 @@ def as_tree(tree: LabelledTree, mask: Array) -> tuple[Array, Array]:
         f"a tree's {name} must be integers of the scores' tokens [..., n] = {mask.shape}, got "
         f"{array.dtype} {array.shape}"
       )
-  if not isinstance(heads, jax.core.Tracer) and not isinstance(mask, jax.core.Tracer):
-    given, valid = np.asarray(heads), np.asarray(mask)
-    named = np.take_along_axis(valid, np.clip(given, 1, valid.shape[-1]) - 1, axis=-1)
-    outside = valid & (given != 0) & ~(named & (given >= 1) & (given <= valid.shape[-1]))
-    if outside.any():
-      raise ValueError(f"heads must be 0 or a token of the sentence, got {given[outside][0]}")
+  refuse_other_heads(tree.heads, mask)
   heads, relations = (jnp.where(mask, array, 0).astype(jnp.int32) for array in (heads, relations))
   return heads, relations
+
+
+def refuse_other_heads(heads: ArrayLike, mask: ArrayLike) -> None:
+  """Refuses heads [..., n] that are no token of their sentence, unless they are being traced."""
+  if isinstance(heads, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+    return
+  given, valid = np.asarray(heads), np.asarray(mask)
+  if not given.size:
+    return
+  named = np.take_along_axis(valid, np.clip(given, 1, valid.shape[-1]) - 1, axis=-1)
+  outside = valid & (given != 0) & ~(named & (given >= 1) & (given <= valid.shape[-1]))
+  if outside.any():
+    raise ValueError(f"heads must be 0 or a token of the sentence, got {given[outside][0]}")
+
+
+def refuse_other_relations(relations: ArrayLike, mask: ArrayLike, num_relations: int) -> None:
+  """Refuses relations [..., n] that are no relation of the scores, unless traced; negative ones are unseen."""
+  if isinstance(relations, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+    return
+  given, valid = np.asarray(relations), np.asarray(mask)
+  outside = valid & (given >= num_relations)
+  if outside.any():
+    raise ValueError(f"relations must be below {num_relations}, got {given[outside][0]}")
 
 
 # Losses on arrays.

@@ -1,10 +1,18 @@
 """Numerics that losses and structures share."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from kd_jax._checks import temper
 from kd_jax.types import NEG_INF, Array, ArrayLike
+
+
+def merged(array: Array, keep: int) -> Array:
+  """Makes one axis of all but the first `keep`; unlike `reshape(..., -1)`, of arrays without entries too."""
+  keep %= array.ndim
+  return array.reshape(*array.shape[:keep], math.prod(array.shape[keep:]))
 
 
 def kl_from_log_probs(log_p: Array, log_q: Array, axis: int = -1) -> Array:

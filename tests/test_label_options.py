@@ -8,6 +8,7 @@ import kd_jax
 from experiments.command_line import options
 from experiments.domains.classes import target_of
 from kd_jax import recipes
+from kd_jax.optimizers import Optimizer
 from kd_jax.recipes import Classes
 
 
@@ -45,12 +46,8 @@ def test_without_options_nothing_changes():
   assert plain == kd_jax.hard_label_loss(
     logits, labels, label_smoothing=0.0, class_weights=(1.0,) * 3
   )
-  assert (
-    recipes.describe(recipes.scratch(Classes(3), recipes.Budget(2)))["phases"][0]["terms"][0][
-      "options"
-    ]
-    == {}
-  )
+  recipe = recipes.scratch(Classes(3), recipes.Budget(2, Optimizer()))
+  assert recipes.describe(recipe)["phases"][0]["terms"][0]["options"] == {}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ A row is a dependent, tokens 1..n at indices 0..n-1; a column is a head, 0 the r
 import jax
 import jax.numpy as jnp
 
-from kd_jax._checks import as_mask, as_scores, refuse_nan
+from kd_jax._checks import as_mask, as_scores, bounded, refuse_nan
 from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 
@@ -36,7 +36,7 @@ def as_arcs(arc: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array, Array
   itself = jnp.eye(num_tokens, num_tokens + 1, k=1, dtype=bool)
   valid = mask[..., :, None] & heads[..., None, :] & ~itself
   refuse_nan("arc", arc, valid)
-  return jnp.where(valid, jnp.clip(arc, NEG_INF, -NEG_INF), NEG_INF), valid, mask
+  return jnp.where(valid, bounded(arc), NEG_INF), valid, mask
 
 
 def chain_padding(scores: Array, mask: Array) -> Array:

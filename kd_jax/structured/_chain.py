@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from kd_jax._checks import as_mask, as_scores, refuse_nan
+from kd_jax._checks import as_mask, as_scores, bounded, refuse_nan
 from kd_jax.structured._declaration import declare
 from kd_jax.structured._holes import close_up, closed_mask
 from kd_jax.types import NEG_INF, Array, ArrayLike
@@ -68,12 +68,12 @@ def columns_of(chain: LinearChain) -> Columns:
   batch = math.prod(leading)
 
   def as_columns(unary):
-    unary = jnp.where(mask[..., None], jnp.maximum(unary, NEG_INF), blanks)
+    unary = jnp.where(mask[..., None], bounded(unary), blanks)
     return jnp.transpose(unary.reshape(batch, length, num_labels), (1, 2, 0))
 
   return Columns(
     close_up(unary, chain.mask, then=as_columns),
-    jnp.moveaxis(jnp.maximum(transition, NEG_INF), 0, -1),
+    jnp.moveaxis(bounded(transition), 0, -1),
     mask.reshape(batch, length).T,
   )
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from kd_jax._numerics import merged
 from kd_jax.structured._chain import LinearChain, columns_of, leading_axes
 from kd_jax.structured._holes import put_back_rows
 from kd_jax.types import EXCLUDED, NEG_INF, Array
@@ -35,16 +36,16 @@ def best_paths(unary: Array, transition: Array, mask: Array, k: int) -> tuple[Ar
   def step(state, position):
     scores, valid = position
     extended = state[:, None] + jnp.swapaxes(transition, 1, 2)[..., None]  # [B, to, from, k]
-    new, origin = best(extended.reshape(*extended.shape[:2], -1))
+    new, origin = best(merged(extended, 2))
     valid = valid[:, None, None]
     state = jnp.where(valid, new + scores[..., None], state)
     return state, jnp.where(valid, origin, kept)
 
   last, origins = jax.lax.scan(step, first, (unary[1:], mask[1:]))
-  scores, entry = best(last.reshape(last.shape[0], -1))
+  scores, entry = best(merged(last, 1))
 
   def back(entry, origin):
-    previous = jnp.take_along_axis(origin.reshape(origin.shape[0], -1), entry, axis=1)
+    previous = jnp.take_along_axis(merged(origin, 1), entry, axis=1)
     return previous, entry
 
   start, entries = jax.lax.scan(back, entry, origins, reverse=True)
@@ -59,5 +60,5 @@ def best_of_chain(chain: LinearChain, k: int) -> tuple[Array, Array]:
   unary, transition, mask = columns_of(chain)
   tags, scores = best_paths(jnp.swapaxes(unary, 1, 2), jnp.moveaxis(transition, -1, 0), mask, k)
   leading = leading_axes(chain)
-  tags = jnp.transpose(tags, (1, 2, 0)).reshape(*leading, k, -1)
+  tags = jnp.transpose(tags, (1, 2, 0)).reshape(*leading, k, tags.shape[0])
   return put_back_rows(tags, chain.mask), scores.reshape(*leading, k)

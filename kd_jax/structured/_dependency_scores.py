@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from kd_jax._checks import as_mask, as_scores, as_tree, refuse_nan
+from kd_jax._checks import as_mask, as_scores, as_tree, refuse_nan, refuse_other_relations
 from kd_jax.structured import _generic
 from kd_jax.structured._arcs import as_arcs
 from kd_jax.structured._declaration import declare
@@ -104,6 +104,7 @@ def log_prob(scores: DependencyScores, tree: LabelledTree) -> Array:
   heads, relations = log_head_marginals(scores), log_relation_probs(scores)
   mask = as_mask(scores.mask, heads.shape[:-1])
   gold_heads, gold_relations = as_tree(tree, mask)
+  refuse_other_relations(tree.relations, mask, relations.shape[-1])
   known = mask & (gold_relations >= 0)  # a relation unseen in training has no score
   at_head = jnp.take_along_axis(relations, gold_heads[..., None, None], axis=-2)[..., 0, :]
   values = _pick(heads, gold_heads) + _pick(at_head, jnp.where(known, gold_relations, 0))

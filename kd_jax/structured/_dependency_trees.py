@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from kd_jax._checks import as_mask, as_scores
+from kd_jax._checks import as_mask, as_scores, refuse_other_heads
 from kd_jax.structured import _generic
 from kd_jax.structured._arcs import as_arcs
 from kd_jax.structured._declaration import declare
@@ -121,11 +121,12 @@ def sample(trees: DependencyTrees, key: Array) -> Array:
 @_generic.score.register(DependencyTrees)
 def score(trees: DependencyTrees, heads: ArrayLike) -> Array:
   arc, _, mask = as_arcs(trees.arc, trees.mask)
-  heads = jnp.asarray(heads)
+  given, heads = heads, jnp.asarray(heads)
   if heads.shape != mask.shape or not jnp.issubdtype(heads.dtype, jnp.integer):
     raise ValueError(
       f"heads must be integers of arc's [..., n] = {mask.shape}, got {heads.dtype} {heads.shape}"
     )
+  refuse_other_heads(given, mask)
   chosen = jnp.take_along_axis(arc, jnp.where(mask, heads, 0)[..., None], axis=-1, mode="clip")
   return jnp.sum(jnp.where(mask, chosen[..., 0], 0.0), axis=-1)
 

@@ -18,6 +18,7 @@ import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Float, Int
 
 from kd_jax.structured._declaration import KINDS, as_pair
@@ -211,8 +212,11 @@ def top_k(structure: Structure, k: int) -> tuple[Labels, Float[Array, "*batch k"
     >>> tags.tolist(), scores.tolist()
     ([[0, 1], [1, 1]], [4.0, 3.0])
   """
+  if isinstance(k, bool) or not isinstance(k, int | np.integer):
+    raise ValueError(f"k must be a Python integer, got {k!r}")
   if k < 1:
     raise ValueError(f"k must be at least 1, got {k}")
+  k = int(k)
   return top_k_of(structure, k)
 
 

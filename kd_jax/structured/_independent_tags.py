@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax._checks import as_mask, as_scores, refuse_nan
+from kd_jax._checks import as_mask, as_scores, bounded, refuse_nan
+from kd_jax._numerics import merged
 from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
 
@@ -14,7 +15,7 @@ def _checked(logits: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array]:
     raise ValueError(f"logits must have at least one tag [..., n, L], got {logits.shape}")
   mask = as_mask(mask, logits.shape[:-1])
   refuse_nan("logits", logits, mask[..., None])
-  return jnp.where(mask[..., None], jnp.clip(logits, NEG_INF, -NEG_INF), 0.0), mask
+  return jnp.where(mask[..., None], bounded(logits), 0.0), mask
 
 
 def sample_tags(logits: ArrayLike, key: Array, mask: ArrayLike | None = None) -> Array:
@@ -75,7 +76,7 @@ def k_best_tags(logits: ArrayLike, k: int, mask: ArrayLike | None = None) -> tup
   def step(scores, position):
     values, valid = position
     extended = scores[..., :, None] + values[..., None, :]  # [..., rank, choice]
-    best, chosen = jax.lax.top_k(extended.reshape(*scores.shape[:-1], -1), k)
+    best, chosen = jax.lax.top_k(merged(extended, scores.ndim - 1), k)
     valid = valid[..., None]
     unchanged = jnp.broadcast_to(jnp.arange(k) * width, chosen.shape)
     return jnp.where(valid, best, scores), jnp.where(valid, chosen, unchanged)

@@ -173,7 +173,9 @@ def _plain(
   fraction = jnp.sum((logs - whole[0]) + (shift - whole[1]), axis=-1)
   choices = jnp.sum(weights[..., int(single_root) :], axis=-1)
   surplus = jnp.sum(logs - jnp.log(jnp.maximum(choices, 1.0)), axis=-1)
-  exact = jnp.all((surplus > -MAX_CYCLES) & (surplus < jnp.inf))  # and so no NaN
+  # Pivots may make up for one another in the product, but second derivatives divide by the square of each.
+  mild = jnp.all(jnp.abs(logs) < MAX_CYCLES, axis=-1)
+  exact = jnp.all((surplus > -MAX_CYCLES) & (surplus < jnp.inf) & mild)  # and so no NaN
   return weights, steps, (jnp.sum(whole[0] + whole[1], axis=-1), fraction), exact
 
 
@@ -194,6 +196,8 @@ def _scaled_with_marginals(scores: Array, single_root: bool) -> tuple[Array, Arr
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _log_trees(scores: Array, single_root: bool) -> tuple[Array, Array]:
   """log Z [...] of arc scores [..., n, n+1] without masks: a whole number, and the rest."""
+  if not scores.shape[-2]:
+    return jnp.zeros(scores.shape[:-2]), jnp.zeros(scores.shape[:-2])
   *_, log_z, exact = _plain(scores, single_root)
   slow = functools.partial(_scaled_log_trees, single_root=single_root)
   return jax.lax.cond(exact, lambda _: log_z, slow, scores)
@@ -209,6 +213,8 @@ def _log_trees_derivative(single_root, primals, tangents):
 
 def _with_marginals(scores: Array, single_root: bool) -> tuple[Array, Array, Array]:
   """log Z in two parts, and its gradient [..., n, n+1]; can be differentiated."""
+  if not scores.shape[-2]:
+    return jnp.zeros(scores.shape[:-2]), jnp.zeros(scores.shape[:-2]), scores
 
   def plain(scores):
     weights, steps, log_z, _ = _plain(scores, single_root)

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from kd_jax._checks import as_mask, as_scores, as_tags, refuse_nan
+from kd_jax._checks import as_mask, as_scores, as_tags, bounded, refuse_nan
 from kd_jax._numerics import kl_from_log_probs
 from kd_jax.structured import _generic
 from kd_jax.structured._chain import LinearChain
 from kd_jax.structured._declaration import declare
 from kd_jax.structured._independent_tags import k_best_tags, sample_tags
-from kd_jax.types import NEG_INF, Array, ArrayLike
+from kd_jax.types import Array, ArrayLike
 
 
 @declare(sentence={"logits": "n L"}, scores="logits")
@@ -42,7 +42,7 @@ def checked(maxent: MaxEnt) -> tuple[Array, Array]:
     raise ValueError(f"logits must have at least one tag [..., n, L], got {logits.shape}")
   mask = as_mask(maxent.mask, logits.shape[:-1])
   refuse_nan("logits", logits, mask[..., None])
-  return jnp.where(mask[..., None], jnp.maximum(logits, NEG_INF), 0.0), mask
+  return jnp.where(mask[..., None], bounded(logits), 0.0), mask
 
 
 def _total(values: Array, mask: Array) -> Array:

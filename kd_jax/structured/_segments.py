@@ -12,7 +12,8 @@ positive terms, so that small ones keep their digits.
 import jax
 import jax.numpy as jnp
 
-from kd_jax._checks import as_mask, as_scores, refuse_nan
+from kd_jax._checks import as_mask, as_scores, bounded, refuse_nan
+from kd_jax._numerics import merged
 from kd_jax.types import NEG_INF, Array, ArrayLike
 
 
@@ -38,7 +39,7 @@ def as_segments(scores: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array
   ordered = jnp.triu(jnp.ones((num_tokens, num_tokens), bool))
   valid = (ordered & mask[..., None, :] & mask[..., :, None])[..., None]
   refuse_nan("scores", scores, valid)
-  spans = jnp.where(valid, jnp.clip(scores, NEG_INF, -NEG_INF), NEG_INF)
+  spans = jnp.where(valid, bounded(scores), NEG_INF)
   outside = jnp.where(jnp.eye(num_tokens, dtype=bool)[..., None], 0.0, NEG_INF)
   outside = jnp.broadcast_to(outside, (*spans.shape[:-1], 1))
   return jnp.concatenate([spans, outside], axis=-1), valid, mask
@@ -67,7 +68,7 @@ def segment_marginals(segments: Array) -> Array:
 def by_end(segments: Array) -> Array:
   """[..., start, end, kind] as [..., end, start · kind]."""
   moved = jnp.moveaxis(segments, -2, -3)
-  return moved.reshape(*moved.shape[:-2], -1)
+  return merged(moved, -2)
 
 
 def log_conditionals(segments: Array) -> Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from kd_jax._numerics import merged
 from kd_jax.structured._segments import as_segments
 from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
 
@@ -39,7 +40,7 @@ def k_best(scores: ArrayLike, k: int, mask: ArrayLike | None = None) -> tuple[Ar
   def forward(best, weights_and_end):
     weights, end = weights_and_end
     candidates = best[..., :-1, :, None] + weights[..., :, None, :]  # [..., start, rank, kind]
-    flat = candidates.reshape(*batch, -1)
+    flat = merged(candidates, len(batch))
     values, chosen = jax.lax.top_k(flat, min(k, flat.shape[-1]))
     missing = [(0, 0)] * len(batch) + [(0, k - values.shape[-1])]
     values = jnp.pad(values, missing, constant_values=NEG_INF)
@@ -108,7 +109,7 @@ def scores_of_tokens(scores: ArrayLike, mask: ArrayLike | None = None) -> Array:
   started = jnp.concatenate([jnp.full_like(longer[..., :1, :, :], NEG_INF), started], axis=-3)
   inside = _log_sum(jnp.where(later, started, NEG_INF), -2)
   tags = jnp.stack([single, begin, inside, end], axis=-1)
-  tags = tags.reshape(*tags.shape[:-2], -1)
+  tags = merged(tags, -2)
   return jnp.concatenate([jnp.zeros_like(tags[..., :1]), tags], axis=-1)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from kd_jax._checks import as_mask, as_tags
-from kd_jax._numerics import kl_from_log_probs
+from kd_jax._numerics import kl_from_log_probs, merged
 from kd_jax.structured import _generic
 from kd_jax.structured._declaration import declare
 from kd_jax.structured._segments import (
@@ -68,7 +68,7 @@ def tag_marginals(spans: SpanScores) -> Array:
   started = jnp.concatenate([jnp.zeros_like(longer[..., :1, :, :]), started], axis=-3)
   inside = jnp.sum(jnp.where(later, started, 0.0), axis=-2)
   tags = jnp.stack([single, begin, inside, end], axis=-1)
-  tags = tags.reshape(*tags.shape[:-2], -1)
+  tags = merged(tags, -2)
   return jnp.where(mask[..., None], jnp.concatenate([outside, tags], axis=-1), 0.0)
 
 
@@ -76,6 +76,8 @@ def tag_marginals(spans: SpanScores) -> Array:
 def argmax(spans: SpanScores) -> Array:
   segments, _, mask = as_segments(*spans)
   at = jnp.arange(mask.shape[-1])
+  if not segments.shape[-2]:
+    return jnp.zeros(mask.shape, jnp.int32)
   _, starts, ends, labels = best_segments(segments)
   place = jnp.where(starts == ends, 1, jnp.where(at == starts, 2, jnp.where(at == ends, 4, 3)))
   tags = jnp.where((labels == segments.shape[-1] - 1) | ~mask, 0, 4 * labels + place)
@@ -89,6 +91,8 @@ def top_k(spans: SpanScores, k: int) -> tuple[Array, Array]:
 
 @_generic.sample.register(SpanScores)
 def sample(spans: SpanScores, key: Array) -> Array:
+  if not jnp.shape(spans.scores)[-2]:
+    return jnp.zeros(jnp.shape(spans.scores)[:-2], jnp.int32)  # no position: nothing to draw
   return sample_spans(spans.scores, key, spans.mask)
 
 

@@ -6,7 +6,8 @@ All follow from log Z and the marginals, with arc scores s and P(i, h) the proba
   H(p, q) = \log Z_q - \sum_{i, h} P_p(i, h) \, s_q(i, h) \quad
   KL(p \| q) = H(p, q) - H(p)
 
-An arc that p excludes adds nothing. One that q alone excludes adds its probability times -NEG_INF.
+An arc that p excludes adds nothing. One that q alone excludes adds its probability times -NEG_INF, if that is
+more than rounding.
 """
 
 import jax
@@ -17,6 +18,8 @@ from kd_jax.structured._matrix_tree import _log_trees, _with_marginals
 from kd_jax.structured._projective import _all_trees
 from kd_jax.types import EXCLUDED, Array, ArrayLike
 
+ROUNDING = 1e-6
+"""An arc that q excludes counts only if its probability under p is above this."""
 NEAR = 0.1
 """Distributions are near if no arc's score, within its row, differs by more: then KL is an integral."""
 
@@ -57,6 +60,8 @@ def _same_shape(teacher: ArrayLike, student: ArrayLike) -> None:
 
 
 def _expected(marginals: Array, scores: Array, possible: Array) -> Array:
+  # An arc that is in no tree has a marginal of some rounding, which an excluded score would blow up.
+  possible &= (scores > EXCLUDED) | (marginals > ROUNDING)
   return jnp.sum(jnp.where(possible, marginals * scores, 0.0), axis=(-2, -1))
 
 
@@ -163,19 +168,27 @@ def tree_kl_divergence(
   moved = _expected(marginals, difference, possible)
   found = (whole_q - whole_p - moved) + (fraction_q - fraction_p)
   # Values alone: the derivatives do not cancel.
+  # With arcs that q alone has, the way from p to q leaves p's trees.
+  known = jnp.all((p > EXCLUDED) | (q <= EXCLUDED), axis=(-2, -1))
   value = _integrated(
-    *jax.lax.stop_gradient((found, p, difference, marginals)), single_root, projective
+    *jax.lax.stop_gradient((found, p, difference, marginals)), known, single_root, projective
   )
   return _with_value(jnp.maximum(value, 0.0), found)
 
 
 def _integrated(
-  found: Array, p: Array, difference: Array, marginals: Array, single_root: bool, projective: bool
+  found: Array,
+  p: Array,
+  difference: Array,
+  marginals: Array,
+  known: Array,
+  single_root: bool,
+  projective: bool,
 ) -> Array:
-  """KL as an integral for those that are near; else what was found."""
+  """KL as an integral for those that are near and whose arcs are all `known` to p; else what was found."""
   expected = jnp.sum(marginals * difference, axis=-1, keepdims=True)
   centred = jnp.where(p > EXCLUDED, difference - expected, 0.0)
-  near = jnp.max(jnp.abs(centred), axis=(-2, -1), initial=0.0) < NEAR
+  near = known & (jnp.max(jnp.abs(centred), axis=(-2, -1), initial=0.0) < NEAR)
 
   def integral(centred):
     centred = jnp.where(near[..., None, None], centred, 0.0)
