@@ -276,6 +276,19 @@ def test_ids_are_hashes_of_content():
   assert len({ids[0], *(text_ids(*one)[0] for one in others)}) == 5
 
 
+def test_tokenize_notes_many_unknown_subwords_and_what_the_tokenizer_notes(tmp_path):
+  words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Tea", "soup"]
+  (tmp_path / "vocab.txt").write_text("\n".join(words))
+  texts = RawTexts(("Tea", "soup soup"), None, np.array([0, 1], np.int32), np.array(["a", "b"]))
+  raw = make_splits("x", "1", ("no", "yes"), texts, texts, texts)
+  tokenizer = Tokenizer.from_folder(tmp_path)
+  assert tokenize(raw, tokenizer).notes == (
+    *tokenizer.notes,
+    "1 of 7 subwords of the training texts are unknown: "
+    "is the tokenizer of their language, and do its capitals fit?",
+  )
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 def test_tokenize_says_what_it_cut_and_what_was_empty(pairs):
   train = _raw(40, "train", pairs)

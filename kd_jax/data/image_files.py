@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax._text_files import look_alikes
 from kd_jax.data._image_reading import Form, Read, common_form, plain_images, read, sources
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.splits import balanced_rows, content_ids, hash_ids
@@ -140,13 +141,8 @@ def _class_names(train: Read) -> tuple[str, ...]:
   names = sorted(set(train.names.tolist()))
   if len(names) < 2:
     raise ValueError(f"{train.path} has images of one class, {names[0]!r}: two are needed")
-  alike: dict[str, str] = {}
-  for name in names:
-    other = alike.setdefault(name.strip().casefold(), name)
-    if other != name:
-      raise ValueError(
-        f"classes {other!r} and {name!r} of {train.path.name} differ in case or spaces alone: rename one"
-      )
+  for other, name in look_alikes(names):
+    raise ValueError(f"classes {other!a} and {name!a} of {train.path.name} look alike: rename one")
   try:
     return tuple(sorted(names, key=int))
   except ValueError:

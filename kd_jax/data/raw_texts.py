@@ -186,7 +186,8 @@ def tokenize(raw: RawSplits, tokenizer: Tokenizer) -> TextSplits:
   """Makes arrays of texts.
 
   An over-long text is truncated to `tokenizer.max_length`; an empty one becomes its special tokens
-  alone. Both are counted in the notes.
+  alone. Both are counted in the notes, and so are unknown subwords of the training texts, if they are
+  over a twentieth.
 
   Args:
     raw: what was read.
@@ -201,7 +202,7 @@ def tokenize(raw: RawSplits, tokenizer: Tokenizer) -> TextSplits:
   >>> splits.train.inputs.ids.shape[1], splits.train.class_names
   (8, ('bad', 'good'))
   """
-  datasets, notes = [], list(raw.notes)
+  datasets, notes = [], [*raw.notes, *tokenizer.notes]
   for split, noun in zip(_SPLITS, _NOUNS, strict=True):
     texts: RawTexts = getattr(raw, split)
     encoded = tokenizer.encode(texts.firsts, texts.seconds)
@@ -210,6 +211,13 @@ def tokenize(raw: RawSplits, tokenizer: Tokenizer) -> TextSplits:
       notes.append(f"truncated {encoded.truncated:,} {count} to {tokenizer.max_length} subwords")
     if encoded.empty:
       notes.append(f"{encoded.empty:,} {count} are empty: special tokens alone stand for them")
+    read = encoded.subwords.ids[encoded.subwords.mask]
+    unknown = int((read == tokenizer.unknown_id).sum()) if tokenizer.unknown_id is not None else 0
+    if split == "train" and unknown * 20 > len(read):
+      notes.append(
+        f"{unknown:,} of {len(read):,} subwords of the {noun} texts are unknown: is the tokenizer of their "
+        "language, and do its capitals fit?"
+      )
     datasets.append(
       TextDataset(
         raw.name,

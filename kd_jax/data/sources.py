@@ -78,7 +78,7 @@ def prepared_versions(folders: Iterable[Path]) -> dict[Path, set[str]]:
     if not file.parent.name.replace(".", "").isdigit():
       continue
     try:
-      info = json.loads(file.read_text())
+      info = json.loads(file.read_text(encoding="utf-8-sig"))
       formats = {info.get("fileFormat"), *info.get("alternativeFileFormats", ())}
     except (OSError, ValueError, AttributeError) as error:
       raise ValueError(f"cannot read {file}: {error}; delete {file.parent}") from error
@@ -190,7 +190,7 @@ def parts_missing(name: str, data_dir: str | Path | None = None) -> tuple[str, .
   folder = prepared_dir(name, data_dir)
   if folder is None:
     return ()
-  info = json.loads((folder / "dataset_info.json").read_text())
+  info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8-sig"))
   counts = {
     split["name"]: sum(map(int, split.get("shardLengths", ()))) for split in info.get("splits", ())
   }
