@@ -176,7 +176,10 @@ def _inputs(**changes):
     (_arguments(ids=np.array(["t"] * 4)), "id 't' occurs 4 times"),
     (_arguments(ids=np.array(["t0"])), r"ids of shape \(1,\)"),
     (_arguments(labels=np.array([0, 1, 2])), r"labels of shape \(3,\)"),
-    (_arguments(labels=np.zeros((4, 2), int)), "give one per example"),
+    (
+      _arguments(labels=np.zeros((4, 2), int)),
+      r"must be \[N\], got \(4, 2\): take labels.argmax\(1\)",
+    ),
     (_arguments(labels=np.array([0, 1, 2, 3])), r"run from 0 to 3, outside \[0, 3\)"),
     (_arguments(labels=np.array([0, 1, 2, -1])), r"run from -1 to 2, outside \[0, 3\)"),
     (_arguments(labels=np.array([0.0, 1, 2, 1])), "labels must be integers, got float64"),
@@ -193,7 +196,7 @@ def _inputs(**changes):
   ],
 )
 def test_what_does_not_fit_is_refused(given, message):
-  with pytest.raises(ValueError, match=f"^made up train: .*{message}") as caught:
+  with pytest.raises(ValueError, match=f"^(labels of )?made up train.*{message}") as caught:
     TextDataset(**given)
   assert "\n" not in str(caught.value)
 

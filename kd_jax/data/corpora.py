@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd_jax._extras import extra
+from kd_jax._sizes import is_whole
 from kd_jax._text_files import look_alike_notes, unseen_note
 from kd_jax.data.columns import read_columns, tagged_sentence
 from kd_jax.data.conllu import parsed_sentence, read_conllu
@@ -333,7 +334,7 @@ def _encode(
   unlabelled: Sequence[str | Path],
   **reading_options: Any,
 ) -> SequenceSplits:
-  if limit is not None and limit < 1:
+  if limit is not None and not is_whole(limit):
     raise ValueError(f"limit={limit} must be at least 1, or None for all training sentences")
   ordered = [in_hash_order(reading.sentences) for reading in readings]
   sentences, ids = ordered[0]

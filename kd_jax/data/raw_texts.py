@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax._sizes import is_whole
 from kd_jax.data.splits import hash_ids
 from kd_jax.data.texts import TextDataset, text_bucket_lengths
 from kd_jax.data.tokenization import Tokenizer
@@ -155,14 +156,14 @@ def make_splits(
   Raises:
     ValueError: sizes that cannot be.
   """
-  if limit is not None and limit < 1:
+  if limit is not None and not is_whole(limit):
     raise ValueError(f"limit={limit} must be at least 1, or None for all training texts")
   train, test = in_hash_order(train), in_hash_order(test)
   if validation is None:
     size = len(train.ids)
     count = validation_examples
     count = min(-(-size // 10), _MOST_HELD_OUT) if count is None else count
-    if not 1 <= count < size:
+    if not is_whole(count) or count >= size:
       raise ValueError(
         f"validation_examples={count} must be at least 1 and below the {size} training texts of {name}"
       )

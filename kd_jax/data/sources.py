@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_jax._extras import extra
+from kd_jax._sizes import is_whole
 from kd_jax.data import digits
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.quiet import quiet_tfds
@@ -132,7 +133,7 @@ def load(
     ValueError: unknown name, sizes that cannot be, or damaged files.
   """
   root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-  if validation_examples < 0 or (limit is not None and limit < 1):
+  if not is_whole(validation_examples, 0) or (limit is not None and not is_whole(limit)):
     raise ValueError(
       f"validation_examples={validation_examples} must be at least 0 and limit={limit} "
       "at least 1 (or None)"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kd_jax._extras import extra
+from kd_jax._sizes import is_whole
 from kd_jax.data.tokenizer_files import BERT_SPECIAL, parse_tokenizer, read_tokenizer, word_piece
 from kd_jax.types import Subwords
 
@@ -86,7 +87,7 @@ class Tokenizer:
         "the tokenizer adds no special tokens such as [CLS], which text encoders read; give its "
         "tokenizer.json a post_processor"
       )
-    if max_length < pair + 2:
+    if not is_whole(max_length, pair + 2):
       raise ValueError(
         f"max_length={max_length} leaves no room for a pair of texts beside its {pair} special "
         f"tokens; choose at least {pair + 2}"
@@ -145,7 +146,7 @@ class Tokenizer:
       import tokenizers
       from tokenizers import models, pre_tokenizers, trainers
 
-    if vocab_size < _SMALLEST_VOCABULARY:
+    if not is_whole(vocab_size, _SMALLEST_VOCABULARY):
       raise ValueError(
         f"vocab_size={vocab_size} is too small; choose {_SMALLEST_VOCABULARY} or more"
       )
