@@ -21,14 +21,21 @@ class CheckpointError(ValueError):
 def flatten(tree: PyTree) -> FlatState:
   """A tree of arrays as NumPy arrays by dotted path; empty branches vanish.
 
+  Raises:
+    CheckpointError: two arrays whose paths are the same with dots.
+
   >>> sorted(flatten({"a": {"b": np.zeros(2)}, "c": (np.ones(1),)}))
   ['a.b', 'c.0']
   """
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-    for path, leaf in leaves
-  }
+  paths: dict[str, Any] = {}
+  found: FlatState = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    if name in found:
+      one, other = (jax.tree_util.keystr(each) for each in (paths[name], path))
+      raise CheckpointError(f"{one} and {other} have one name, {name!r}: rename a module")
+    paths[name], found[name] = path, np.asarray(leaf)
+  return found
 
 
 def unflatten(template: PyTree, state: Mapping[str, np.ndarray]) -> PyTree:

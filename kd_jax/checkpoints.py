@@ -10,7 +10,7 @@ has no fall-back; the seal does and has:
 
 The state is stored flat, by path ("params.Dense_0.kernel"), and read back as NumPy: it can be restored on any
 number of devices, and names, shapes and dtypes are compared with those that the run expects. Nothing here
-is unpickled.
+is unpickled. Arrays of size zero are in the seal alone.
 
 The digest is of the arrays, however they are stored. Steps of format 1 (before 0.2) are read as well.
 """
@@ -232,7 +232,11 @@ class CheckpointStore:
     same, apart = self._divided(records)
     self._parts = {name: self._part(name, flat, apart[name]) for name in apart}
     shared = {*same, *(name for names in apart.values() for name in names)}
-    own = {name: array for name, array in flat.items() if name not in shared}
+    own = {
+      name: array
+      for name, array in flat.items()
+      if name not in shared and not _is_empty(records[name])
+    }
     seal = {
       "format": FORMAT,
       "step": step,
@@ -269,6 +273,8 @@ class CheckpointStore:
     same: dict[str, str] = {}
     left: dict[str, list[str]] = {}
     for name, record in records.items():
+      if _is_empty(record):
+        continue
       branch, other = self._branch(name), others.get(json.dumps(record))
       if branch is not None and other is not None:
         same[name] = other
@@ -323,9 +329,10 @@ class CheckpointStore:
     seal = self._checked_seal(step)
     records, same, parts = seal["arrays"], seal.get("same", {}), seal.get("parts", {})
     shared = {*same, *(name for part in parts.values() for name in part["arrays"])}
-    state, meta = folders.read(
-      self._path(step), {name: records[name] for name in records if name not in shared}
-    )
+    empty = {name: record for name, record in records.items() if _is_empty(record)}
+    own = {name: r for name, r in records.items() if name not in shared and name not in empty}
+    state, meta = folders.read(self._path(step), own)
+    state |= {name: np.zeros(shape, dtype) for name, (dtype, shape, _) in empty.items()}
     for name, part in parts.items():
       state |= folders.read(self._part_path(name), {n: records[n] for n in part["arrays"]})[0]
     state |= {name: state[other] for name, other in same.items()}
@@ -357,6 +364,11 @@ class CheckpointStore:
   def _remove(self, step: int) -> None:
     for path in (self._seal_path(step), self._path(step)):
       _delete(path)
+
+
+def _is_empty(record: ArrayRecord) -> bool:
+  """Whether an array has no values: Orbax does not write such, and its record says all of it."""
+  return 0 in record[1]
 
 
 def _delete(path: pathlib.Path) -> None:

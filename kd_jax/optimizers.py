@@ -1,12 +1,14 @@
 """Optimisers as data: the settings of a phase's optimiser, and the optax transformation made from them."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
 import optax
 
 from kd_jax import schedules
+from kd_jax._sizes import is_finite
 from kd_jax.types import AUXILIARY, PyTree, Schedule
 
 Decay = Literal["constant", "step", "linear", "cosine"]
@@ -46,18 +48,18 @@ class Optimizer:
         raise ValueError(
           f"optimizer {field} must be one of {', '.join(known)}, got {getattr(self, field)!r}"
         )
-    if not self.learning_rate > 0:
-      raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-    if self.weight_decay < 0 or not 0 <= self.momentum < 1:
+    if not (is_finite(self.learning_rate) and self.learning_rate > 0):
+      raise ValueError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
+    if not is_finite(self.weight_decay) or not 0 <= self.momentum < 1:
       raise ValueError(
-        "weight_decay must be at least 0 and momentum in [0, 1), got "
+        "weight_decay must be finite and at least 0 and momentum in [0, 1), got "
         f"{self.weight_decay} and {self.momentum}"
       )
-    if self.clip_norm is not None and not self.clip_norm > 0:
+    if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
       raise ValueError(f"clip_norm must be above 0, got {self.clip_norm}: leave it out to not clip")
     if not 0 <= self.warmup < 1:
       raise ValueError(f"`warmup` must be a share of the phase in [0, 1), got {self.warmup}")
-    if self.head_rate is not None and not self.head_rate >= 0:
+    if self.head_rate is not None and not 0 <= self.head_rate < math.inf:
       raise ValueError(f"`head_rate` must be at least 0 (0 freezes heads), got {self.head_rate}")
 
   def schedule(self, total_steps: int) -> Schedule:
@@ -120,7 +122,7 @@ class PhaseOptimizer:
   """Warm-up share, if another."""
 
   def __post_init__(self):
-    if not self.rate > 0:
+    if not 0 < self.rate < math.inf:
       raise ValueError(f"`rate` of a phase must be a factor above 0, got {self.rate}")
 
   def applied_to(self, optimizer: Optimizer) -> Optimizer:

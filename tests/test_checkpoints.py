@@ -60,6 +60,37 @@ def remove(path):
   path.unlink()
 
 
+@pytest.mark.parametrize(
+  ("state", "words"),
+  [
+    ({"a.b": np.ones(2), "a": {"b": np.zeros(2)}}, "['a']['b'] and ['a.b'] have one name, 'a.b'"),
+    ({"a": [np.ones(2)], "a.0": np.ones(2)}, "['a'][0] and ['a.0'] have one name, 'a.0'"),
+  ],
+)
+def test_names_that_collide_are_refused(tmp_path, state, words):
+  store = CheckpointStore(tmp_path)
+  for call in (lambda: store.save(1, state, {}), lambda: checkpoints.unflatten(state, {})):
+    with pytest.raises(CheckpointError) as caught:
+      call()
+    assert str(caught.value) == f"{words}: rename a module"
+  assert store.steps() == []
+
+
+def test_arrays_of_size_zero_are_kept(tmp_path):
+  state = {
+    "best": {"none": np.zeros((0, 2), np.int32), "w": np.zeros(3)},
+    "empty": jnp.zeros((2, 0, 3), "bfloat16"),
+    "w": np.ones(3),
+  }
+  store = CheckpointStore(tmp_path, apart=["best"])
+  digest = store.save(1, state, {})
+  for found in (store.restore(), CheckpointStore(tmp_path, apart=["best"]).restore()):
+    assert found.digest == digest == digest_arrays(found.state)
+    again = checkpoints.unflatten(state, found.state)
+    assert again["empty"].dtype == jnp.bfloat16
+    assert again["best"]["none"].shape == (0, 2)
+
+
 def test_round_trip_keeps_every_bit_type_and_shape(store):
   restored = store.restore()
   assert (restored.step, restored.meta, restored.problems) == (2, {"epoch": 2}, ())

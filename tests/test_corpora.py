@@ -13,6 +13,7 @@ from kd_jax.data.corpora import load_parsing, load_tagging
 from kd_jax.data.quiet import quiet_tfds
 from kd_jax.data.sources import DatasetNotPrepared
 from kd_jax.data.tag_schemes import spans
+from kd_jax.data.unlabelled_sentences import read_plain_sentences
 
 SAMPLES = Path(corpora.__file__).parent / "samples"
 
@@ -124,7 +125,7 @@ def test_malformed_sentences_are_found_with_their_line(write, bad, line, message
     read_columns(path)
   assert f"{path}:{line}: {message}" in str(caught.value)
   assert "\n" not in str(caught.value)
-  kept, problems = read_columns(path, skip_malformed=True)
+  kept, problems, _ = read_columns(path, skip_malformed=True)
   assert [sentence.tokens for sentence in kept] == [("EU", "rejects", "Peter")] * 3
   assert [(problem.file, problem.line) for problem in problems] == [(str(path), line)]
 
@@ -238,7 +239,7 @@ def test_malformed_trees_are_found_with_their_line(write, bad, line, message):
     read_conllu(path)
   assert f"{path}:{line}: " in str(caught.value)
   assert message in str(caught.value)
-  kept, problems = read_conllu(path, skip_malformed=True)
+  kept, problems, _ = read_conllu(path, skip_malformed=True)
   assert [sentence.heads for sentence in kept] == [(2, 0), (0,)]
   assert [problem.line for problem in problems] == [line]
 
@@ -247,6 +248,78 @@ def test_undecodable_bytes_in_a_tree(write):
   path = write(_tree(0).encode() + b"# caf\xe9\n" + _tree(0).encode())
   with pytest.raises(ValueError, match=r":3: byte 0xe9 at column 6 is not utf-8"):
     read_conllu(path)
+
+
+# Files as people and programs leave them.
+
+CONLLU = _tree(2, 0) + _tree(0, 1)
+
+
+@pytest.mark.parametrize(("read", "text"), [(read_columns, GOOD), (read_conllu, CONLLU)])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_byte_order_marks(write, read, text, end):
+  plain = read(write(text))
+  again = text.replace("\n\n", "\n\n\ufeff", 1) + "\n \n"
+  found = read(write("\ufeff" + again.replace("\n", end)))
+  assert found.sentences == plain.sentences
+  assert plain.notes == ()
+  assert found.notes == (
+    "corpus.txt has byte order marks within, at 1 line, which are left out: are files joined there?",
+  )
+
+
+@pytest.mark.parametrize("read", [read_columns, read_conllu, read_plain_sentences])
+def test_returns_and_nul_within_lines_are_found_with_their_line(write, read):
+  good = {read_columns: GOOD, read_conllu: CONLLU}.get(read, "a b\nc d\n")
+  for character, message in (
+    ("\r", "a carriage return within the line"),
+    ("\0", "a NUL character"),
+  ):
+    path = write(good.replace("\n", character, 1), "a.txt")
+    with pytest.raises(ValueError, match=rf"a\.txt:1: there is {message}"):
+      read(path)
+
+
+def test_encodings_without_ascii_are_refused(write):
+  with pytest.raises(ValueError, match="unknown encoding 'utf-16'; write utf-8 or latin-1"):
+    read_columns(write(GOOD.encode("utf-16")), encoding="utf-16")
+
+
+def test_other_schemes_are_named(write):
+  bilou = "Mona B-PER\nField L-PER\n\nOslo U-LOC\n\nIt O\n"
+  with pytest.raises(
+    ValueError, match=r"look like BILOU \(U- and L-\): write S- for U- and E- for L-"
+  ):
+    read_columns(write(bilou), skip_malformed=True)
+  with pytest.raises(ValueError, match=r"look like BMES \(M-\): write I- for M-"):
+    read_columns(write("Mona B-PER\nvan M-PER\nField E-PER\n\nIt O\n"))
+  with pytest.raises(ValueError, match="correct the file, or name its scheme or its tag column"):
+    read_columns(write("Mona b-PER\n\nIt O\n\nIt O\n"))
+
+
+def _corpus(write, *splits):
+  return [write(text, f"{name}.conll") for name, text in zip(corpora.SPLITS, splits, strict=True)]
+
+
+def test_copies_across_splits_are_counted(write):
+  files = _corpus(write, GOOD, "EU B-ORG\nrejects O\n", "Lyon B-LOC\n\nEU O\nrejects O\n")
+  assert load_tagging(files).notes == (
+    "1 of 1 validation sentences are among the training sentences",
+    "1 of 2 test sentences are among the training sentences",
+  )
+
+
+def test_names_that_look_alike_and_invisible_characters_are_noted(write):
+  files = _corpus(write, GOOD, "a B-ORG\n", "b B-ORG\u200b\nzero\u200bwidth O\n")
+  assert load_tagging(files).notes == (
+    "entity types 'ORG' and 'ORG\\u200b' of the corpus look alike: are they one?",
+    "1 word holds an invisible character, such as 'zero\\u200bwidth': "
+    "it is a word of its own to the vocabulary",
+  )
+  trees = _corpus(write, _word(1, 0, "root"), _word(1, 0, "root "), _word(1, 0, "Root"))
+  assert load_parsing(trees).notes[-1] == (
+    "relations 'Root' and 'root' of the corpus look alike, as do 1 more: are they one?"
+  )
 
 
 def test_trees_are_exactly_what_hangs_together_from_one_root():

@@ -239,14 +239,39 @@ def test_bad_requests_are_refused(fakes, changes, message):
     ({"labels": np.array([0.0, 1.0, 2.0])}, "labels must be integers, got float64"),
     ({"images": np.zeros((3, 2, 2, 1), np.float32)}, "images must be uint8 .* got float32"),
     ({"images": np.zeros((3, 2, 2), np.uint8)}, r"shape \(3, 2, 2\)"),
-    ({"images": np.zeros((4, 2, 2, 1), np.uint8)}, "4 images, labels of shape"),
+    ({"images": np.zeros((4, 2, 2, 1), np.uint8)}, "4 images but 3 labels: give one each"),
+    ({"labels": np.zeros((3, 1), int)}, r"must be \[N\], got \(3, 1\): take labels\[:, 0\]"),
+    ({"labels": np.eye(3, dtype=int)}, r"got \(3, 3\): take labels.argmax\(1\)"),
+    ({"images": np.zeros((3, 3, 8, 8), np.uint8)}, r"channels first, .*transpose\(0, 2, 3, 1\)"),
     ({"ids": np.array(["a", "b", "a"])}, "id 'a' occurs 2 times"),
+    ({"ids": np.array(["a", "b"])}, "3 images and ids of shape"),
     ({"keys": np.zeros(2, np.uint32)}, "2 keys for 3 ids"),
   ],
 )
 def test_bad_arrays_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     dataset.Dataset(**_arguments(**changes))
+
+
+def test_bad_arrays_of_ones_own_are_refused_before_ids_are_made():
+  images, labels = np.zeros((6, 8, 8, 1), np.uint8), np.arange(6) % 3
+  for given, message in (
+    ((images, labels[:, None]), r"got \(6, 1\): take labels\[:, 0\]"),
+    ((images, np.eye(3, dtype=int)[labels]), r"got \(6, 3\): take labels.argmax\(1\)"),
+    ((images[:4], labels), "4 images but 6 labels"),
+    ((images, labels.astype(float)), "labels must be integers, got float64"),
+    ((images.astype(float), labels), "images must be uint8 .* got float64"),
+    ((images.reshape(6, 1, 8, 8), labels), "channels first"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      dataset.Dataset.from_arrays(*given, num_classes=3)
+
+
+@pytest.mark.parametrize("size", [2.5, True, float("nan")])
+def test_sizes_are_whole_numbers(fakes, size):
+  for changes in ({"validation_examples": size}, {"limit": size}):
+    with pytest.raises(ValueError, match=r"must be at least 0 and limit=.* at least 1"):
+      data.load("cifar10", data_dir=fakes, **({"validation_examples": 10} | changes))
 
 
 def test_images_of_unequal_shapes_are_refused():

@@ -254,13 +254,71 @@ def test_many_faults_are_counted_in_one_short_line(bert):
 
 
 def test_the_classifier_has_as_many_outputs_as_labels(bert):
-  reconfigure(bert, id2label={"0": "no", "1": "yes"})
+  reconfigure(bert, id2label={"0": "no", "1": "yes"}, label2id=None)
   refused(lambda: load_bert(bert), "classifier.weight [3, 16], not [2, 16]")
   reconfigure(bert, id2label=None, label2id=None)
   assert load_bert(bert)["classifier"]["bias"].shape == (3,)
   assert read_labels(bert) is None
   reconfigure(bert, id2label={"1": "no", "2": "yes"})
   refused(lambda: read_labels(bert), "none with number 0")
+
+
+def test_a_classifier_of_any_class_but_those_of_other_heads_is_read(bert):
+  whole = load_bert(bert)
+  for named in ("BertForSequenceClassification", ["MyClassifier"], ["BertModel", "Mine"], None, []):
+    reconfigure(bert, architectures=named)
+    same_bits(load_bert(bert), whole)
+  for named in ("BertForTokenClassification", ["BertModel"], "BertForMaskedLM"):
+    reconfigure(bert, architectures=named)
+    assert "classifier" not in load_bert(bert)
+  for named in ({"0": "BertModel"}, [1], 3):
+    reconfigure(bert, architectures=named)
+    refused(lambda: load_bert(bert), "says architectures", "it must be a list of names")
+
+
+def test_labels_are_read_from_both_fields_and_contradictions_are_refused(bert):
+  placeholders = {str(n): f"LABEL_{n}" for n in range(3)}
+  label2id = {"yes": 0, "perhaps": "1", "no": 2}
+  for id2label in (placeholders, None, {}):
+    reconfigure(bert, id2label=id2label, label2id=label2id, num_labels=3)
+    assert read_labels(bert) == ["yes", "perhaps", "no"]
+  reconfigure(bert, id2label={"0": "Yes", "1": "Perhaps", "2": "No"})
+  assert read_labels(bert) == ["Yes", "Perhaps", "No"]
+  reconfigure(bert, num_labels=2)
+  refused(lambda: read_labels(bert), "says num_labels 2 but lists 3 labels")
+  for id2label, words in (
+    ({"0": "no", "1": "perhaps", "2": "yes"}, "contradicts itself: id2label has ['no', 'perhaps'"),
+    ({"0": "LABEL_0", "1": "LABEL_1"}, "contradicts itself"),
+    ({"0": "a", "1": "b", "2": "a"}, "has one label twice in id2label"),
+  ):
+    reconfigure(bert, id2label=id2label, label2id=label2id, num_labels=None)
+    refused(lambda: read_labels(bert), words)
+  reconfigure(bert, id2label=None, label2id={"a": 0, "b": 0})
+  refused(lambda: read_labels(bert), "gives two labels of label2id one number")
+
+
+def test_config_with_a_byte_order_mark_and_fields_that_occur_twice(bert):
+  config, text = read_config(bert), (bert / "config.json").read_text()
+  (bert / "config.json").write_text("\ufeff" + text.replace("\n", "\r\n"), encoding="utf-8")
+  assert read_config(bert) == config
+  (bert / "config.json").write_text(text.rstrip().removesuffix("}") + ', "hidden_size": 8}')
+  refused(lambda: read_config(bert), "is not JSON ('hidden_size' occurs twice in one object)")
+
+
+def test_a_tensor_under_an_old_and_a_new_name_is_refused(bert):
+  name = "bert.embeddings.LayerNorm"
+  rewrite(bert, **{f"{name}.gamma": np.ones(16, np.float32)})
+  refused(lambda: load_bert(bert), "1 twice, under old and new names or in two shards", name)
+
+
+def test_files_of_training_and_of_other_libraries_are_told_from_weights(bert):
+  (bert / "model.safetensors").unlink()
+  (bert / "training_args.bin").write_bytes(b"")
+  (bert / "optimizer.pt").write_bytes(b"")
+  refused(lambda: load_bert(bert), "name a folder in Hugging Face's", error=FileNotFoundError)
+  (bert / "tf_model.h5").write_bytes(b"")
+  words = "save the model of tf_model.h5 again as safetensors"
+  refused(lambda: load_bert(bert), words, error=FileNotFoundError)
 
 
 def test_pickles_are_not_opened_and_absent_files_are_named(bert):

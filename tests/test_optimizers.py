@@ -150,6 +150,12 @@ def test_other_courses_of_the_learning_rate():
   [
     ({"learning_rate": 0.0}, "learning_rate.*0"),
     ({"learning_rate": float("nan")}, "learning_rate.*nan"),
+    ({"weight_decay": float("nan")}, "weight_decay must be finite and at least 0"),
+    ({"weight_decay": float("inf")}, "weight_decay must be finite"),
+    ({"learning_rate": float("inf")}, "learning_rate must be finite and above 0, got inf"),
+    ({"learning_rate": float("nan")}, "learning_rate must be finite"),
+    ({"clip_norm": float("inf")}, "clip_norm must be above 0, got inf"),
+    ({"head_rate": float("inf")}, "head_rate"),
     ({"weight_decay": -1.0}, "weight_decay.*-1"),
     ({"momentum": 1.0}, "momentum.*1"),
     ({"clip_norm": 0.0}, "clip_norm.*0"),

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import tracemalloc
+import warnings
 
 import jax
 import numpy as np
@@ -16,8 +17,11 @@ import pytest
 from kd_jax.checkpoints import CheckpointStore, digest_json
 from kd_jax.data import Augmentation, Dataset, augment
 from kd_jax.models.mlp import MLP
+from kd_jax.structured import MaxEnt
 from kd_jax.teachers import cache as teacher_cache, predicting
 from kd_jax.teachers.cache import BrokenCacheError, CacheError, make_spec, precompute
+from kd_jax.teachers.sources import cached_structures, cached_teacher
+from kd_jax.types import Outputs
 
 ROWS, CLASSES, VIEWS, CHUNK = 20, 5, 3, 8  # three chunks, the last of them not full
 AUGMENTATION = Augmentation("pad_crop_flip", pad=1)
@@ -75,6 +79,49 @@ def made(tmp_path_factory):
 @pytest.fixture
 def folder(made, tmp_path):
   return shutil.copytree(made, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+  ("sizes", "message"),
+  [
+    ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1, got 0"),
+    ({"batch_size": 2.5}, "`batch_size` must be a whole number"),
+    ({"chunk_rows": 0}, "`chunk_rows` must be a whole number of at least 1, got 0"),
+    ({"chunk_rows": -1}, "`chunk_rows`"),
+  ],
+)
+def test_sizes_of_zero_are_refused(made, tmp_path, sizes, message):
+  with pytest.raises(ValueError, match=message):
+    list(precompute(tmp_path, SPEC, Counted(), **({"batch_size": 8} | sizes)))
+  with pytest.raises(ValueError, match="`num_examples`"):
+    list(precompute(tmp_path, dataclasses.replace(SPEC, num_examples=0), Counted(), batch_size=8))
+  cache = teacher_cache.open_cache(made, SPEC)
+  for name in ("sample", "batch_size"):
+    with pytest.raises(ValueError, match=f"`{name}` must be a whole number"):
+      teacher_cache.verify(cache, Counted(), **{name: 0})
+
+
+def test_outputs_that_are_not_finite_or_look_like_probabilities():
+  logits = np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
+  excluded = np.where(logits > 1, -np.inf, logits)
+  assert len(cached_teacher(Outputs(logits=excluded))) == 1
+  for value in (np.nan, np.inf):
+    bad = logits.copy()
+    bad[4, 1, 0] = value
+    for field in ("logits", "layers"):
+      with pytest.raises(
+        ValueError, match=f"the teacher's {field} must be finite, got .* in row 4:"
+      ):
+        cached_teacher(Outputs(**{"logits": logits} | {field: bad}))
+    with pytest.raises(ValueError, match=r"scores must be finite, got .* in row 4 of bucket 1:"):
+      cached_structures([MaxEnt(logits), MaxEnt(bad)])
+  with pytest.raises(ValueError, match="layers must be finite, got -inf"):
+    cached_teacher(Outputs(layers=excluded))
+  with pytest.warns(UserWarning, match="are these probabilities\\? pass their logarithms"):
+    cached_teacher(Outputs(logits=np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)))
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    cached_teacher(Outputs(logits=logits))
 
 
 def test_rows_are_the_teachers_logits_of_exactly_the_views_that_the_student_sees(tmp_path):

@@ -283,7 +283,101 @@ def test_texts_of_tsv_files_that_look_quoted_are_counted(write):
   path = write('text\tlabel\n"a ""q"""\tno\n"so-called\tyes\n"a "b" c"\tno\n', "a.tsv")
   test = write("text\tlabel\nother\tno\n", "b.tsv")
   notes = read_text_files([path, test]).notes
-  assert any(note.startswith("1 of 3 texts of a.tsv look quoted: ") for note in notes)
+  assert any(note.startswith("1 of 3 values of 'text' in a.tsv look quoted: ") for note in notes)
+
+
+# Files as people and programs leave them.
+
+ROWS = ["text,label", "good tea,1", "bad tea,0", "fine soup,1"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_line_ends_and_byte_order_marks(write, end, name):
+  rows = [row.split(",") for row in ROWS]
+  lines = ["\t".join(row) if name == "a.tsv" else ",".join(row) for row in rows]
+  if name == "a.jsonl":
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows[1:]]
+  plain = read_text_files([write("\n".join(lines), name)] * 3)
+  joined = end.join([lines[0], *lines[1:2], "\ufeff" + lines[2], *lines[3:], "", " ", ""])
+  raw = read_text_files([write("\ufeff" + joined, name)] * 3)
+  assert raw.train.ids.tolist() == plain.train.ids.tolist()
+  assert raw.notes[0] == (
+    f"{name} has byte order marks within, at 1 line, which are left out: are files joined there?"
+  )
+  assert sum("byte order" in note for note in plain.notes) == 0
+
+
+@pytest.mark.parametrize(
+  ("name", "rows", "line"),
+  [
+    ("a.csv", [*ROWS, "text, label"], 5),
+    ("a.csv", [*ROWS, "\ufefftext,label", "x,1"], 5),
+    ("a.tsv", [row.replace(",", "\t") for row in [*ROWS, ROWS[0]]], 5),
+    ("a.jsonl", [LINE.strip(), '{"text": "text", "label": "label"}'], 2),
+  ],
+)
+def test_a_second_header_is_not_an_example(write, name, rows, line):
+  path = write("\n".join(rows), name)
+  with pytest.raises(ValueError, match=rf"{name}:{line}: the row equals the header; remove it"):
+    read_text_files([path] * 3)
+
+
+def test_a_space_before_a_quote_is_refused(write):
+  for row in ('bad, "sour ""green"" tea"', 'bad, "sour, green"', 'bad, "tea"'):
+    path = write(f'label,text\n"good","nice tea"\n{row}\n', "a.csv")
+    with pytest.raises(ValueError, match=r"a\.csv:3: a space before a quote, which then does not"):
+      read_text_files([path] * 3)
+  for row in ('bad," ""sour"" tea"', "bad, sour", 'bad,"a\n ""b""\n, ""c"""'):
+    read_text_files([write(f"label,text\ngood,tea\n{row}\n", "a.csv")] * 3)
+
+
+def test_nul_and_names_that_occur_twice_are_refused(write):
+  for name in ("a.csv", "a.jsonl"):
+    path = write("text,label\nx,1\ny\0,0\n", name)
+    with pytest.raises(ValueError, match=rf"{name}:3: there is a NUL character; convert"):
+      read_text_files([path] * 3)
+  path = write('{"text": "a", "text": "b", "label": 1}\n', "a.jsonl")
+  with pytest.raises(ValueError, match=r"a\.jsonl:1: no JSON: 'text' occurs twice in one object"):
+    read_text_files([path] * 3)
+
+
+def test_labels_that_look_alike_or_are_one_number_are_noted(write_rows):
+  def notes(*labels):
+    rows = [(f"text {row}", label) for row, label in enumerate(labels)]
+    return read_text_files(
+      [write_rows(rows, "a.csv"), write_rows([("x", labels[0])], "b.csv")]
+    ).notes
+
+  assert notes("1", "0", "1", "0") == ()
+  assert notes("1.1", "1.2", "2", "x") == ()
+  assert notes("1.0", "0", "1", "0") == (
+    "classes '1' and '1.0' of a.csv are one number written in two ways: write it in one",
+  )
+  for other in ("good\u200b", "go\u00adod", "Good", '"good"', "ｇood"):
+    (note,) = notes("good", "bad", other)
+    assert note.endswith("of a.csv look alike: are they one?")
+    assert ascii(other) in note
+  with pytest.raises(ValueError, match=r"a\.csv are numbers and 'nan', which is no class"):
+    notes("1", "0", "nan")
+  assert notes("nan", "a", "1") == ()
+
+
+def test_a_label_that_looks_like_one_of_training_is_spelled_out(write_rows):
+  train = write_rows([("a", "café"), ("b", "no")], "a.csv")
+  test = write_rows([("a", "cafe\u0301")], "b.csv")
+  with pytest.raises(ValueError, match=r"label 'cafe\\u0301' does not occur .* write 'caf\\xe9'"):
+    read_text_files([train, test])
+
+
+def test_numbers_are_as_files_write_them(write_rows):
+  for wrong in ("1_0", "٤", "infinity", "0x1"):
+    path = write_rows([("a", "1"), ("b", wrong)], "b.csv")
+    with pytest.raises(ValueError, match=r"b\.csv:3: 'label' is .*, no finite number; correct it"):
+      read_text_files([path] * 3, regression=True)
+  rows = [("a", "+1."), ("b", ".5"), ("c", "1E2")]
+  raw = read_text_files([write_rows(rows, "a.csv")] * 3, regression=True)
+  assert sorted(raw.test.labels.tolist()) == [0.5, 1.0, 100.0]
 
 
 def test_the_sample_is_what_it_says():

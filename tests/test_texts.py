@@ -176,7 +176,10 @@ def _inputs(**changes):
     (_arguments(ids=np.array(["t"] * 4)), "id 't' occurs 4 times"),
     (_arguments(ids=np.array(["t0"])), r"ids of shape \(1,\)"),
     (_arguments(labels=np.array([0, 1, 2])), r"labels of shape \(3,\)"),
-    (_arguments(labels=np.zeros((4, 2), int)), "give one per example"),
+    (
+      _arguments(labels=np.zeros((4, 2), int)),
+      r"must be \[N\], got \(4, 2\): take labels.argmax\(1\)",
+    ),
     (_arguments(labels=np.array([0, 1, 2, 3])), r"run from 0 to 3, outside \[0, 3\)"),
     (_arguments(labels=np.array([0, 1, 2, -1])), r"run from -1 to 2, outside \[0, 3\)"),
     (_arguments(labels=np.array([0.0, 1, 2, 1])), "labels must be integers, got float64"),
@@ -193,7 +196,7 @@ def _inputs(**changes):
   ],
 )
 def test_what_does_not_fit_is_refused(given, message):
-  with pytest.raises(ValueError, match=f"^made up train: .*{message}") as caught:
+  with pytest.raises(ValueError, match=f"^(labels of )?made up train.*{message}") as caught:
     TextDataset(**given)
   assert "\n" not in str(caught.value)
 
@@ -274,6 +277,19 @@ def test_ids_are_hashes_of_content():
   assert text_ids(["a"], None, ["x"])[0] == ids[0]
   others = [(["a"], [""], ["x"]), (["a"], ["a"], ["x"]), (["a"], None, [1.0]), (["ax"], None, [""])]
   assert len({ids[0], *(text_ids(*one)[0] for one in others)}) == 5
+
+
+def test_tokenize_notes_many_unknown_subwords_and_what_the_tokenizer_notes(tmp_path):
+  words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Tea", "soup"]
+  (tmp_path / "vocab.txt").write_text("\n".join(words))
+  texts = RawTexts(("Tea", "soup soup"), None, np.array([0, 1], np.int32), np.array(["a", "b"]))
+  raw = make_splits("x", "1", ("no", "yes"), texts, texts, texts)
+  tokenizer = Tokenizer.from_folder(tmp_path)
+  assert tokenize(raw, tokenizer).notes == (
+    *tokenizer.notes,
+    "1 of 7 subwords of the training texts are unknown: "
+    "is the tokenizer of their language, and do its capitals fit?",
+  )
 
 
 @pytest.mark.parametrize("pairs", [False, True])

@@ -315,6 +315,53 @@ def test_folders_that_cannot_be_read(tmp_path, files, message):
   assert "\n" not in str(caught.value)
 
 
+# Files as people and programs leave them.
+
+WORDS = [*SPECIAL, "tea", "Soup", "##s"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_marks_and_blank_lines_of_vocabularies(tmp_path, end):
+  text = "\ufeff" + end.join([*WORDS, "", "", " "])
+  (tmp_path / "vocab.txt").write_bytes(text.encode())
+  tokenizer = Tokenizer.from_folder(tmp_path)
+  assert tokenizer.vocabulary == {word: number for number, word in enumerate(WORDS)}
+  files = {"vocab.json": "\ufeff" + json.dumps(ROBERTA)}
+  files["merges.txt"] = end.join(["\ufeff#version: 0.2", "t e", "te a", "Ġ tea", "", ""])
+  folder = tmp_path / "roberta"
+  folder.mkdir()
+  for name, content in files.items():
+    (folder / name).write_bytes(content.encode())
+  assert Tokenizer.from_folder(folder).encode(["tea tea"]).subwords.ids.tolist() == [[0, 9, 10, 2]]
+
+
+def test_tokenizer_json_with_a_mark_and_names_that_occur_twice(trained, tmp_path):
+  (tmp_path / "tokenizer.json").write_text("\ufeff" + trained.to_json(), encoding="utf-8")
+  assert Tokenizer.from_folder(tmp_path).digest == trained.digest
+  (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "a", "pad_token": "b"}')
+  with pytest.raises(ValueError, match="'pad_token' occurs twice in one object; copy it again"):
+    Tokenizer.from_folder(tmp_path)
+
+
+def test_cased_vocabularies_and_repeated_subwords_are_noted(tmp_path):
+  text = "\n".join([*WORDS, "tea"])
+  notes = Tokenizer.from_folder(_write(tmp_path, vocab_txt=text)).notes
+  assert [note.partition(":")[0] for note in notes] == [
+    f"1 lines of {tmp_path / 'vocab.txt'} repeat a subword, which has the last number",
+    f"texts are lower-cased, but 1 of 8 subwords of {tmp_path / 'vocab.txt'} have capitals",
+  ]
+  _write(tmp_path, tokenizer_config={"do_lower_case": False}, vocab_txt="\n".join(WORDS))
+  assert Tokenizer.from_folder(tmp_path).notes == ()
+
+
+def test_half_of_a_surrogate_pair_is_refused(trained):
+  for call in (lambda: trained.encode(["é \ud83d"]), lambda: trained.encode(["a"], ["\udc00"])):
+    with pytest.raises(ValueError, match="a text has half of a surrogate pair, in '"):
+      call()
+  with pytest.raises(ValueError, match="half of a surrogate pair"):
+    Tokenizer.train(["tea", "\ud83d"])
+
+
 def test_tokenizers_that_no_encoder_reads(trained, tmp_path):
   content = json.loads(trained.to_json())
   folder = _write(tmp_path, tokenizer={**content, "post_processor": None})

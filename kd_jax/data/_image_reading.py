@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kd_jax._extras import extra
+from kd_jax.data.dataset import refuse_channels_first
+from kd_jax.data.splits import check_one_label_each
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 PARTS = {
@@ -248,12 +250,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     raise ValueError(f"{path.name} lacks {' and '.join(missing)}: it holds {', '.join(names)}")
   check_images(path.name, held["images"])
   images, labels = held["images"], held["labels"]
-  if labels.ndim != 1:
-    advice = ": take labels[:, 0]" if labels.ndim == 2 and labels.shape[1] == 1 else ""
-    advice = advice or (": take labels.argmax(1)" if labels.ndim == 2 else "")
-    raise ValueError(f"labels of {path.name} must be [N], got {labels.shape}{advice}")
-  if len(labels) != len(images):
-    raise ValueError(f"{path.name} has {len(images):,} images but {len(labels):,} labels")
+  check_one_label_each(path.name, labels, len(images), "image")
   if not len(images):
     raise ValueError(f"{path.name} holds no images")
   if labels.dtype.kind not in "iuUSb":
@@ -312,10 +309,7 @@ def check_images(where: str, images: np.ndarray) -> None:
   """
   shape = images.shape
   channels = (1, 3, 4)
-  if images.ndim == 4 and shape[3] not in channels and shape[1] in channels:
-    raise ValueError(
-      f"images of {where} are channels first, {shape}: pass images.transpose(0, 2, 3, 1)"
-    )
+  refuse_channels_first(where, images)
   if images.ndim not in (3, 4) or (images.ndim == 4 and shape[3] not in channels):
     raise ValueError(f"images of {where} must be [N, H, W] or [N, H, W, 1, 3 or 4], got {shape}")
   if images.dtype != np.uint8:

@@ -15,7 +15,7 @@ from kd_jax.data.sentences import (
   read_blocks,
   settle,
 )
-from kd_jax.data.tag_schemes import check_scheme, convert, detect_scheme, find_error
+from kd_jax.data.tag_schemes import check_scheme, convert, detect_scheme, find_error, other_scheme
 
 _DOCUMENT = "-DOCSTART-"
 _TAG = re.compile(r"O|[BIES]-.+")
@@ -46,7 +46,7 @@ def read_columns(
     skip_malformed: leave malformed sentences out instead of refusing the file.
 
   Returns:
-    `TaggedSentence`s in BIOES, or `PlainSentence`s, and the problems: one per malformed sentence.
+    `TaggedSentence`s in BIOES, or `PlainSentence`s, the problems (one per malformed sentence) and notes.
 
   Raises:
     ValueError: the file cannot be read or has no sentences, columns that it does not have, or
@@ -55,7 +55,8 @@ def read_columns(
   """
   if scheme is not None:
     check_scheme(scheme)
-  blocks = _without_documents(read_blocks(path, encoding))
+  found, notes = read_blocks(path, encoding)
+  blocks = _without_documents(found)
   width = _width(path, blocks, token_column, tag_column)
   rows: list[list[Line]] = []
   words: list[list[str]] = []
@@ -74,7 +75,9 @@ def read_columns(
       tags.append([] if tag_column is None else [columns[tag_column] for columns in fields])
   if tag_column is None:
     plain = [PlainSentence(tuple(tokens)) for tokens in words]
-    return settle(str(path), plain, problems, skip_malformed)
+    return settle(str(path), plain, problems, skip_malformed, notes)
+  if other := other_scheme(tags):
+    raise ValueError(f"the tags of {path} look like {other}")
   scheme = detect_scheme(tags) if scheme is None else scheme
   sentences = []
   for block, tokens, labels in zip(rows, words, tags, strict=True):
@@ -82,7 +85,10 @@ def read_columns(
       sentences.append(tagged_sentence(tokens, labels, scheme))
     except MalformedSentence as error:
       problems.append(Problem(str(path), block[error.position].number, str(error)))
-  return settle(str(path), sentences, problems, skip_malformed)
+  named = sum(set(one) != {"O"} for one in tags)
+  kept = sum(set(sentence.tags) != {"O"} for sentence in sentences)
+  remedy = None if 2 * kept >= named else "correct the file, or name its scheme or its tag column"
+  return settle(str(path), sentences, problems, skip_malformed, notes, remedy)
 
 
 def tagged_sentence(tokens: Sequence[str], tags: Sequence[str], scheme: str) -> TaggedSentence:

@@ -37,7 +37,7 @@ def read_conllu(
     skip_malformed: leave malformed sentences out instead of refusing the file.
 
   Returns:
-    `ParsedSentence`s, or `PlainSentence`s, and the problems: one per malformed sentence.
+    `ParsedSentence`s, or `PlainSentence`s, the problems (one per malformed sentence) and notes.
 
   Raises:
     ValueError: the file cannot be read or has no sentences, or malformed sentences: other than
@@ -46,7 +46,8 @@ def read_conllu(
   """
   sentences: list[Sentence] = []
   problems: list[Problem] = []
-  for block in read_blocks(path):
+  blocks, notes = read_blocks(path)
+  for block in blocks:
     lines: list[Line] = []
     try:
       fields = _words(block, lines)
@@ -62,7 +63,7 @@ def read_conllu(
     except MalformedSentence as error:
       line = lines[error.position] if lines else block[0]
       problems.append(Problem(str(path), line.number, str(error)))
-  return settle(str(path), sentences, problems, skip_malformed)
+  return settle(str(path), sentences, problems, skip_malformed, notes)
 
 
 def _plain_sentence(tokens: Sequence[str]) -> PlainSentence:

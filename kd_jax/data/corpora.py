@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd_jax._extras import extra
+from kd_jax._sizes import is_whole
+from kd_jax._text_files import look_alike_notes, unseen_note
 from kd_jax.data.columns import read_columns, tagged_sentence
 from kd_jax.data.conllu import parsed_sentence, read_conllu
 from kd_jax.data.quiet import quiet_tfds
 from kd_jax.data.sentences import (
   MalformedSentence,
+  ParsedSentence,
   PlainSentence,
   Problem,
   Reading,
   Sentence,
+  TaggedSentence,
   in_hash_order,
   settle,
 )
@@ -53,7 +57,8 @@ class SequenceSplits(NamedTuple):
     test: the official one.
     vocabulary: of the training rows that have labels.
     problems: malformed sentences that were left out; always empty without `skip_malformed`.
-    notes: what a user should know of unlabelled sentences, a line each.
+    notes: what a user should know of the files, of copies across the splits, of names that look alike, and of
+      unlabelled sentences, a line each.
   """
 
   train: SequenceDataset
@@ -329,11 +334,13 @@ def _encode(
   unlabelled: Sequence[str | Path],
   **reading_options: Any,
 ) -> SequenceSplits:
-  if limit is not None and limit < 1:
+  if limit is not None and not is_whole(limit):
     raise ValueError(f"limit={limit} must be at least 1, or None for all training sentences")
   ordered = [in_hash_order(reading.sentences) for reading in readings]
   sentences, ids = ordered[0]
   ordered[0] = sentences[:limit], ids[:limit]
+  notes = [note for reading in readings for note in reading.notes]
+  notes += _copies(readings[0].sentences, ordered) + _unseen_characters(readings)
   known = {split: own for split, (own, _) in reversed(list(zip(SPLITS, ordered, strict=True)))}
   added = read_unlabelled_sentences(unlabelled, known, **reading_options)
   ordered[0] = with_unlabelled(*ordered[0], unlabelled_share, added.sentences)
@@ -344,4 +351,30 @@ def _encode(
     for split, (sentences, ids) in zip(SPLITS, ordered, strict=True)
   )
   problems = sum((reading.problems for reading in readings), ()) + added.problems
-  return SequenceSplits(train, validation, test, vocabulary, problems, added.notes)
+  return SequenceSplits(train, validation, test, vocabulary, problems, (*notes, *added.notes))
+
+
+def _copies(train: Sequence[Sentence], ordered: Sequence[tuple[list[Sentence], Any]]) -> list[str]:
+  """A note for each split some of whose sentences are training sentences too."""
+  known = {sentence.tokens for sentence in train}
+  notes = []
+  for split, (sentences, _) in list(zip(SPLITS, ordered, strict=True))[1:]:
+    repeated = sum(sentence.tokens in known for sentence in sentences)
+    if repeated:
+      notes.append(
+        f"{repeated:,} of {len(sentences):,} {split} sentences are among the training sentences"
+      )
+  return notes
+
+
+def _unseen_characters(readings: Sequence[Reading]) -> list[str]:
+  """Notes about entity types or relations that look alike, and words with invisible characters."""
+  sentences = [sentence for reading in readings for sentence in reading.sentences]
+  types = {tag[2:] for s in sentences if isinstance(s, TaggedSentence) for tag in s.tags} - {""}
+  relations = {r for s in sentences if isinstance(s, ParsedSentence) for r in s.relations}
+  words = dict.fromkeys(token for s in sentences for token in s.tokens)
+  return [
+    *look_alike_notes("entity types", "the corpus", types),
+    *look_alike_notes("relations", "the corpus", relations),
+    *unseen_note(words),
+  ]

@@ -9,7 +9,14 @@ import numpy as np
 
 from kd_jax.data.examples import Bucket
 from kd_jax.data.labelled import check_labelled, erase_labels
-from kd_jax.data.splits import content_ids, hash_ids, refuse_repeated_ids
+from kd_jax.data.splits import (
+  check_one_label_each,
+  content_ids,
+  hash_ids,
+  refuse_repeated_ids,
+)
+
+_CHANNELS = (1, 3, 4)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,17 +51,10 @@ class Dataset:
   def __post_init__(self):
     images, labels, ids = np.asarray(self.images), np.asarray(self.labels), np.asarray(self.ids)
     where = f"{self.name} {self.split}"
-    if images.dtype != np.uint8 or images.ndim != 4:
+    _check_arrays(where, images, labels)
+    if ids.shape != labels.shape:
       raise ValueError(
-        f"{where}: images must be uint8 of shape [N, H, W, D], got {images.dtype} of "
-        f"shape {images.shape}; convert them, and normalise inside the model's input step"
-      )
-    if not np.issubdtype(labels.dtype, np.integer):
-      raise ValueError(f"{where}: labels must be integers, got {labels.dtype}; cast them")
-    if not labels.shape == ids.shape == images.shape[:1]:
-      raise ValueError(
-        f"{where}: {images.shape[0]} images, labels of shape {labels.shape} and ids of "
-        f"shape {ids.shape}; give one label and one id per image"
+        f"{where}: {images.shape[0]} images and ids of shape {ids.shape}; give one id per image"
       )
     labelled = check_labelled(where, self.labelled, len(ids))
     labels = erase_labels(labels, labelled)
@@ -104,7 +104,9 @@ class Dataset:
     3
     """
     images, labels = np.asarray(images), np.asarray(labels)
-    labelled = check_labelled(f"{name} {split}", labelled, len(images))
+    where = f"{name} {split}"
+    _check_arrays(where, images, labels)
+    labelled = check_labelled(where, labelled, len(images))
     ids = content_ids(images, erase_labels(labels, labelled))
     return cls(name, "0", split, images, labels, None, ids, num_classes, labelled)
 
@@ -131,3 +133,30 @@ class Dataset:
     if self.labelled is not None:
       digest.update(self.labelled.tobytes())
     return digest.hexdigest()
+
+
+def _check_arrays(where: str, images: np.ndarray, labels: np.ndarray) -> None:
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise ValueError(
+      f"{where}: images must be uint8 of shape [N, H, W, D], got {images.dtype} of "
+      f"shape {images.shape}; convert them, and normalise inside the model's input step"
+    )
+  refuse_channels_first(where, images)
+  check_one_label_each(where, labels, len(images), "image")
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise ValueError(f"{where}: labels must be integers, got {labels.dtype}; cast them")
+
+
+def refuse_channels_first(where: str, images: np.ndarray) -> None:
+  """Refuses images [N, D, H, W], whose second axis is a number of channels and whose last is none.
+
+  >>> refuse_channels_first("mine", np.zeros((8, 3, 32, 32), np.uint8))
+  Traceback (most recent call last):
+  ...
+  ValueError: images of mine are channels first, (8, 3, 32, 32): pass images.transpose(0, 2, 3, 1)
+  """
+  shape = images.shape
+  if images.ndim == 4 and shape[3] not in _CHANNELS and shape[1] in _CHANNELS:
+    raise ValueError(
+      f"images of {where} are channels first, {shape}: pass images.transpose(0, 2, 3, 1)"
+    )

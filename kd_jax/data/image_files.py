@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax._sizes import is_whole
+from kd_jax._text_files import look_alikes
 from kd_jax.data._image_reading import Form, Read, common_form, plain_images, read, sources
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.splits import balanced_rows, content_ids, hash_ids
@@ -72,9 +74,9 @@ def read_image_files(
     The layout of folders is that of torchvision's ImageFolder.
   """
   paths = sources(files)
-  if image_size is not None and not 2 <= image_size <= 1024:
+  if image_size is not None and not (is_whole(image_size, 2) and image_size <= 1024):
     raise ValueError(f"image_size must be from 2 to 1024, got {image_size}")
-  if limit is not None and limit < 1:
+  if limit is not None and not is_whole(limit):
     raise ValueError(f"limit must be at least 1, or None for all training images; got {limit}")
   if "validation" in paths and validation_examples is not None:
     raise ValueError(
@@ -94,7 +96,7 @@ def read_image_files(
     size = len(sets["train"])
     tenth = max(min(-(-size // 10), _MOST_HELD_OUT), min(len(class_names), size - 1))
     count = tenth if validation_examples is None else validation_examples
-    if not 1 <= count < size:
+    if not is_whole(count) or count >= size:
       raise ValueError(
         f"validation_examples must be at least 1 and below the {size} training images, got {count}"
       )
@@ -140,13 +142,8 @@ def _class_names(train: Read) -> tuple[str, ...]:
   names = sorted(set(train.names.tolist()))
   if len(names) < 2:
     raise ValueError(f"{train.path} has images of one class, {names[0]!r}: two are needed")
-  alike: dict[str, str] = {}
-  for name in names:
-    other = alike.setdefault(name.strip().casefold(), name)
-    if other != name:
-      raise ValueError(
-        f"classes {other!r} and {name!r} of {train.path.name} differ in case or spaces alone: rename one"
-      )
+  for other, name in look_alikes(names):
+    raise ValueError(f"classes {other!a} and {name!a} of {train.path.name} look alike: rename one")
   try:
     return tuple(sorted(names, key=int))
   except ValueError:

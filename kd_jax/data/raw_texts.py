@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax._sizes import is_whole
 from kd_jax.data.splits import hash_ids
 from kd_jax.data.texts import TextDataset, text_bucket_lengths
 from kd_jax.data.tokenization import Tokenizer
@@ -155,14 +156,14 @@ def make_splits(
   Raises:
     ValueError: sizes that cannot be.
   """
-  if limit is not None and limit < 1:
+  if limit is not None and not is_whole(limit):
     raise ValueError(f"limit={limit} must be at least 1, or None for all training texts")
   train, test = in_hash_order(train), in_hash_order(test)
   if validation is None:
     size = len(train.ids)
     count = validation_examples
     count = min(-(-size // 10), _MOST_HELD_OUT) if count is None else count
-    if not 1 <= count < size:
+    if not is_whole(count) or count >= size:
       raise ValueError(
         f"validation_examples={count} must be at least 1 and below the {size} training texts of {name}"
       )
@@ -186,7 +187,8 @@ def tokenize(raw: RawSplits, tokenizer: Tokenizer) -> TextSplits:
   """Makes arrays of texts.
 
   An over-long text is truncated to `tokenizer.max_length`; an empty one becomes its special tokens
-  alone. Both are counted in the notes.
+  alone. Both are counted in the notes, and so are unknown subwords of the training texts, if they are
+  over a twentieth.
 
   Args:
     raw: what was read.
@@ -201,7 +203,7 @@ def tokenize(raw: RawSplits, tokenizer: Tokenizer) -> TextSplits:
   >>> splits.train.inputs.ids.shape[1], splits.train.class_names
   (8, ('bad', 'good'))
   """
-  datasets, notes = [], list(raw.notes)
+  datasets, notes = [], [*raw.notes, *tokenizer.notes]
   for split, noun in zip(_SPLITS, _NOUNS, strict=True):
     texts: RawTexts = getattr(raw, split)
     encoded = tokenizer.encode(texts.firsts, texts.seconds)
@@ -210,6 +212,13 @@ def tokenize(raw: RawSplits, tokenizer: Tokenizer) -> TextSplits:
       notes.append(f"truncated {encoded.truncated:,} {count} to {tokenizer.max_length} subwords")
     if encoded.empty:
       notes.append(f"{encoded.empty:,} {count} are empty: special tokens alone stand for them")
+    read = encoded.subwords.ids[encoded.subwords.mask]
+    unknown = int((read == tokenizer.unknown_id).sum()) if tokenizer.unknown_id is not None else 0
+    if split == "train" and unknown * 20 > len(read):
+      notes.append(
+        f"{unknown:,} of {len(read):,} subwords of the {noun} texts are unknown: is the tokenizer of their "
+        "language, and do its capitals fit?"
+      )
     datasets.append(
       TextDataset(
         raw.name,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd_jax._text_files import NUL, NUL_REMEDY, RETURN, read_bytes
 from kd_jax.data.splits import hash_ids
 
 _SHOWN = 3  # problems that a message spells out
@@ -82,10 +83,12 @@ class Reading(NamedTuple):
   Attributes:
     sentences: the well-formed ones, in their order.
     problems: one per malformed sentence.
+    notes: what a user should know of how the file was read, a line each.
   """
 
   sentences: tuple[Sentence, ...]
   problems: tuple[Problem, ...]
+  notes: tuple[str, ...] = ()
 
 
 class MalformedSentence(ValueError):
@@ -108,46 +111,62 @@ class Line(NamedTuple):
   error: str | None = None
 
 
-def read_blocks(path: str | Path, encoding: str = "utf-8") -> list[list[Line]]:
+class Blocks(NamedTuple):
+  """The blocks of lines of a file, none of them empty, and notes for the user."""
+
+  blocks: list[list[Line]]
+  notes: tuple[str, ...]
+
+
+def read_blocks(path: str | Path, encoding: str = "utf-8") -> Blocks:
   """Reads a text file as blocks of lines between blank lines.
 
-  Lines end at line feeds alone: the other characters that Python takes for line ends occur
-  within tokens of real corpora.
+  Lines end at line feeds, or at carriage returns in a file without any: the other characters that Python
+  takes for line ends occur within tokens of real corpora.
 
   Args:
     path: of the file.
     encoding: one that has ASCII as a part.
 
-  Returns:
-    The blocks, none of them empty.
-
   Raises:
     ValueError: the file cannot be opened, or an unknown encoding.
   """
   try:
-    codecs.lookup(encoding)
-  except LookupError as error:
-    raise ValueError(f"unknown encoding {encoding!r}; write utf-8 or latin-1") from error
-  try:
-    content = Path(path).expanduser().read_bytes()
-  except OSError as error:
-    raise ValueError(f"cannot read {path}: {error.strerror or error}; correct the path") from error
+    fits = "a\n".encode(encoding) == b"a\n"
+  except (LookupError, ValueError):
+    fits = False
+  if not fits:
+    raise ValueError(f"unknown encoding {encoding!r}; write utf-8 or latin-1")
+  in_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+  content, notes = read_bytes(path, inner_marks=in_utf8)
   blocks: list[list[Line]] = [[]]
-  for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-    try:
-      line = Line(number, raw.decode(encoding).rstrip("\r"))
-    except UnicodeDecodeError as error:
-      byte = raw[error.start]
-      line = Line(number, "?", f"byte 0x{byte:02x} at column {error.start + 1} is not {encoding}")
-    if line.text.strip():
+  for number, raw in enumerate(content.split(b"\n"), 1):
+    line = _line(number, raw, encoding)
+    if line.error or line.text.strip():
       blocks[-1].append(line)
     elif blocks[-1]:
       blocks.append([])
-  return [block for block in blocks if block]
+  return Blocks([block for block in blocks if block], notes)
+
+
+def _line(number: int, raw: bytes, encoding: str) -> Line:
+  try:
+    text = raw.decode(encoding).rstrip("\r")
+  except UnicodeDecodeError as error:
+    byte = raw[error.start]
+    return Line(number, "?", f"byte 0x{byte:02x} at column {error.start + 1} is not {encoding}")
+  if "\0" in text:
+    return Line(number, "?", f"{NUL}; {NUL_REMEDY}")
+  return Line(number, "?", RETURN) if "\r" in text else Line(number, text)
 
 
 def settle(
-  file: str, sentences: Sequence[Sentence], problems: Sequence[Problem], skip_malformed: bool
+  file: str,
+  sentences: Sequence[Sentence],
+  problems: Sequence[Problem],
+  skip_malformed: bool,
+  notes: Sequence[str] = (),
+  remedy: str | None = None,
 ) -> Reading:
   """Applies the rule for malformed input: refuse the file, or leave those sentences out.
 
@@ -156,9 +175,11 @@ def settle(
     sentences: the well-formed ones.
     problems: one per malformed sentence.
     skip_malformed: True leaves them out; they are reported in the result.
+    notes: of how the file was read.
+    remedy: what the message asks for, if leaving the sentences out is none.
 
   Returns:
-    Both, problems in the order of lines.
+    All of them, problems in the order of lines.
 
   Raises:
     ValueError: problems that may not be skipped, or nothing left to use.
@@ -172,10 +193,11 @@ def settle(
   shown = "; ".join(map(str, problems[:_SHOWN])) + ("; …" if len(problems) > _SHOWN else "")
   counted = f"{len(problems)} malformed sentence{'s' * (len(problems) != 1)}"
   if problems and not skip_malformed:
-    raise ValueError(f"{counted} in {file}: {shown}; correct the file or pass skip_malformed=True")
+    remedy = remedy or "correct the file or pass skip_malformed=True"
+    raise ValueError(f"{counted} in {file}: {shown}; {remedy}")
   if not sentences:
     raise ValueError(f"no sentences in {file}" + (f" but {counted}: {shown}" if problems else ""))
-  return Reading(tuple(sentences), tuple(problems))
+  return Reading(tuple(sentences), tuple(problems), tuple(notes))
 
 
 def sentence_ids(sentences: Sequence[Sentence]) -> np.ndarray:

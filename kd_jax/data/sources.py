@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_jax._extras import extra
+from kd_jax._sizes import is_whole
 from kd_jax.data import digits
 from kd_jax.data.dataset import Dataset
 from kd_jax.data.quiet import quiet_tfds
@@ -78,7 +79,7 @@ def prepared_versions(folders: Iterable[Path]) -> dict[Path, set[str]]:
     if not file.parent.name.replace(".", "").isdigit():
       continue
     try:
-      info = json.loads(file.read_text())
+      info = json.loads(file.read_text(encoding="utf-8-sig"))
       formats = {info.get("fileFormat"), *info.get("alternativeFileFormats", ())}
     except (OSError, ValueError, AttributeError) as error:
       raise ValueError(f"cannot read {file}: {error}; delete {file.parent}") from error
@@ -132,7 +133,7 @@ def load(
     ValueError: unknown name, sizes that cannot be, or damaged files.
   """
   root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-  if validation_examples < 0 or (limit is not None and limit < 1):
+  if not is_whole(validation_examples, 0) or (limit is not None and not is_whole(limit)):
     raise ValueError(
       f"validation_examples={validation_examples} must be at least 0 and limit={limit} "
       "at least 1 (or None)"
@@ -190,7 +191,7 @@ def parts_missing(name: str, data_dir: str | Path | None = None) -> tuple[str, .
   folder = prepared_dir(name, data_dir)
   if folder is None:
     return ()
-  info = json.loads((folder / "dataset_info.json").read_text())
+  info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8-sig"))
   counts = {
     split["name"]: sum(map(int, split.get("shardLengths", ()))) for split in info.get("splits", ())
   }

@@ -84,6 +84,32 @@ def balanced_rows(labels: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray
   return np.sort(chosen)
 
 
+def check_one_label_each(where: str, labels: np.ndarray, count: int, noun: str) -> None:
+  """Refuses labels that are not one for each example.
+
+  Args:
+    where: of which data, for messages.
+    labels: [N] is right.
+    count: N.
+    noun: what has a label.
+
+  Raises:
+    ValueError: another shape, with the remedy for labels [N, 1] and one-hot labels.
+
+  >>> check_one_label_each("a.npz", np.zeros((6, 1)), 6, "image")
+  Traceback (most recent call last):
+  ...
+  ValueError: labels of a.npz must be [N], got (6, 1): take labels[:, 0]
+  """
+  if labels.ndim != 1:
+    column = labels.ndim == 2 and labels.shape[1] == 1
+    one_hot = ": take labels.argmax(1)" if labels.ndim == 2 else ""
+    advice = ": take labels[:, 0]" if column else one_hot
+    raise ValueError(f"labels of {where} must be [N], got {labels.shape}{advice}")
+  if len(labels) != count:
+    raise ValueError(f"{where} has {count:,} {noun}s but {len(labels):,} labels: give one each")
+
+
 def refuse_repeated_ids(where: str, ids: np.ndarray, noun: str) -> None:
   """Raises ValueError, naming the first of the ids [N] that occurs twice; `noun` is what has an id."""
   names, counts = np.unique(ids, return_counts=True)

@@ -183,6 +183,29 @@ def convert(tags: Sequence[str], source: str, target: str) -> tuple[str, ...]:
   return span_tags(spans(tags, source), len(tags), target)
 
 
+_OTHERS = (
+  ("BILOU", "UL", "write S- for U- and E- for L-, which is BIOES"),
+  ("BMES", "M", "write I- for M-, which is BIOES"),
+)
+
+
+def other_scheme(sentences: Sequence[Sequence[str]]) -> str | None:
+  """Names a scheme that is not read, if most sentences with entities are in it, and what to do.
+
+  Args:
+    sentences: tags of each.
+
+  >>> other_scheme([["B-PER", "L-PER"], ["U-LOC", "O"]])
+  'BILOU (U- and L-): write S- for U- and E- for L-, which is BIOES'
+  """
+  with_entities = [{tag[:2] for tag in tags} for tags in sentences if set(tags) != {OUTSIDE}]
+  for name, letters, remedy in _OTHERS:
+    prefixes = [f"{letter}-" for letter in letters]
+    if 2 * sum(not found.isdisjoint(prefixes) for found in with_entities) > len(with_entities):
+      return f"{name} ({' and '.join(prefixes)}): {remedy}"
+  return None
+
+
 def detect_scheme(sentences: Sequence[Sequence[str]]) -> str:
   """Names the scheme that the fewest sentences break: a few malformed ones do not mislead it.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kd_jax._text_files import look_alike_notes, plain_form
 from kd_jax.data.raw_texts import (
   RawSplits,
   RawTexts,
@@ -15,7 +16,7 @@ from kd_jax.data.raw_texts import (
   text_ids,
   tokenize,
 )
-from kd_jax.data.text_rows import Table, read_table, shown
+from kd_jax.data.text_rows import Table, number_notes, read_table, shown
 from kd_jax.data.tokenization import Tokenizer
 
 _SAMPLES = Path(__file__).parent / "samples"
@@ -78,14 +79,11 @@ def read_text_files(
   class_names = [] if regression else _class_names(train, label_column)
   splits = [_raw_texts(table, class_names, train) for table in tables]
   validation = splits[1] if len(splits) == 3 else None
-  known, notes = set(pairs(train.firsts, train.seconds)), []
-  for table in tables:
-    quoted = sum(map(_looks_quoted, table.firsts)) if table.path.suffix.lower() == ".tsv" else 0
-    if quoted:
-      notes.append(
-        f"{quoted:,} of {len(table.lines):,} texts of {table.path.name} look quoted: in .tsv a quote is an "
-        "ordinary character; in .csv quotes enclose"
-      )
+  known = set(pairs(train.firsts, train.seconds))
+  notes = [note for table in tables for note in table.notes]
+  if class_names:
+    notes += look_alike_notes("classes", train.path.name, class_names)
+    notes += number_notes(class_names, train.path.name)
   for table in others:
     repeated = sum(pair in known for pair in pairs(table.firsts, table.seconds))
     if repeated:
@@ -168,11 +166,6 @@ def read_sample(*, validation_examples: int | None = None, limit: int | None = N
   return raw._replace(name="sample-texts", version="1")
 
 
-def _looks_quoted(text: str) -> bool:
-  """As programs write a text that has a quote, but for .tsv no rule says that they do."""
-  return len(text) > 2 and text[0] == text[-1] == '"' and '""' in text[1:-1]
-
-
 def _class_names(train: Table, label_column: str) -> list[str]:
   names = {str(label) for label in train.labels}
   if len(names) == 1:
@@ -190,9 +183,11 @@ def _raw_texts(table: Table, class_names: Sequence[str], train: Table) -> RawTex
     numbers: dict[str | float, int] = {name: number for number, name in enumerate(class_names)}
     for line, label in zip(table.lines, table.labels, strict=True):
       if label not in numbers:
+        alike = [name for name in class_names if plain_form(name) == plain_form(str(label))]
+        remedy = f"write {alike[0]!a}" if alike else "correct it, or add training examples of it"
         raise ValueError(
-          f"{table.path}:{line}: label {label!r} does not occur in {train.path}, which has "
-          f"{shown(class_names)}; correct it, or add training examples of it"
+          f"{table.path}:{line}: label {ascii(label) if alike else repr(label)} does not occur in "
+          f"{train.path}, which has {shown(class_names)}; {remedy}"
         )
     labels = np.array([numbers[label] for label in table.labels], np.int32)
   else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kd_jax.data.examples import Bucket
 from kd_jax.data.labelled import check_labelled, erase_labels
-from kd_jax.data.splits import hash_ids, refuse_repeated_ids
+from kd_jax.data.splits import check_one_label_each, hash_ids, refuse_repeated_ids
 from kd_jax.types import PyTree, Subwords
 
 _BUCKET_LENGTHS = (16, 32, 64, 128, 256, 512)
@@ -197,8 +197,7 @@ def _checked_labels(
       f"{where}: {len(class_names)} class names for num_classes={num_classes}; give one name per "
       "class, or num_classes=1 without names for regression"
     )
-  if labels.ndim != 1:
-    raise ValueError(f"{where}: labels have shape {labels.shape}; give one per example")
+  check_one_label_each(where, labels, len(labels), "text")
   if num_classes == 1:
     with np.errstate(over="ignore"):
       labels = labels.astype(np.float32)

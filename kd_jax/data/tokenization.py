@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kd_jax._extras import extra
+from kd_jax._sizes import is_whole
 from kd_jax.data.tokenizer_files import BERT_SPECIAL, parse_tokenizer, read_tokenizer, word_piece
 from kd_jax.types import Subwords
 
@@ -45,6 +46,7 @@ class Tokenizer:
     max_length: n at most, special tokens included.
     pad_id: the id that fills up short texts.
     vocab_size: the largest id + 1, added tokens included.
+    notes: what a user should know of its files, a line each.
   """
 
   def __init__(
@@ -53,6 +55,7 @@ class Tokenizer:
     *,
     max_length: int | None = 128,
     pad_tokens: Sequence[str] = (),
+    notes: Sequence[str] = (),
   ):
     """Wraps a tokenizer; truncation and padding that it brings along are replaced.
 
@@ -60,6 +63,7 @@ class Tokenizer:
       inner: of the `tokenizers` library.
       max_length: n at most; None takes the one that `inner` stores.
       pad_tokens: names of the padding token to try, before those that are usual.
+      notes: see the attribute.
 
     Raises:
       ValueError: no special tokens, no token for padding, or too small a `max_length`.
@@ -83,13 +87,13 @@ class Tokenizer:
         "the tokenizer adds no special tokens such as [CLS], which text encoders read; give its "
         "tokenizer.json a post_processor"
       )
-    if max_length < pair + 2:
+    if not is_whole(max_length, pair + 2):
       raise ValueError(
         f"max_length={max_length} leaves no room for a pair of texts beside its {pair} special "
         f"tokens; choose at least {pair + 2}"
       )
     inner.enable_truncation(max_length, strategy="longest_first")
-    self.max_length = max_length
+    self.max_length, self.notes = max_length, tuple(notes)
     self._json = inner.to_str()
     inner.no_padding()
     self._inner, self._specials = inner, single
@@ -112,8 +116,8 @@ class Tokenizer:
     Raises:
       ValueError: none of these files, one that cannot be read, or added tokens of other numbers.
     """
-    inner, pad_tokens = read_tokenizer(folder)
-    return cls(inner, max_length=max_length, pad_tokens=pad_tokens)
+    inner, pad_tokens, notes = read_tokenizer(folder)
+    return cls(inner, max_length=max_length, pad_tokens=pad_tokens, notes=notes)
 
   @classmethod
   def train(
@@ -142,13 +146,14 @@ class Tokenizer:
       import tokenizers
       from tokenizers import models, pre_tokenizers, trainers
 
-    if vocab_size < _SMALLEST_VOCABULARY:
+    if not is_whole(vocab_size, _SMALLEST_VOCABULARY):
       raise ValueError(
         f"vocab_size={vocab_size} is too small; choose {_SMALLEST_VOCABULARY} or more"
       )
     splitter = word_piece({token: i for i, token in enumerate(BERT_SPECIAL)})
     words: Counter[str] = Counter()
     for text in texts:
+      _check_text(text)
       normal = splitter.normalizer.normalize_str(text)
       words.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(normal))
     characters: Counter[str] = Counter()
@@ -240,7 +245,8 @@ class Tokenizer:
       Subwords padded at their end to the longest, and how many examples were truncated or empty.
 
     Raises:
-      ValueError: unequal numbers of texts, one text in place of several, or something else than a text.
+      ValueError: unequal numbers of texts, one text in place of several, something else than a text, or half of
+        a surrogate pair.
     """
     if isinstance(firsts, str) or isinstance(seconds, str):
       raise ValueError("encode takes a list of texts, got one str; write [text]")
@@ -249,6 +255,7 @@ class Tokenizer:
     for one in (*firsts, *(seconds or ())):
       if not isinstance(one, str):
         raise ValueError(f"encode takes texts, got {type(one).__name__} {one!r:.40}; leave it out")
+      _check_text(one)
     texts = list(firsts) if seconds is None else list(zip(firsts, seconds, strict=True))
     ids, types, lengths, truncated, empty = [], [], [], 0, 0
     for start in range(0, len(texts), _CHUNK):
@@ -270,6 +277,17 @@ class Tokenizer:
     if not is_pair:
       return len(encoding.ids) == self._specials
     return not {0, 1} <= set(encoding.sequence_ids)
+
+
+def _check_text(text: str) -> None:
+  """Refuses what no file in UTF-8 can hold, and what the tokenizers library has no words for."""
+  if text.isascii():
+    return
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    place = ascii(text[max(error.start - 10, 0) : error.start + 10])
+    raise ValueError(f"a text has half of a surrogate pair, in {place}; correct it") from error
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:

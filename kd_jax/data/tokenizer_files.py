@@ -1,17 +1,18 @@
 """Tokenizers in the files that models come with."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kd_jax._extras import extra
+from kd_jax._text_files import parse_json, read_text
 
 if TYPE_CHECKING:
   import tokenizers
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+_BLANK = "\r\n\t "
 # Settings of tokenizer_config.json, and what the tokenizers library calls them.
 _NORMALIZER = {
   "do_lower_case": "lowercase",
@@ -20,14 +21,16 @@ _NORMALIZER = {
 }
 
 
-def read_tokenizer(folder: str | Path) -> tuple["tokenizers.Tokenizer", list[str]]:
+def read_tokenizer(
+  folder: str | Path,
+) -> tuple["tokenizers.Tokenizer", list[str], list[str]]:
   """Reads the tokenizer of a model in the form of Hugging Face.
 
   Args:
     folder: with tokenizer.json; or vocab.txt; or vocab.json and merges.txt. The first is taken.
 
   Returns:
-    (tokenizer, names that the settings beside it give to the padding token).
+    (tokenizer, names that the settings next to it give to the padding token, notes for the user).
 
   Raises:
     ValueError: none of these files, one that cannot be read, or some that contradict each other.
@@ -38,10 +41,17 @@ def read_tokenizer(folder: str | Path) -> tuple["tokenizers.Tokenizer", list[str
   named = [_name(settings.get("pad_token")) for settings in (config, special)]
   pad_tokens = [name for name in named if name]
   if (file := folder / "tokenizer.json").is_file():
-    return _as_set(parse_tokenizer(_read(file), file), config), pad_tokens
+    return _as_set(parse_tokenizer(_read(file), file), config), pad_tokens, []
+  notes: list[str] = []
   if (file := folder / "vocab.txt").is_file():
-    tokens = _read(file).removesuffix("\n").split("\n")
+    tokens = _read(file).rstrip(_BLANK).split("\n")
     vocabulary = {token.rstrip("\r"): number for number, token in enumerate(tokens)}
+    if len(vocabulary) < len(tokens):
+      notes.append(
+        f"{len(tokens) - len(vocabulary):,} lines of {file} repeat a subword, which has the last number"
+      )
+    if "do_lower_case" not in config:
+      notes += _cased_notes(vocabulary, folder)
     inner = word_piece(vocabulary, config, file)
   elif (file := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
     inner = byte_level(file, folder / "merges.txt", config)
@@ -51,7 +61,19 @@ def read_tokenizer(folder: str | Path) -> tuple["tokenizers.Tokenizer", list[str
       "merges.txt; copy those of the model there"
     )
   _add_tokens(inner, folder, config, special)
-  return inner, pad_tokens
+  return inner, pad_tokens, notes
+
+
+def _cased_notes(vocabulary: Mapping[str, int], folder: Path) -> list[str]:
+  """A note about subwords that lower-cased texts never use."""
+  cased = [token for token in vocabulary if token != token.lower() and token not in BERT_SPECIAL]
+  cased = [token for token in cased if not (token.startswith("[") and token.endswith("]"))]
+  if len(cased) * 100 < len(vocabulary):
+    return []
+  return [
+    f"texts are lower-cased, but {len(cased):,} of {len(vocabulary):,} subwords of {folder / 'vocab.txt'} have "
+    'capitals: write {"do_lower_case": false} to tokenizer_config.json if the model is cased'
+  ]
 
 
 def _settings(file: Path) -> dict:
@@ -203,8 +225,18 @@ def byte_level(vocab_file: Path, merges_file: Path, config: Mapping) -> "tokeniz
   missing = [token for token in _ROBERTA_SPECIAL if token not in vocabulary]
   if missing:
     raise ValueError(f"{vocab_file} lacks {', '.join(missing)}; it is none of RoBERTa's kind")
+  lines = [line.rstrip("\r") for line in _read(merges_file).rstrip(_BLANK).split("\n")]
+  merges = []
+  for number, line in enumerate(lines, 1):
+    first, space, second = line.partition(" ")
+    if space and " " not in second and not line.startswith("#version"):
+      merges.append((first, second))
+    elif line and not line.startswith("#version"):
+      raise ValueError(
+        f"{merges_file}:{number}: {line!r:.40} is not a pair to merge; copy it again"
+      )
   try:
-    inner = tokenizers.Tokenizer(models.BPE.from_file(str(vocab_file), str(merges_file)))
+    inner = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
   except Exception as error:  # the library raises bare exceptions
     reason = " ".join(str(error).split())
     raise ValueError(f"cannot read {merges_file}: {reason}; copy it again") from error
@@ -220,19 +252,18 @@ def byte_level(vocab_file: Path, merges_file: Path, config: Mapping) -> "tokeniz
 
 
 def _read(file: Path) -> str:
-  try:
-    return file.read_bytes().decode("utf-8")
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"cannot read {file}: {error}; copy it again") from error
+  """The text of a file; a mark within it may be a subword of its own."""
+  return read_text(file, inner_marks=False).text
 
 
 def _read_json(file: Path) -> dict:
   """A JSON object; empty where there is no such file."""
   if not file.is_file():
     return {}
+  text = _read(file)
   try:
-    content = json.loads(_read(file))
-  except json.JSONDecodeError as error:
+    content = parse_json(text)
+  except ValueError as error:
     raise ValueError(f"cannot read {file}: {error}; copy it again") from error
   if not isinstance(content, dict):
     raise ValueError(f"cannot read {file}: it is no JSON object; copy it again")

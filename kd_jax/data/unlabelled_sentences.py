@@ -106,7 +106,7 @@ def read_unlabelled_sentences(
     ignored = "" if path.suffix.lower() == _PLAIN else "only its words are read"
     sentences += fresh
     problems += reading.problems
-    notes.append(note(path, len(fresh), "sentences", copies, ignored))
+    notes += [*reading.notes, note(path, len(fresh), "sentences", copies, ignored)]
   if files and not sentences:
     raise ValueError(f"the unlabelled files hold no new sentence: {'; '.join(notes)}")
   return Unlabelled(tuple(sentences), tuple(problems), tuple(notes))
@@ -143,9 +143,10 @@ def _read(path: Path, token_column: int, encoding: str, skip_malformed: bool) ->
 def _read_lines(path: Path, encoding: str, skip_malformed: bool) -> Reading:
   """One sentence a line; blank lines are skipped."""
   sentences, problems = [], []
-  for line in (line for block in read_blocks(path, encoding) for line in block):
+  blocks, notes = read_blocks(path, encoding)
+  for line in (line for block in blocks for line in block):
     if line.error:
       problems.append(Problem(str(path), line.number, line.error))
     else:
       sentences.append(PlainSentence(tuple(line.text.split())))
-  return settle(str(path), sentences, problems, skip_malformed)
+  return settle(str(path), sentences, problems, skip_malformed, notes)

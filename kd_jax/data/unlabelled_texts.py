@@ -8,7 +8,7 @@ import numpy as np
 
 from kd_jax.data.labelled import check_all_labelled, check_classes, choose_labelled, erase_labels
 from kd_jax.data.raw_texts import RawSplits, RawTexts, in_hash_order, pairs, text_ids
-from kd_jax.data.text_rows import has_column, read_lines, read_texts
+from kd_jax.data.text_rows import has_column, noted_lines, noted_texts
 
 _PLAIN = ".txt"
 
@@ -80,12 +80,12 @@ def add_unlabelled_texts(
     known |= dict.fromkeys(pairs(texts.firsts, texts.seconds), split)
   firsts, seconds, notes = [], [], []
   for path in (Path(file).expanduser() for file in files):
-    found, ignored = _read(path, text_column, pair_column, label_column)
+    found, ignored, said = _read(path, text_column, pair_column, label_column)
     copies = Counter(known[pair] for pair in found if pair in known)
     fresh = [pair for pair in found if pair not in known]
     firsts += [first for first, _ in fresh]
     seconds += [second for _, second in fresh]
-    notes.append(note(path, len(fresh), "texts", copies, ignored))
+    notes += [*said, note(path, len(fresh), "texts", copies, ignored)]
   if not firsts:
     raise ValueError(f"the unlabelled files hold no new text: {'; '.join(notes)}")
   return raw._replace(
@@ -106,17 +106,19 @@ def note(path: Path, count: int, noun: str, copies: Counter, ignored: str = "") 
 
 def _read(
   path: Path, text_column: str, pair_column: str | None, label_column: str | None
-) -> tuple[list[tuple[str, str]], str]:
-  """Texts or pairs of one file, and a note about labels that are not read."""
+) -> tuple[list[tuple[str, str]], str, tuple[str, ...]]:
+  """Texts or pairs of one file, a note about labels that are not read, and notes about the others."""
   if path.suffix.lower() == _PLAIN:
     if pair_column is not None:
       raise ValueError(f"{path} has one text a line; write pairs as .csv, .tsv or .jsonl")
-    return pairs(read_lines(path), None), ""
+    lines, notes = noted_lines(path)
+    return pairs(lines, None), "", notes
   columns = [text_column, *([] if pair_column is None else [pair_column])]
-  firsts, *seconds = map(list, zip(*read_texts(path, columns), strict=True))
+  texts, notes = noted_texts(path, columns)
+  firsts, *seconds = map(list, zip(*texts, strict=True))
   labels = label_column is not None and has_column(path, label_column)
   ignored = f"its column {label_column!r} is not read" if labels else ""
-  return pairs(firsts, seconds[0] if seconds else None), ignored
+  return pairs(firsts, seconds[0] if seconds else None), ignored, notes
 
 
 def _joined(train: RawTexts, firsts: list[str], seconds: list[str] | None) -> RawTexts:

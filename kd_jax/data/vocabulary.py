@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_jax._sizes import is_whole
 from kd_jax.data.sentences import (
   ParsedSentence,
   PlainSentence,
@@ -86,7 +87,7 @@ class Vocabulary:
     >>> vocabulary.words, vocabulary.tag_names
     (('in', 'paris'), ('O', 'S-LOC', 'B-LOC', 'I-LOC', 'E-LOC'))
     """
-    if min(min_count, parsing_tag_min_count, max_characters) < 1:
+    if not all(map(is_whole, (min_count, parsing_tag_min_count, max_characters))):
       raise ValueError(
         f"min_count={min_count}, parsing_tag_min_count={parsing_tag_min_count} and "
         f"max_characters={max_characters} must be at least 1"

@@ -1,5 +1,6 @@
 """BERT and RoBERTa encoders: the layers that published weights fit."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +50,7 @@ class BertConfig:
       raise ValueError(f"width {self.width} must be divisible by heads {self.heads}")
     if not 0 <= self.pad_id < self.vocab_size:
       raise ValueError(f"pad_id must lie in [0, vocab_size={self.vocab_size}), got {self.pad_id}")
-    if self.norm_epsilon <= 0:
+    if not 0 < self.norm_epsilon < math.inf:
       raise ValueError(f"norm_epsilon must be positive, got {self.norm_epsilon}")
     if self.max_length < 1:
       raise ValueError(

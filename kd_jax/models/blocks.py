@@ -1,5 +1,6 @@
 """Pieces that the image networks share: pixel normalisation, convolution, batch normalisation."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -39,7 +40,7 @@ def normalise_pixels(
         f"{name} has {len(values)} values but images of shape {jnp.shape(images)} have"
         f" {channels} channels: give one value, or one for each channel"
       )
-  if min(pixel_std) <= 0:
+  if not all(0 < value < math.inf for value in pixel_std):
     raise ValueError(f"pixel_std must be positive, got {tuple(pixel_std)}")
   pixels = jnp.asarray(images).astype(jnp.float32)
   mean = jnp.asarray(pixel_mean, jnp.float32)

@@ -9,6 +9,7 @@ LayerNorm are its weight and bias. Every other name must be expected, and every 
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ from kd_jax.models.safetensors_files import (
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _BUFFERS = ("position_ids", "token_type_ids")
 _OTHER_HEADS = ("cls.", "lm_head.", "qa_outputs.")
+# What transformers leaves next to the weights while it trains.
+_OF_TRAINING = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.")
 _TOKENIZER_FILES = (
   *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
   *("vocab.txt", "vocab.json", "merges.txt"),
@@ -64,18 +67,26 @@ def _files(folder: Path) -> list[Path]:
     if not names or any(Path(name).name != name for name in names):
       raise ValueError(f"{folder / INDEX} names no files of its own folder: copy it again")
     return [folder / name for name in names]
-  if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+  held = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+  if any(name.endswith((".bin", ".pt", ".pth")) and not _OF_TRAINING.match(name) for name in held):
     raise ValueError(
       f"{folder} holds pickled weights only, and nothing is unpickled here, since a pickle can run any "
       "program: save the model again where you trust it, with save_pretrained(folder, "
       "safe_serialization=True)"
     )
-  raise FileNotFoundError(f"there is no {folder / WEIGHTS}: name a folder in Hugging Face's layout")
+  others = [name for name in held if name.endswith((".h5", ".msgpack", ".ckpt", ".index", ".onnx"))]
+  remedy = "name a folder in Hugging Face's layout"
+  if others:
+    remedy = (
+      f"save the model of {others[0]} again as safetensors, with transformers' save_pretrained"
+    )
+  raise FileNotFoundError(f"there is no {folder / WEIGHTS}: {remedy}")
 
 
 def _read(folder: Path, config: BertConfig, classifier: bool) -> dict[str, np.ndarray]:
   """All tensors that could be meant, by name: others are left unread."""
-  tensors, wrong = {}, []
+  tensors: dict[str, np.ndarray] = {}
+  wrong, twice = [], []
   for path in _files(folder):
     with open_safetensors(path) as file:
       for held in sorted(file.keys()):
@@ -86,12 +97,18 @@ def _read(folder: Path, config: BertConfig, classifier: bool) -> dict[str, np.nd
         other = _OTHER_HEADS if classifier else (*_OTHER_HEADS, "classifier.")
         if name.split(".")[-1] in _BUFFERS or name.startswith(other):
           continue
+        if name in tensors:
+          twice.append(name)
         dtype = file.get_slice(held).get_dtype()
         if dtype in FLOATS:
           tensors[name] = np.asarray(file.get_tensor(held))
         else:
           wrong.append(f"{name} ({dtype})")
-  _refuse({f"not of {', '.join(FLOATS)}": wrong}, f"{folder}, read as {config.kind},")
+  faults = {
+    f"not of {', '.join(FLOATS)}": wrong,
+    "twice, under old and new names or in two shards": twice,
+  }
+  _refuse(faults, f"{folder}, read as {config.kind},")
   return tensors
 
 

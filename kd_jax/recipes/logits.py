@@ -156,7 +156,7 @@ def annealing_by_epoch(max_temperature: int, epochs: int) -> Schedule:
   >>> [int(annealing_by_epoch(3, epochs=8)(epoch)) for epoch in range(8)]
   [3, 3, 2, 2, 1, 1, 1, 1]
   """
-  if max_temperature < 1:
+  if not max_temperature >= 1:
     raise ValueError(f"max_temperature must be at least 1, got {max_temperature}")
   if max_temperature > epochs:
     raise ValueError(

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import numpy as np
 
+from kd_jax._sizes import is_whole
 from kd_jax.optimizers import Optimizer
 from kd_jax.recipes.names import Name, look_up, parse
 from kd_jax.types import AnyArray, Array, ArrayLike, Batch, Outputs, Schedule
@@ -163,7 +164,7 @@ class Phase:
   best_from: int = 1
 
   def __post_init__(self):
-    if self.epochs < 1:
+    if not is_whole(self.epochs):
       raise ValueError(f"phase {self.name!r} must have at least 1 epoch, got {self.epochs}")
     if not 1 <= self.best_from <= self.epochs:
       raise ValueError(
@@ -242,7 +243,7 @@ class Budget:
   equal_epochs: Literal["total", "labels"] = "total"
 
   def __post_init__(self):
-    if self.epochs < 1:
+    if not is_whole(self.epochs):
       raise ValueError(f"a budget has at least 1 epoch, got {self.epochs}")
     if self.equal_epochs not in ("total", "labels"):
       raise ValueError(f"`equal_epochs` must be total or labels, got {self.equal_epochs!r}")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from kd_jax._sizes import check_whole
 from kd_jax.structured import layout
 from kd_jax.teachers.predicting import Predict
 from kd_jax.types import Outputs
@@ -72,6 +73,8 @@ def verify(
     batch_size: that of `precompute`: other batches are other programs, whose products round differently.
     seed: which examples.
   """
+  check_whole("sample", sample)
+  check_whole("batch_size", batch_size)
   spec = cache.manifest["spec"]
   size = min(sample, spec["num_examples"])
   rows = np.random.default_rng(seed).choice(spec["num_examples"], size=size, replace=False)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kd_jax import parallel
+from kd_jax._sizes import check_whole
 from kd_jax.checkpoints import CheckpointError, CheckpointStore, digest_json, write_json
 from kd_jax.environment import environment
 from kd_jax.structured import layout
@@ -82,10 +83,12 @@ def precompute(
 
   Raises:
     CacheError: the folder holds a finished cache of something else; or outputs that are not finite.
-    ValueError: a batch that does not divide over the devices.
+    ValueError: a batch that does not divide over the devices, sizes below 1, or no examples.
   """
   directory = pathlib.Path(directory)
   parallel.device_batch_size(batch_size)
+  check_whole("chunk_rows", chunk_rows)
+  check_whole("num_examples", spec.num_examples)
   if (directory / MANIFEST).exists():
     open_manifest(directory, spec)
   store = CheckpointStore(directory / "chunks", keep=None)

@@ -5,6 +5,7 @@ method gives the teacher's `Outputs` for some examples.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Collection, Sequence
 from typing import cast, overload
 
@@ -95,19 +96,72 @@ class CachedBuckets(Sequence[CachedTeacher]):
 def cached_teacher(outputs: Outputs, buckets: Sequence[Bucket] | None = None) -> CachedBuckets:
   """A teacher whose outputs were computed before.
 
+  Rows of logits that are probabilities give a warning.
+
   Args:
     outputs: arrays [N, V, ...] of each example and view, in the order of the data set; `layers` in one array
       [N, V, L, D], or a tuple of arrays [N, V, D] if their widths differ.
     buckets: of the data set, if it has several.
+
+  Raises:
+    ValueError: NaN or infinity, with the first row that has it; logits may be -inf.
   """
+  for field in outputs._fields:
+    for leaf in jax.tree.leaves(getattr(outputs, field)):
+      _refuse_non_finite(field, leaf)
+  if outputs.logits is not None and _are_probabilities(outputs.logits):
+    warnings.warn(
+      "each row of the teacher's logits sums to 1, within [0, 1]: are these probabilities? pass their "
+      "logarithms",
+      stacklevel=2,
+    )
   rows = (None,) if buckets is None else tuple(bucket.rows for bucket in buckets)
   if len(rows) == 1 and rows[0] is not None and np.array_equal(rows[0], np.arange(len(rows[0]))):
     rows = (None,)
   return CachedBuckets(outputs, rows)
 
 
+_MAY_BE_EXCLUDED = ("logits", "layer_logits", "top_k", "scores")
+
+
+def _refuse_non_finite(name: str, array: ArrayLike, where: str = "") -> None:
+  values = np.asarray(array)
+  if not jnp.issubdtype(values.dtype, jnp.floating):
+    return
+  good = np.isfinite(values)
+  if name in _MAY_BE_EXCLUDED:
+    good |= values == -np.inf
+  if not good.all():
+    row = tuple(int(place) for place in np.argwhere(~good)[0])
+    raise ValueError(
+      f"the teacher's {name} must be finite, got {float(values[row])} in row {row[0] if row else 0}{where}: "
+      "compute them again, or leave that example out"
+    )
+
+
+def _are_probabilities(logits: ArrayLike) -> bool:
+  """Whether all rows [..., C] are in [0, 1] and sum to 1."""
+  values = np.asarray(logits)
+  if values.ndim < 2 or values.shape[-1] < 2 or not values.size:
+    return False
+  few = values.reshape(-1, values.shape[-1])[:4]
+  for rows in (few, values):  # the first rows tell for most teachers
+    if (
+      rows.min() < 0 or rows.max() > 1 or (np.abs(rows.sum(-1, dtype=np.float64) - 1) > 0.01).any()
+    ):
+      return False
+  return True
+
+
 def cached_structures(buckets: Sequence[Structure]) -> tuple[CachedTeacher, ...]:
-  """A teacher of sequences: its scores for each bucket of the data set, in the bucket's order and length."""
+  """A teacher of sequences: its scores for each bucket of the data set, in the bucket's order and length.
+
+  Raises:
+    ValueError: NaN or infinity in the scores, with the first row that has it; scores may be -inf.
+  """
+  for number, scores in enumerate(buckets):
+    for leaf in jax.tree.leaves(scores):
+      _refuse_non_finite("scores", leaf, f" of bucket {number}")
   return tuple(CachedTeacher(Outputs(scores=scores)) for scores in buckets)
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from kd_jax import parallel
+from kd_jax._sizes import check_whole, checked_seeds
 from kd_jax.data.augmentation import Augmentation
 from kd_jax.data.examples import Examples
 from kd_jax.recipes.parts import Phase
@@ -35,12 +36,15 @@ class Task:
     train: training examples.
     validation: held-out examples, for choosing the best epoch.
     batch_size: of all devices together.
-    seeds: trained together as one program; see `batches` for what they share.
+    seeds: different whole numbers from 0, trained together as one program; see `batches` for what they share.
     augmentation: of the training examples.
     views: how many views of each example training goes through, one an epoch; each seed begins at another.
     one_dispatch: see `parallel.one_dispatch_an_epoch`; by default what suits a convolutional network.
     evaluation: how the network is judged, and by what the best epoch is chosen.
     initial: what the network starts from where not all of it is fresh: see `init_variables`.
+
+  Raises:
+    ValueError: sizes below 1, or seeds that repeat or are out of range.
   """
 
   model: nn.Module
@@ -55,6 +59,11 @@ class Task:
   )
   evaluation: Evaluation = CLASSIFICATION
   initial: PyTree = None
+
+  def __post_init__(self):
+    check_whole("batch_size", self.batch_size)
+    check_whole("views", self.views)
+    object.__setattr__(self, "seeds", checked_seeds(self.seeds))
 
   @property
   def steps_per_epoch(self) -> int:

@@ -95,6 +95,25 @@ def test_a_report_keeps_its_state_while_training_goes_on(whole):
   assert np.all(first != last)
 
 
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1, got 0"),
+    ({"batch_size": 2.5}, "`batch_size` must be a whole number of at least 1, got 2.5"),
+    ({"views": 0}, "`views` must be a whole number"),
+    ({"seeds": ()}, "`seeds` must be at least one number"),
+    ({"seeds": (1, 0, 1)}, "`seeds` must be different: seed 1 occurs twice"),
+    ({"seeds": (-1,)}, "`seeds` must be whole numbers from 0 to 2\\*\\*32 - 1, got -1"),
+    ({"seeds": (2**32,)}, "`seeds` must be whole numbers"),
+    ({"seeds": (0.5,)}, "`seeds` must be whole numbers"),
+  ],
+)
+def test_tasks_that_cannot_be_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    changed(TASK, **changes)
+  assert changed(TASK, seeds=[np.int64(3), 2**32 - 1]).seeds == (3, 2**32 - 1)
+
+
 @pytest.mark.parametrize("after", [1, 2])
 def test_resumption_ends_with_the_same_bits(whole, teacher, after):
   state = whole[after - 1][1]
