@@ -31,8 +31,7 @@ def main(epochs: int = 40, onnx: Path | None = Path("student.onnx")) -> float:
   task = Task(model=model, train=train, validation=held_out, batch_size=48, seeds=(0, 1, 2))
   budget = recipes.Budget(epochs, Optimizer(learning_rate=0.05))
   recipe = recipes.kd(recipes.Classes(10), budget)
-  # One row for each image and view of it: here one view.
-  teacher = cached_teacher(Outputs(logits=teacher_logits[:, None]))
+  teacher = cached_teacher(Outputs(logits=teacher_logits))
   *_, (_, report) = train_recipe(task, recipe, teacher)
   print("validation accuracy of each seed:", report.record.validation)
 

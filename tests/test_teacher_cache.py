@@ -434,3 +434,9 @@ def test_nothing_in_a_cache_is_unpickled(folder, tmp_path):
   with pytest.raises(BrokenCacheError):
     teacher_cache.open_cache(folder, SPEC)
   assert not target.exists()
+
+
+def test_logits_of_one_view_need_no_axis_for_it():
+  logits = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+  plain, with_axis = (cached_teacher(Outputs(logits=x)) for x in (logits, logits[:, None]))
+  np.testing.assert_array_equal(plain.outputs.logits, with_axis.outputs.logits)

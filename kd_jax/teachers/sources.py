@@ -100,12 +100,14 @@ def cached_teacher(outputs: Outputs, buckets: Sequence[Bucket] | None = None) ->
 
   Args:
     outputs: arrays [N, V, ...] of each example and view, in the order of the data set; `layers` in one array
-      [N, V, L, D], or a tuple of arrays [N, V, D] if their widths differ.
+      [N, V, L, D], or a tuple of arrays [N, V, D] if their widths differ. Logits may be [N, C]: of one view.
     buckets: of the data set, if it has several.
 
   Raises:
     ValueError: NaN or infinity, with the first row that has it; logits may be -inf.
   """
+  if outputs.logits is not None and np.ndim(outputs.logits) == 2:
+    outputs = outputs._replace(logits=np.asarray(outputs.logits)[:, None])
   for field in outputs._fields:
     for leaf in jax.tree.leaves(getattr(outputs, field)):
       _refuse_non_finite(field, leaf)
