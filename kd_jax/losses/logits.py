@@ -13,7 +13,9 @@ from kd_jax._checks import (
   as_labels,
   blank,
   check_temperature,
+  checked_classes,
   checked_logits,
+  refuse_one_class,
   temper,
 )
 from kd_jax._numerics import kl_from_log_probs, log_probs, times_squared_temperature
@@ -47,6 +49,7 @@ def hard_label_loss(
     [0.6931, 0.1269]
   """
   student = as_float32("student_logits", student_logits)
+  refuse_one_class("student_logits", student)
   labels, in_range = as_labels(labels, student, mask)
   student = blank(student, mask)
   # A loss near 0 is a difference of large logits: of small ones, it keeps its digits.
@@ -125,7 +128,7 @@ def soft_target_kd_loss(
     [0.4438]
   """
   check_temperature(temperature)
-  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  student, teacher = checked_classes(student_logits, teacher_logits, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)
