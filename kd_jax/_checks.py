@@ -225,6 +225,24 @@ def as_labels(
   return jnp.where(in_range, labels, 0), in_range
 
 
+def refuse_one_class(name: str, logits: Array) -> None:
+  """Refuses logits [..., 1]: their softmax is 1 whatever they are, and a loss of it teaches nothing."""
+  if logits.shape[-1] == 1:
+    raise ValueError(
+      f"{name} must have at least 2 classes, got {logits.shape}: append a second logit 0 to a sigmoid's, or "
+      "use logit_regression_loss for numbers"
+    )
+
+
+def checked_classes(
+  student_logits: ArrayLike, teacher_logits: ArrayLike, mask: ArrayLike | None
+) -> tuple[Array, Array]:
+  """As `checked_logits`, of at least two classes."""
+  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  refuse_one_class("student_logits", student)
+  return student, teacher
+
+
 def checked_logits(
   student_logits: ArrayLike, teacher_logits: ArrayLike, mask: ArrayLike | None
 ) -> tuple[Array, Array]:
@@ -277,5 +295,11 @@ def per_distribution(name: str, values: ArrayLike, logits: Array) -> Array:
 
 
 def temper(logits: Array, temperature: ArrayLike) -> Array:
-  """Logits [..., C] divided by a temperature: one for all, or [...] for each distribution."""
-  return logits / per_distribution("temperature", temperature, logits)
+  """Logits [..., C] divided by a temperature: one for all, or [...] for each distribution.
+
+  Infinite logits stay as they are: divided, they would make the gradient to the temperature 0 · inf.
+  """
+  infinite = jnp.isinf(logits)
+  finite = jnp.where(infinite, 0.0, logits)
+  tempered = finite / per_distribution("temperature", temperature, logits)
+  return jnp.where(infinite, logits, tempered)

@@ -230,10 +230,35 @@ class LossContract:
 class TemperatureContract:
   """Beside LossContract: a loss with a temperature refuses one below 1."""
 
+  takes_numbers = False
+
   @pytest.mark.parametrize("temperature", [0.5, 0, -1.0, np.float32(0.9), float("nan")])
   def test_temperature_below_one_is_refused(self, temperature):
     with pytest.raises(ValueError, match="temperature"):
       self.call(self.case(), temperature=temperature)
+
+  def test_the_gradient_to_a_temperature_is_finite(self):
+    """Also beside a class that the teacher rules out, where dividing its logit gives 0 · inf."""
+    case = self.case((4,))
+    if not self.infinite_where_ruled_out:
+      teacher = case.teacher.copy()
+      teacher[:, -1] = -np.inf
+      case = case._replace(teacher=teacher)
+
+    def total(temperature):
+      return jnp.sum(self.call(case, temperature=temperature))
+
+    assert np.isfinite(jax.grad(total)(3.0))
+
+  def test_one_class_is_refused(self):
+    """Its softmax is 1 whatever its logit: but a number may be learnt from a number."""
+    case = self.case((4,), classes=2)
+    case = case._replace(student=case.student[..., :1], teacher=case.teacher[..., :1])
+    if self.takes_numbers:
+      assert np.all(np.isfinite(self.call(case)))
+      return
+    with pytest.raises(ValueError, match=r"at least 2 classes|k must be"):
+      self.call(case)
 
   def test_each_distribution_may_have_its_own_temperature(self):
     """As many classes as examples: a temperature [B] must not land on the classes."""

@@ -10,7 +10,7 @@ from kd_jax._checks import (
   apply_mask,
   broadcast_mask,
   check_temperature,
-  checked_logits,
+  checked_classes,
   temper,
 )
 from kd_jax.types import Array, ArrayLike
@@ -67,7 +67,7 @@ def dist_inter_loss(
     1.9286
   """
   check_temperature(temperature)
-  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  student, teacher = checked_classes(student_logits, teacher_logits, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   student, teacher = (jax.nn.softmax(temper(z, temperature), axis=-1) for z in (student, teacher))
@@ -110,7 +110,7 @@ def dist_intra_loss(
     [2.0, 2.0]
   """
   check_temperature(temperature)
-  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  student, teacher = checked_classes(student_logits, teacher_logits, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   if student.ndim != 2:

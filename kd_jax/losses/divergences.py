@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from kd_jax._checks import apply_mask, check_temperature, checked_logits
+from kd_jax._checks import apply_mask, check_temperature, checked_classes
 from kd_jax._numerics import kl_from_log_probs, log_probs
 from kd_jax.types import Array, ArrayLike
 
@@ -56,7 +56,7 @@ def forward_kl(
     [0.0, 1.5232]
   """
   check_temperature(temperature)
-  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  student, teacher = checked_classes(student_logits, teacher_logits, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)
@@ -96,7 +96,7 @@ def reverse_kl(
     0.4338
   """
   check_temperature(temperature)
-  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  student, teacher = checked_classes(student_logits, teacher_logits, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)
@@ -135,7 +135,7 @@ def jensen_shannon(
     0.6931
   """
   check_temperature(temperature)
-  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  student, teacher = checked_classes(student_logits, teacher_logits, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)
@@ -181,7 +181,7 @@ def soft_cross_entropy(
     1.3863
   """
   check_temperature(temperature)
-  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  student, teacher = checked_classes(student_logits, teacher_logits, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)

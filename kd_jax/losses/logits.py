@@ -14,7 +14,9 @@ from kd_jax._checks import (
   as_labels,
   blank,
   check_temperature,
+  checked_classes,
   checked_logits,
+  refuse_one_class,
   static_value,
   temper,
 )
@@ -66,6 +68,7 @@ def hard_label_loss(
   if not 0 <= label_smoothing < 1:
     raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
   student = as_float32("student_logits", student_logits)
+  refuse_one_class("student_logits", student)
   labels, in_range = as_labels(labels, student, mask)
   student = blank(student, mask)
   # A loss near 0 is a difference of large logits: of small ones, it keeps its digits.
@@ -163,7 +166,7 @@ def soft_target_kd_loss(
     [0.4438]
   """
   check_temperature(temperature)
-  student, teacher = checked_logits(student_logits, teacher_logits, mask)
+  student, teacher = checked_classes(student_logits, teacher_logits, mask)
   if stop_teacher_gradient:
     teacher = jax.lax.stop_gradient(teacher)
   log_s, log_t = log_probs(student, temperature), log_probs(teacher, temperature)

@@ -11,6 +11,7 @@ from tests import contract, oracles
 
 
 class AnnealingContract(contract.TemperatureContract, contract.PerExampleContract):
+  takes_numbers = True
   traced = ("temperature", "max_temperature")
   infinite_where_ruled_out = True
 
