@@ -63,7 +63,12 @@ def columns_of(chain: LinearChain) -> Columns:
       ) from None
     transition = transition.reshape(-1, num_labels, num_labels)
   # In a sentence without tokens only tag 0 is left at the first position: one structure, of score 0.
-  alone = jnp.where((jnp.arange(length)[:, None] == 0) & (jnp.arange(num_labels) > 0), NEG_INF, 0.0)
+  alone = jnp.where(
+    (jnp.arange(length, dtype=jnp.int32)[:, None] == 0)
+    & (jnp.arange(num_labels, dtype=jnp.int32) > 0),
+    NEG_INF,
+    jnp.float32(0.0),
+  )
   blanks = jnp.where(mask[..., :1, None], 0.0, alone)
   batch = math.prod(leading)
 

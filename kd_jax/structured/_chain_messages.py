@@ -85,15 +85,15 @@ def _scan_marginals(
       previous = jnp.where(valid, jnp.sum(pairs, axis=1), marginal)
       return (previous, counts + pairs), marginal
 
-    none = jnp.zeros((*transition.shape[:2], mask.shape[1]))
+    none = jnp.zeros((*transition.shape[:2], mask.shape[1]), jnp.float32)
     carry, rest = jax.lax.scan(step, (last, none), (states[:-1], mask[1:]), reverse=True)
     first, counts = carry
-  return jnp.concatenate([first[None], rest]) * mask[:, None], counts
+  return jnp.where(mask[:, None], jnp.concatenate([first[None], rest]), 0.0), counts
 
 
 def _associative_states(unary: Array, transition: Array, mask: Array) -> tuple[Array, Array]:
   """As `_scan_states`, in O(log n) steps of [L, L] matrices multiplied in log space."""
-  identity = jnp.where(jnp.eye(unary.shape[1], dtype=bool), 0.0, NEG_INF)[:, :, None]
+  identity = jnp.where(jnp.eye(unary.shape[1], dtype=bool), jnp.float32(0.0), NEG_INF)[:, :, None]
   # The first position is a matrix of equal rows, so that row 0 of each product is a state.
   first = jnp.broadcast_to(unary[0], (unary.shape[1], *unary.shape[1:]))
   rest = jnp.where(mask[1:, None, None], transition + unary[1:, None], identity)
@@ -106,7 +106,7 @@ def _associative_states(unary: Array, transition: Array, mask: Array) -> tuple[A
     scores = left[0][..., :, :, None, :] + right[0][..., None, :, :, :]
     return normalise(jax.nn.logsumexp(scores, axis=-3), left[1] + right[1])
 
-  matrices = normalise(jnp.concatenate([first[None], rest]), jnp.zeros(mask.shape))
+  matrices = normalise(jnp.concatenate([first[None], rest]), jnp.zeros(mask.shape, jnp.float32))
   products, offsets = jax.lax.associative_scan(multiply, matrices)
   log_z = offsets[-1] + jax.nn.logsumexp(products[-1, 0], axis=0)
   return products[:, 0] - _largest(products[:, 0], axis=1), log_z
@@ -115,7 +115,7 @@ def _associative_states(unary: Array, transition: Array, mask: Array) -> tuple[A
 def _associative_marginals(states: Array, transition: Array, mask: Array) -> tuple[Array, Array]:
   """As `_scan_marginals`, by products of the matrices P(y_{i-1} | y_i)."""
   conditionals = jnp.exp(log_conditionals(states, transition))
-  identity = jnp.eye(states.shape[1])[:, :, None]
+  identity = jnp.eye(states.shape[1], dtype=jnp.float32)[:, :, None]
   steps = jnp.where(mask[1:, None, None], conditionals, identity)
 
   def multiply(later, earlier):
@@ -124,7 +124,8 @@ def _associative_marginals(states: Array, transition: Array, mask: Array) -> tup
   last = jax.nn.softmax(states[-1], axis=0)
   if len(steps):
     steps = jax.lax.associative_scan(multiply, steps, reverse=True)
-  marginals = jnp.concatenate([jnp.sum(steps * last, axis=2), last[None]]) * mask[:, None]
+  marginals = jnp.concatenate([jnp.sum(steps * last, axis=2), last[None]])
+  marginals = jnp.where(mask[:, None], marginals, 0.0)
   return marginals, jnp.sum(conditionals * marginals[1:, None], axis=0)
 
 

@@ -25,12 +25,18 @@ def best_paths(unary: Array, transition: Array, mask: Array, k: int) -> tuple[Ar
     tags are 0 and its score NEG_INF.
   """
   num_labels = unary.shape[-1]
-  first = jnp.where(jnp.arange(k) == 0, unary[0][..., None], NEG_INF)  # [B, L, k]: tag, rank
-  kept = jnp.broadcast_to(jnp.arange(num_labels * k).reshape(num_labels, k), first.shape)
+  first = jnp.where(
+    jnp.arange(k, dtype=jnp.int32) == 0, unary[0][..., None], NEG_INF
+  )  # [B, L, k]: tag, rank
+  kept = jnp.broadcast_to(
+    jnp.arange(num_labels * k, dtype=jnp.int32).reshape(num_labels, k), first.shape
+  )
 
   def best(candidates):
     if k == 1:
-      return jnp.max(candidates, -1, keepdims=True), jnp.argmax(candidates, -1, keepdims=True)
+      return jnp.max(candidates, -1, keepdims=True), jnp.argmax(
+        candidates, -1, keepdims=True
+      ).astype(jnp.int32)
     return jax.lax.top_k(candidates, k)
 
   def step(state, position):

@@ -35,7 +35,9 @@ def choose_best(k: int) -> Choose:
   def choose(candidates, noise):
     del noise
     if k == 1:
-      return jnp.max(candidates, -1, keepdims=True), jnp.argmax(candidates, -1, keepdims=True)
+      return jnp.max(candidates, -1, keepdims=True), jnp.argmax(
+        candidates, -1, keepdims=True
+      ).astype(jnp.int32)
     missing = max(k - candidates.shape[-1], 0)
     candidates = jnp.pad(candidates, ((0, 0), (0, missing)), constant_values=IMPOSSIBLE)
     values, chosen = jax.lax.top_k(candidates, k)
@@ -50,7 +52,9 @@ def choose_sample(candidates: Array, noise: Array) -> tuple[Array, Array]:
   summed = jnp.cumsum(jnp.exp(candidates - largest), axis=-1)
   total = summed[:, -1:]
   drawn = jnp.minimum(noise[:, None] * total, total * (1 - 2e-7))
-  return largest + jnp.log(total), jnp.argmax(summed > drawn, axis=-1, keepdims=True)
+  return largest + jnp.log(total), jnp.argmax(summed > drawn, axis=-1, keepdims=True).astype(
+    jnp.int32
+  )
 
 
 def _pairs(k: int) -> np.ndarray:
@@ -78,7 +82,7 @@ def _chart(arcs: Array, noise: Array, choose: Choose, k: int) -> tuple[Array, Ar
     start.
   """
   size = arcs.shape[0]
-  offset = jnp.arange(size)[None, :] - jnp.arange(size)[:, None]
+  offset = jnp.arange(size, dtype=jnp.int32)[None, :] - jnp.arange(size, dtype=jnp.int32)[:, None]
 
   def split(by_start, by_end, width, noise):
     values, chosen = choose(_add(by_start, jnp.roll(by_end, -width, axis=0), k), noise)
@@ -105,10 +109,12 @@ def _chart(arcs: Array, noise: Array, choose: Choose, k: int) -> tuple[Array, Ar
     )
     return charts, jnp.stack([chosen_right, chosen_left, chosen_join])
 
-  nothing = jnp.full((size, size, k), IMPOSSIBLE)
-  single = jnp.where((offset == 0)[..., None] & (jnp.arange(k) == 0), 0.0, IMPOSSIBLE)
+  nothing = jnp.full((size, size, k), IMPOSSIBLE, jnp.float32)
+  single = jnp.where(
+    (offset == 0)[..., None] & (jnp.arange(k, dtype=jnp.int32) == 0), jnp.float32(0.0), IMPOSSIBLE
+  )
   charts = (single, single, single, single, nothing, nothing)
-  charts, choices = jax.lax.scan(step, charts, (jnp.arange(1, size), noise))
+  charts, choices = jax.lax.scan(step, charts, (jnp.arange(1, size, dtype=jnp.int32), noise))
   return charts[0], charts[2], choices
 
 
@@ -126,12 +132,14 @@ def _read(choices: Array, spans: Array, k: int) -> Array:
   size = choices.shape[2]
   if size == 1:
     return jnp.zeros(1, jnp.int32)
-  ranks = jnp.asarray(_pairs(k))
-  first_kind, second_kind = jnp.asarray(_FIRST), jnp.asarray(_SECOND)
+  ranks = jnp.asarray(_pairs(k), jnp.int32)
+  first_kind, second_kind = jnp.asarray(_FIRST, jnp.int32), jnp.asarray(_SECOND, jnp.int32)
 
   def append(queue, end, item):
     longer = item[1] < item[2]  # spans of one token have no parts
-    return queue.at[jnp.where(longer, end, len(queue))].set(item, mode="drop"), end + longer
+    return queue.at[jnp.where(longer, end, len(queue))].set(item, mode="drop"), end + longer.astype(
+      jnp.int32
+    )
 
   def step(carry, place):
     queue, end, heads = carry
@@ -142,7 +150,7 @@ def _read(choices: Array, spans: Array, k: int) -> Array:
     dependent = jnp.where(active & (kind != JOIN), at, size)
     heads = heads.at[dependent].set(jnp.where(kind == RIGHT, start, last) + 1, mode="drop")
     first = jnp.stack([first_kind[kind], start, at, a])
-    second = jnp.stack([second_kind[kind], at + (kind == JOIN), last, b])
+    second = jnp.stack([second_kind[kind], at + (kind == JOIN).astype(jnp.int32), last, b])
     queue, end = append(queue, end, jnp.where(active, first, 0))
     queue, end = append(queue, end, jnp.where(active, second, 0))
     return (queue, end, heads), None
@@ -151,7 +159,7 @@ def _read(choices: Array, spans: Array, k: int) -> Array:
   for item in spans:
     queue, end = append(queue, end, item)
   heads = jnp.zeros(size, jnp.int32)
-  return jax.lax.scan(step, (queue, end, heads), jnp.arange(2 * (size - 1)))[0][2]
+  return jax.lax.scan(step, (queue, end, heads), jnp.arange(2 * (size - 1), dtype=jnp.int32))[0][2]
 
 
 def derive(
@@ -173,7 +181,7 @@ def derive(
   right, left, choices = _chart(scores[:, 1:].T, noise[:-1], choose, k)
   candidates = _add(left[0] + scores[:, :1], right[:, last], k)
   values, chosen = choose(candidates[None], noise[-1, :1, 0])
-  ranks = jnp.asarray(_pairs(k))
+  ranks = jnp.asarray(_pairs(k), jnp.int32)
 
   def one(chosen):
     top, (a, b) = chosen // ranks.shape[1], ranks[:, chosen % ranks.shape[1]]

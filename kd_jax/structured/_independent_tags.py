@@ -78,10 +78,12 @@ def k_best_tags(logits: ArrayLike, k: int, mask: ArrayLike | None = None) -> tup
     extended = scores[..., :, None] + values[..., None, :]  # [..., rank, choice]
     best, chosen = jax.lax.top_k(merged(extended, scores.ndim - 1), k)
     valid = valid[..., None]
-    unchanged = jnp.broadcast_to(jnp.arange(k) * width, chosen.shape)
+    unchanged = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32) * width, chosen.shape)
     return jnp.where(valid, best, scores), jnp.where(valid, chosen, unchanged)
 
-  first = jnp.broadcast_to(jnp.where(jnp.arange(k) == 0, 0.0, NEG_INF), (*mask.shape[:-1], k))
+  first = jnp.broadcast_to(
+    jnp.where(jnp.arange(k, dtype=jnp.int32) == 0, jnp.float32(0.0), NEG_INF), (*mask.shape[:-1], k)
+  )
   by_position = jnp.moveaxis(values, -2, 0), jnp.moveaxis(mask, -1, 0)
   scores, chosen = jax.lax.scan(step, first, by_position)
 

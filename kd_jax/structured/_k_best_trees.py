@@ -77,7 +77,7 @@ def k_best_spanning_trees(
   scores, valid, mask = as_arcs(arc, mask)
   allowed = valid & (scores > EXCLUDED)
   if mask.shape[-1] == 0:
-    exists = jnp.broadcast_to(jnp.arange(k) == 0, (*mask.shape[:-1], k))
+    exists = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32) == 0, (*mask.shape[:-1], k))
     return rank_trees(scores, allowed, jnp.zeros((*exists.shape, 0), jnp.int32), exists, mask)
 
   def one(scores, allowed, mask):
@@ -92,7 +92,7 @@ def _divide(
   scores: Array, allowed: Array, mask: Array, k: int, single_root: bool
 ) -> tuple[Array, Array]:
   """The best trees of the k best sets: heads [k, n] and scores [k], EXCLUDED or less for empty sets."""
-  tokens = jnp.arange(mask.shape[0])
+  tokens = jnp.arange(mask.shape[0], dtype=jnp.int32)
 
   def solve(allowed):
     heads = best_spanning_tree(jnp.where(allowed, scores, NEG_INF), mask, single_root=single_root)
@@ -107,23 +107,23 @@ def _divide(
 
   def step(sets, rank):
     heads, values, allowed = sets
-    on_tree = jnp.arange(scores.shape[1]) == heads[rank][:, None]
+    on_tree = jnp.arange(scores.shape[1], dtype=jnp.int32) == heads[rank][:, None]
     earlier = (tokens[None, :] < tokens[:, None])[..., None]  # [set, token, 1]
     itself = jnp.eye(tokens.size, dtype=bool)[..., None]
     divided = allowed[rank] & jnp.where(earlier, on_tree, ~(itself & on_tree))
     new = solve_all(divided)
     pool = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), sets, new)
     # The sets up to this rank stay where they are. A set that differs at padding is none.
-    first = jnp.where(jnp.arange(k) <= rank, jnp.inf, values)
+    first = jnp.where(jnp.arange(k, dtype=jnp.int32) <= rank, jnp.inf, values)
     order = jnp.argsort(-jnp.concatenate([first, jnp.where(mask, new[1], -jnp.inf)]), stable=True)
     return jax.tree.map(lambda values: values[order[:k]], pool), None
 
   heads, value, _ = solve(allowed)
-  first = jnp.arange(k) == 0
+  first = jnp.arange(k, dtype=jnp.int32) == 0
   sets = (
     jnp.where(first[:, None], heads, 0),
     jnp.where(first, value, NEG_INF),
     first[:, None, None] & allowed,
   )
-  (heads, values, _), _ = jax.lax.scan(step, sets, jnp.arange(k - 1))
+  (heads, values, _), _ = jax.lax.scan(step, sets, jnp.arange(k - 1, dtype=jnp.int32))
   return heads, values

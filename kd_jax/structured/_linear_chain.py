@@ -133,10 +133,10 @@ def sample(chain: LinearChain, key: Array) -> Array:
   def back(tags, position):
     key, state, valid = position
     towards = jnp.take_along_axis(columns.transition, tags[None, None], axis=1)[:, 0]
-    drawn = jax.random.categorical(key, state + towards, axis=0)
+    drawn = jax.random.categorical(key, state + towards, axis=0).astype(jnp.int32)
     return jnp.where(valid, drawn, tags), tags
 
-  last = jax.random.categorical(keys[-1], states[-1], axis=0)
+  last = jax.random.categorical(keys[-1], states[-1], axis=0).astype(jnp.int32)
   first, rest = jax.lax.scan(back, last, (keys[:-1], states[:-1], columns.mask[1:]), reverse=True)
   tags = jnp.where(columns.mask, jnp.concatenate([first[None], rest]), 0)
   tags = tags.T.astype(jnp.int32).reshape(jnp.shape(chain.unary)[:-1])

@@ -50,7 +50,7 @@ def _eliminate(weights: Scaled) -> tuple[Array, tuple[Array, Scaled, Scaled]]:
   def step(carry, _):
     weights, alive = carry
     best = jnp.where(alive, jnp.max(weights.exponent, axis=1), 4 * NEG_INF)
-    node = jnp.arange(size) == jnp.argmax(best)
+    node = jnp.arange(size, dtype=jnp.int32) == jnp.argmax(best).astype(jnp.int32)
     # Masked sums, not indexing: their gradients are no scatters.
     row = weights.map(lambda x: jnp.sum(jnp.where(node[:, None], x, 0.0), axis=0))
     column = weights.map(lambda x: jnp.sum(jnp.where(node[None, :], x, 0.0), axis=1))
@@ -94,7 +94,7 @@ def _all_trees(scores: Array, single_root: bool) -> Scaled:
       weights = from_log(scores)
       root, tokens = weights.map(lambda x: x[:, 0]), weights.map(lambda x: x[:, 1:])
       return (root * _trees_by_top(tokens)).sum(axis=0).parts()
-    no_head = jnp.full((1, scores.shape[1]), NEG_INF)
+    no_head = jnp.full((1, scores.shape[1]), NEG_INF, jnp.float32)
     scores = jnp.roll(scores, -1, axis=1)  # the root last, where it wins no tie
     return _eliminate(from_log(jnp.concatenate([scores, no_head])))[1][2].product().parts()
 
@@ -107,10 +107,12 @@ def _plain_weights(scores: Array, single_root: bool) -> tuple[Array, Array]:
   A single root takes one arc of its column, which may then have a scale of its own.
   """
   if not single_root:
-    return jnp.exp(scores), jnp.zeros(scores.shape[:-1])
+    return jnp.exp(scores), jnp.zeros(scores.shape[:-1], jnp.float32)
   tokens, best = shift_rows(scores[..., 1:])
   root, _ = shift_rows(scores[..., 0] - best)
-  top = jnp.arange(scores.shape[-2]) == jnp.argmax(root, axis=-1, keepdims=True)
+  top = jnp.arange(scores.shape[-2], dtype=jnp.int32) == jnp.argmax(
+    root, axis=-1, keepdims=True
+  ).astype(jnp.int32)
   shift = jax.lax.stop_gradient(jnp.where(top, scores[..., 0], best))
   return jnp.exp(jnp.concatenate([root[..., None], tokens], axis=-1)), shift
 
@@ -131,34 +133,35 @@ def _plain_elimination(weights: Array, single_root: bool) -> tuple[Array, ...]:
 
   def step(weights, node):
     row = jax.lax.dynamic_index_in_dim(weights, node, -2, keepdims=False)
-    row = jnp.where(jnp.arange(size + 1) <= node, row, 0.0)
+    row = jnp.where(jnp.arange(size + 1, dtype=jnp.int32) <= node, row, 0.0)
     column = jax.lax.dynamic_index_in_dim(weights, node + 1, -1, keepdims=False)
-    column = jnp.where(jnp.arange(size) < node, column, 0.0)
+    column = jnp.where(jnp.arange(size, dtype=jnp.int32) < node, column, 0.0)
     pivot = jnp.sum(row[..., 1:], axis=-1) if single_root else jnp.sum(row, axis=-1)
     pivot = jnp.where(node == 0, row[..., 0], pivot)
     share = row / pivot[..., None]
     return weights + column[..., :, None] * share[..., None, :], (node, share, column, pivot)
 
-  return jax.lax.scan(step, weights, jnp.arange(size), reverse=True)[1]
+  return jax.lax.scan(step, weights, jnp.arange(size, dtype=jnp.int32), reverse=True)[1]
 
 
 def _plain_gradient(steps: tuple[Array, ...], single_root: bool) -> Array:
   """The gradient of sum log D in the weights [..., n, n+1], of which each step back adds a row and a column."""
   size = steps[1].shape[0]
-  heads = jnp.arange(size + 1)
+  heads = jnp.arange(size + 1, dtype=jnp.int32)
 
   def step(gradient, eliminated):
     node, share, column, pivot = eliminated
     through = jnp.einsum("...i,...ih->...h", column, gradient, precision="highest")
     below = jnp.einsum("...h,...ih->...i", share, gradient, precision="highest")
     counted = ((heads == 0) == (node == 0)) | (not single_root)
-    row = through + counted * (1.0 - jnp.sum(share * through, axis=-1, keepdims=True))
+    rest = 1.0 - jnp.sum(share * through, axis=-1, keepdims=True)
+    row = through + jnp.where(counted, rest, 0.0)
     row = jnp.where(heads <= node, row / pivot[..., None], 0.0)
-    below = jnp.where(jnp.arange(size) < node, below, 0.0)
+    below = jnp.where(jnp.arange(size, dtype=jnp.int32) < node, below, 0.0)
     gradient = jax.lax.dynamic_update_index_in_dim(gradient, below, node + 1, -1)
     return jax.lax.dynamic_update_index_in_dim(gradient, row, node, -2), None
 
-  none = jnp.zeros((*steps[1].shape[1:-1], size, size + 1))
+  none = jnp.zeros((*steps[1].shape[1:-1], size, size + 1), jnp.float32)
   return jax.lax.scan(step, none, steps)[0]
 
 
@@ -197,7 +200,7 @@ def _scaled_with_marginals(scores: Array, single_root: bool) -> tuple[Array, Arr
 def _log_trees(scores: Array, single_root: bool) -> tuple[Array, Array]:
   """log Z [...] of arc scores [..., n, n+1] without masks: a whole number, and the rest."""
   if not scores.shape[-2]:
-    return jnp.zeros(scores.shape[:-2]), jnp.zeros(scores.shape[:-2])
+    return (jnp.zeros(scores.shape[:-2], jnp.float32),) * 2
   *_, log_z, exact = _plain(scores, single_root)
   slow = functools.partial(_scaled_log_trees, single_root=single_root)
   return jax.lax.cond(exact, lambda _: log_z, slow, scores)
@@ -214,7 +217,7 @@ def _log_trees_derivative(single_root, primals, tangents):
 def _with_marginals(scores: Array, single_root: bool) -> tuple[Array, Array, Array]:
   """log Z in two parts, and its gradient [..., n, n+1]; can be differentiated."""
   if not scores.shape[-2]:
-    return jnp.zeros(scores.shape[:-2]), jnp.zeros(scores.shape[:-2]), scores
+    return *(jnp.zeros(scores.shape[:-2], jnp.float32),) * 2, scores
 
   def plain(scores):
     weights, steps, log_z, _ = _plain(scores, single_root)

@@ -73,14 +73,14 @@ def mean_field_marginals(
   arc, valid, mask = as_arcs(arc, mask)
   num_tokens = arc.shape[-2]
   lead = arc.shape[:-2]
-  token = jnp.arange(num_tokens)
+  token = jnp.arange(num_tokens, dtype=jnp.int32)
   if sibling is not None:
     two = token[:, None, None] != token
     used = valid[..., :, :, None] & jnp.swapaxes(valid, -1, -2)[..., None, :, :] & two
     shape = (*lead, num_tokens, num_tokens + 1, num_tokens)
     sibling = _as_part("sibling", sibling, "n, n+1, n", shape, used)
   if grandparent is not None:
-    no_cycle = (token + 1)[:, None, None] != jnp.arange(num_tokens + 1)
+    no_cycle = (token + 1)[:, None, None] != jnp.arange(num_tokens + 1, dtype=jnp.int32)
     used = valid[..., :, 1:, None] & valid[..., None, :, :] & no_cycle
     shape = (*lead, num_tokens, num_tokens, num_tokens + 1)
     grandparent = _as_part("grandparent", grandparent, "n, n, n+1", shape, used)

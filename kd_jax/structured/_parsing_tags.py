@@ -157,10 +157,12 @@ def argmax(tags: ParsingTags) -> Parse:
   log_probs, offsets, relations, mask = _log_probs(tags)
   log_probs, mask = close_up(log_probs, tags.mask), closed_mask(mask)
   heads = _generic.argmax(DependencyTrees(_arcs_of_tags(log_probs, offsets, mask), mask))
-  to_head = jnp.where(heads == 0, 0, heads - jnp.arange(1, heads.shape[-1] + 1))
+  to_head = jnp.where(heads == 0, 0, heads - jnp.arange(1, heads.shape[-1] + 1, dtype=jnp.int32))
   names_it = to_head[..., None] == offsets
   none_does = ~jnp.any(names_it, axis=-1, keepdims=True)
-  label = jnp.argmax(jnp.where(names_it | none_does, log_probs, 4 * NEG_INF), axis=-1)
+  label = jnp.argmax(jnp.where(names_it | none_does, log_probs, 4 * NEG_INF), axis=-1).astype(
+    jnp.int32
+  )
   found = jnp.where(mask, relations[label], 0).astype(jnp.int32)
   return Parse(put_back_heads(heads, tags.mask), put_back(found, tags.mask))
 
@@ -176,10 +178,13 @@ def _arcs_of_tags(log_probs: Array, offsets: Array, mask: Array) -> Array:
   num_tokens = log_probs.shape[-2]
   # By offset first, -n..n; offsets beyond that fall off the end.
   places = jnp.where(jnp.abs(offsets) <= num_tokens, offsets + num_tokens, 2 * num_tokens + 1)
-  by_offset = jnp.full((2 * num_tokens + 1, *log_probs.shape[:-1]), NEG_INF)
+  by_offset = jnp.full((2 * num_tokens + 1, *log_probs.shape[:-1]), NEG_INF, jnp.float32)
   by_offset = by_offset.at[places].max(jnp.moveaxis(log_probs, -1, 0), mode="drop")
   by_offset = jnp.moveaxis(by_offset, 0, -1)
-  dependent, head = jnp.arange(1, num_tokens + 1)[:, None], jnp.arange(num_tokens + 1)[None, :]
+  dependent, head = (
+    jnp.arange(1, num_tokens + 1, dtype=jnp.int32)[:, None],
+    jnp.arange(num_tokens + 1, dtype=jnp.int32)[None, :],
+  )
   places = jnp.where(head == 0, 0, head - dependent) + num_tokens
   places = jnp.broadcast_to(places, (*mask.shape, num_tokens + 1))
   arc = jnp.take_along_axis(by_offset, places, axis=-1)

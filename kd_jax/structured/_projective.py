@@ -26,8 +26,8 @@ def _inside(heads: Scaled) -> tuple[Scaled, Scaled]:
     right [m, m] and left [m, m] by (start, end).
   """
   size = heads.exponent.shape[0]
-  offset = jnp.arange(size)[None, :] - jnp.arange(size)[:, None]
-  last = jnp.arange(size) == size - 1
+  offset = jnp.arange(size, dtype=jnp.int32)[None, :] - jnp.arange(size, dtype=jnp.int32)[:, None]
+  last = jnp.arange(size, dtype=jnp.int32) == size - 1
   arcs = heads.map(jnp.transpose)
 
   def split(by_start, by_end, width):
@@ -60,9 +60,9 @@ def _inside(heads: Scaled) -> tuple[Scaled, Scaled]:
     ), None
 
   nothing = excluded((size, size))
-  single = from_log(jnp.where(offset == 0, 0.0, NEG_INF))
+  single = from_log(jnp.where(offset == 0, jnp.float32(0.0), NEG_INF))
   charts = (single, single, single, single, nothing, nothing)
-  charts, _ = jax.lax.scan(step, charts, jnp.arange(1, size))
+  charts, _ = jax.lax.scan(step, charts, jnp.arange(1, size, dtype=jnp.int32))
   return charts[0], charts[2]
 
 
@@ -76,7 +76,9 @@ def _all_trees(scores: Array, single_root: bool) -> Scaled:
       root = weights.map(lambda x: x[:, 0])
       by_top = root * left.map(lambda x: x[0, :]) * right.map(lambda x: x[:, -1])
       return by_top.sum(axis=0).parts()
-    no_head = jnp.full((1, scores.shape[1]), NEG_INF)  # the root is a node left of all others
+    no_head = jnp.full(
+      (1, scores.shape[1]), NEG_INF, jnp.float32
+    )  # the root is a node left of all others
     right, _ = _inside(from_log(jnp.concatenate([no_head, scores])))
     return right.map(lambda x: x[0, -1]).parts()
 

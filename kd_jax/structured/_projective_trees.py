@@ -21,16 +21,18 @@ def _derive(
   """int32 heads [..., k, n], and bool [..., k]: which derivations exist. Scores [..., n, n+1] are finite."""
   scores, padded = jax.lax.stop_gradient(scores), mask
   if mask.shape[-1] == 0:
-    exists = jnp.broadcast_to(jnp.arange(k) == 0, (*mask.shape[:-1], k))
+    exists = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32) == 0, (*mask.shape[:-1], k))
     return jnp.zeros((*exists.shape, 0), jnp.int32), exists
   if not single_root:
     scores, padded = add_root_token(scores, mask)
   size = padded.shape[-1]
   shape = (*mask.shape[:-1], size, 3, size)
-  noise = jnp.zeros(shape) if key is None else jax.random.uniform(key, shape)
+  noise = (
+    jnp.zeros(shape, jnp.float32) if key is None else jax.random.uniform(key, shape, jnp.float32)
+  )
 
   def one(scores, mask, noise):
-    return derive(scores, jnp.sum(mask), noise, choose, k)
+    return derive(scores, jnp.sum(mask, dtype=jnp.int32), noise, choose, k)
 
   heads, values = jnp.vectorize(one, signature="(n,m),(n),(n,t,n)->(k,n),(k)")(
     scores, padded, noise
@@ -38,7 +40,7 @@ def _derive(
   if not single_root:
     heads = remove_root_token(heads)
   empty = ~jnp.any(mask, axis=-1, keepdims=True)
-  exists = jnp.where(empty, jnp.arange(k) == 0, values > EXCLUDED)
+  exists = jnp.where(empty, jnp.arange(k, dtype=jnp.int32) == 0, values > EXCLUDED)
   return jnp.where(mask[..., None, :], heads, 0), exists
 
 

@@ -20,9 +20,9 @@ def add_root_token(scores: Array, mask: Array) -> tuple[Array, Array]:
   Returns:
     scores [..., n+1, n+2] and mask [..., n+1].
   """
-  below_root = jnp.full((*scores.shape[:-1], 1), NEG_INF)
+  below_root = jnp.full((*scores.shape[:-1], 1), NEG_INF, jnp.float32)
   rows = jnp.concatenate([below_root, scores], axis=-1)
-  first = jnp.where(jnp.arange(rows.shape[-1]) == 0, 0.0, NEG_INF)
+  first = jnp.where(jnp.arange(rows.shape[-1], dtype=jnp.int32) == 0, jnp.float32(0.0), NEG_INF)
   first = jnp.broadcast_to(first, (*rows.shape[:-2], 1, rows.shape[-1]))
   there = jnp.ones((*mask.shape[:-1], 1), bool)
   return jnp.concatenate([first, rows], axis=-2), jnp.concatenate([there, mask], axis=-1)

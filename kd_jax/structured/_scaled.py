@@ -66,7 +66,7 @@ class Scaled:
 
 def excluded(shape: tuple[int, ...] = ()) -> Scaled:
   """Numbers that vanish beside all others."""
-  return Scaled(jnp.ones(shape), jnp.full(shape, NEG_INF))
+  return Scaled(jnp.ones(shape, jnp.float32), jnp.full(shape, NEG_INF, jnp.float32))
 
 
 def from_log(logs: Array) -> Scaled:

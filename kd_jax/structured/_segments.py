@@ -40,7 +40,7 @@ def as_segments(scores: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array
   valid = (ordered & mask[..., None, :] & mask[..., :, None])[..., None]
   refuse_nan("scores", scores, valid)
   spans = jnp.where(valid, bounded(scores), NEG_INF)
-  outside = jnp.where(jnp.eye(num_tokens, dtype=bool)[..., None], 0.0, NEG_INF)
+  outside = jnp.where(jnp.eye(num_tokens, dtype=bool)[..., None], jnp.float32(0.0), NEG_INF)
   outside = jnp.broadcast_to(outside, (*spans.shape[:-1], 1))
   return jnp.concatenate([spans, outside], axis=-1), valid, mask
 
@@ -48,14 +48,14 @@ def as_segments(scores: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array
 def forward(segments: Array) -> Array:
   """F [..., n+1]: log-weight of all that may stand before a position."""
   weights = jnp.moveaxis(jax.nn.logsumexp(segments, axis=-1), -1, 0)  # [end, ..., start]
-  start = jnp.arange(weights.shape[0] + 1)
+  start = jnp.arange(weights.shape[0] + 1, dtype=jnp.int32)
 
   def step(forward, weights_and_end):
     weights, end = weights_and_end
     value = jax.nn.logsumexp(forward[..., :-1] + weights, axis=-1, keepdims=True)
     return jnp.where(start == end + 1, value, forward), None
 
-  first = jnp.where(start == 0, 0.0, NEG_INF)
+  first = jnp.where(start == 0, jnp.float32(0.0), NEG_INF)
   first = jnp.broadcast_to(first, (*weights.shape[1:-1], start.size))
   return jax.lax.scan(step, first, (weights, start[:-1]))[0]
 
@@ -84,17 +84,19 @@ def best_segments(segments: Array) -> tuple[Array, Array, Array, Array]:
     its score [...], and for each token [..., n]: start, end and label of the segment that it lies in.
   """
   num_tokens = segments.shape[-2]
-  label = jnp.argmax(segments, axis=-1)
+  label = jnp.argmax(segments, axis=-1).astype(jnp.int32)
   weights = jnp.moveaxis(jnp.max(segments, axis=-1), -1, 0)
-  position = jnp.arange(num_tokens + 1)
+  position = jnp.arange(num_tokens + 1, dtype=jnp.int32)
 
   def forward_step(best, weights_and_end):
     weights, end = weights_and_end
     candidates = best[..., :-1] + weights
     value = jnp.max(candidates, axis=-1, keepdims=True)
-    return jnp.where(position == end + 1, value, best), jnp.argmax(candidates, axis=-1)
+    return jnp.where(position == end + 1, value, best), jnp.argmax(candidates, axis=-1).astype(
+      jnp.int32
+    )
 
-  first = jnp.where(position == 0, 0.0, NEG_INF)
+  first = jnp.where(position == 0, jnp.float32(0.0), NEG_INF)
   first = jnp.broadcast_to(first, (*segments.shape[:-3], num_tokens + 1))
   best, starts = jax.lax.scan(forward_step, first, (weights, position[:-1]))
 

@@ -35,7 +35,7 @@ def k_best(scores: ArrayLike, k: int, mask: ArrayLike | None = None) -> tuple[Ar
   num_tokens, kinds = segments.shape[-2:]
   batch = mask.shape[:-1]
   by_end = jnp.moveaxis(segments, -2, 0)  # [end, ..., start, kind]
-  position = jnp.arange(num_tokens + 1)
+  position = jnp.arange(num_tokens + 1, dtype=jnp.int32)
 
   def forward(best, weights_and_end):
     weights, end = weights_and_end
@@ -47,8 +47,8 @@ def k_best(scores: ArrayLike, k: int, mask: ArrayLike | None = None) -> tuple[Ar
     best = jnp.where((position == end + 1)[:, None], values[..., None, :], best)
     return best, jnp.pad(chosen, missing)
 
-  empty = (position[:, None] == 0) & (jnp.arange(k) == 0)
-  first = jnp.broadcast_to(jnp.where(empty, 0.0, NEG_INF), (*batch, num_tokens + 1, k))
+  empty = (position[:, None] == 0) & (jnp.arange(k, dtype=jnp.int32) == 0)
+  first = jnp.broadcast_to(jnp.where(empty, jnp.float32(0.0), NEG_INF), (*batch, num_tokens + 1, k))
   best, chosen = jax.lax.scan(forward, first, (by_end, position[:-1]))
   scores = best[..., -1, :]
 

@@ -26,7 +26,8 @@ def sample_spans(scores: ArrayLike, key: Array, mask: ArrayLike | None = None) -
   """
   segments, _, mask = as_segments(scores, mask)
   num_tokens, kinds = segments.shape[-2:]
-  drawn = jax.random.categorical(key, log_conditionals(jax.lax.stop_gradient(segments)))  # by end
+  log_probs = log_conditionals(jax.lax.stop_gradient(segments))  # by end
+  drawn = jax.random.categorical(key, log_probs).astype(jnp.int32)
 
   def back(segment, step):
     start, end, kind = segment

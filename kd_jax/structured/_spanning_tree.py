@@ -38,12 +38,12 @@ def _eliminate(scores: Array, mask: Array) -> tuple[Array, tuple[Array, ...]]:
     scores, left = carry
     among = jnp.where(left[:, None] & left[None, :] & ~itself, scores[:, 1:], lowest)
     best = jnp.max(among, axis=1)
-    token = jnp.argmax(jnp.where(left, best, -jnp.inf))
+    token = jnp.argmax(jnp.where(left, best, -jnp.inf)).astype(jnp.int32)
     led = scores[:, token + 1][:, None] + (scores[token] - best[token])[None, :]
     better = led > scores
-    active = jnp.sum(left) > 1
-    left = left & ~(active & (jnp.arange(size) == token))
-    head = jnp.argmax(among[token]) + 1
+    active = jnp.sum(left, dtype=jnp.int32) > 1
+    left = left & ~(active & (jnp.arange(size, dtype=jnp.int32) == token))
+    head = jnp.argmax(among[token]).astype(jnp.int32) + 1
     return (jnp.maximum(led, scores), left), (active, token, head, better)
 
   (_, last), steps = jax.lax.scan(step, (scores, mask), length=size - 1)
@@ -56,20 +56,20 @@ def _grow(last: Array, steps: tuple[Array, ...]) -> Array:
   Of the arcs that are better led through a token, that of the lowest rank gives the token its head: none of
   the dependents that it takes over stands above that head, so no cycle can arise, whatever the scores.
   """
-  tokens = jnp.arange(last.shape[0])
+  tokens = jnp.arange(last.shape[0], dtype=jnp.int32)
 
   def step(carry, eliminated):
     heads, rank, inside = carry
     active, token, head, better = eliminated
     through = inside & jnp.take_along_axis(better, heads[:, None], axis=1)[:, 0]
-    top = jnp.argmin(jnp.where(through, rank, rank.size))
+    top = jnp.argmin(jnp.where(through, rank, rank.size)).astype(jnp.int32)
     takes = jnp.any(through)
     head = jnp.where(takes, heads[top], head)
-    place = jnp.where(takes, rank[top], jnp.sum(inside))
+    place = jnp.where(takes, rank[top], jnp.sum(inside, dtype=jnp.int32))
     here = tokens == token
     grown = (
       jnp.where(here, head, jnp.where(through, token + 1, heads)),
-      jnp.where(here, place, rank + (rank >= place)),
+      jnp.where(here, place, rank + (rank >= place).astype(jnp.int32)),
       inside | here,
     )
     return jax.tree.map(lambda new, old: jnp.where(active, new, old), grown, carry), None

@@ -43,12 +43,12 @@ def _eliminate(scores: Array, mask: Array, gumbel: Array) -> tuple[Array, tuple[
   def step(carry, noise):
     scores, left = carry
     among = jnp.where(left[:, None] & left[None, :] & ~itself, scores[:, 1:], lowest)
-    token = jnp.argmax(jnp.where(left, jnp.max(among, axis=1), -jnp.inf))
+    token = jnp.argmax(jnp.where(left, jnp.max(among, axis=1), -jnp.inf)).astype(jnp.int32)
     row = among[token]
     led = scores[:, token + 1][:, None] + (scores[token] - jax.nn.logsumexp(row))[None, :]
-    head = jnp.argmax(row + noise) + 1
-    active = jnp.sum(left) > 1
-    left = left & ~(active & (jnp.arange(size) == token))
+    head = jnp.argmax(row + noise).astype(jnp.int32) + 1
+    active = jnp.sum(left, dtype=jnp.int32) > 1
+    left = left & ~(active & (jnp.arange(size, dtype=jnp.int32) == token))
     return (jnp.logaddexp(scores, led), left), (active, token, head, led - scores)
 
   (_, last), steps = jax.lax.scan(step, (scores, mask), gumbel)
@@ -66,7 +66,8 @@ def _topmost(heads: Array, marked: Array) -> Array:
     int32 [n+1] by node, the root first.
   """
   above = jnp.concatenate([jnp.zeros(1, heads.dtype), heads])
-  found = jnp.concatenate([jnp.zeros(1, bool), marked]) * jnp.arange(above.size)
+  marked = jnp.concatenate([jnp.zeros(1, bool), marked])
+  found = jnp.where(marked, jnp.arange(above.size, dtype=jnp.int32), 0)
   for _ in range(
     heads.size.bit_length()
   ):  # each round doubles the length of the paths that are covered
@@ -77,14 +78,14 @@ def _topmost(heads: Array, marked: Array) -> Array:
 
 def _grow(last: Array, steps: tuple[Array, ...], logistic: Array) -> Array:
   """Puts the tokens back in reverse order; logistic noise [n-1, n] decides which arcs lead through them."""
-  tokens = jnp.arange(last.shape[0])
+  tokens = jnp.arange(last.shape[0], dtype=jnp.int32)
 
   def step(carry, eliminated):
     heads, inside = carry
     (active, token, drawn, odds), noise = eliminated
     through = noise < jnp.take_along_axis(odds, heads[:, None], axis=1)[:, 0]
     through = through & inside
-    top = _topmost(heads, through)[jnp.argmax(through) + 1]
+    top = _topmost(heads, through)[jnp.argmax(through).astype(jnp.int32) + 1]
     head = jnp.where(top > 0, heads[top - 1], drawn)
     here = tokens == token
     grown = jnp.where(here, head, jnp.where(through, token + 1, heads)), inside | here
@@ -131,7 +132,7 @@ def sample_spanning_tree(
   tokens, best = shift_rows(scores[..., 1:])  # only differences within a row count
   scores = jnp.concatenate([scores[..., :1] - best[..., None], tokens], axis=-1)
   shape = (2, *padded.shape[:-1], size - 1, size)
-  uniform = jax.random.uniform(key, shape, minval=jnp.finfo(jnp.float32).tiny)
+  uniform = jax.random.uniform(key, shape, jnp.float32, minval=jnp.finfo(jnp.float32).tiny)
   gumbel = -jnp.log(-jnp.log(uniform[0]))
   logistic = jnp.log(uniform[1]) - jnp.log1p(-uniform[1])
 

@@ -75,9 +75,9 @@ def tag_marginals(spans: SpanScores) -> Array:
 @_generic.argmax.register(SpanScores)
 def argmax(spans: SpanScores) -> Array:
   segments, _, mask = as_segments(*spans)
-  at = jnp.arange(mask.shape[-1])
   if not segments.shape[-2]:
     return jnp.zeros(mask.shape, jnp.int32)
+  at = jnp.arange(mask.shape[-1], dtype=jnp.int32)
   _, starts, ends, labels = best_segments(segments)
   place = jnp.where(starts == ends, 1, jnp.where(at == starts, 2, jnp.where(at == ends, 4, 3)))
   tags = jnp.where((labels == segments.shape[-1] - 1) | ~mask, 0, 4 * labels + place)
@@ -131,7 +131,9 @@ def spans_of_tags(
   mask = as_mask(mask, tags.shape)
   num_tokens = tags.shape[-1]
   tags = jnp.where(mask, tags, 0)[..., None]
-  single, begin, inside, end = (tags == place + 4 * jnp.arange(num_labels) for place in range(1, 5))
+  single, begin, inside, end = (
+    tags == place + 4 * jnp.arange(num_labels, dtype=jnp.int32) for place in range(1, 5)
+  )
   rank = jnp.cumsum(mask, axis=-1, dtype=jnp.int32)  # masked tokens inside a span are no gaps
   length = (rank[..., None, :] - rank[..., :, None])[..., None]
   count = jnp.cumsum(inside, axis=-2, dtype=jnp.int32)
