@@ -112,7 +112,7 @@ def to_onnx(
   Args:
     function: named arrays to named arrays.
     inputs: what it reads.
-    constraints: see `abstract`.
+    constraints: see `abstract`; kept in the file's metadata.
     metadata: text kept in the file by name.
 
   Returns:
@@ -151,7 +151,9 @@ def to_onnx(
       f"jax2onnx cannot convert this network with jax {jax.__version__} (it knows those before 0.12): "
       f"{type(error).__name__}: {reason}"
     ) from error
-  for name, text in (metadata or {}).items():
+  # onnxruntime takes other sizes, and may answer NaN.
+  limits = {"constraints": "; ".join(constraints)} if constraints else {}
+  for name, text in (limits | dict(metadata or {})).items():
     model.metadata_props.add(key=name, value=text)
   return model.SerializeToString()
 

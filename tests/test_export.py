@@ -113,6 +113,16 @@ def test_onnx_of_a_tagger_gives_emissions_and_transitions(encoder, tmp_path, voc
 
 
 @pytest.mark.usefixtures("jax2onnx")
+def test_onnx_states_the_limits_of_free_dimensions(tmp_path):
+  """Beyond a network's positions onnxruntime answers NaN, and does not check the limits itself."""
+  inputs = {"x": Input(("batch", "length"), "float32")}
+  data = to_onnx(lambda x: {"y": 2 * x["x"]}, inputs, ["length <= 8"], metadata={"a": "b"})
+  (tmp_path / "a.onnx").write_bytes(data)
+  held = onnx_session(tmp_path / "a.onnx").get_modelmeta().custom_metadata_map
+  assert held == {"constraints": "length <= 8", "a": "b"}
+
+
+@pytest.mark.usefixtures("jax2onnx")
 def test_what_onnx_cannot_hold_is_one_line_and_no_file(tmp_path, vocabulary, capsys):
   spec = SequenceSpec(width=4, word_width=4, character_width=0, second_order_width=4)
   make_sentences(tmp_path, spec, "second_order", vocabulary)

@@ -11,10 +11,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from kd_jax._checks import as_scores, as_tags
+from kd_jax._checks import as_tags
 from kd_jax._numerics import kl_from_log_probs
 from kd_jax.structured import _generic
-from kd_jax.structured._chain import LinearChain, columns_of, leading_axes
+from kd_jax.structured._chain import Columns, LinearChain, columns_of, leading_axes
 from kd_jax.structured._chain_messages import (
   chain_log_partition,
   chain_states,
@@ -23,7 +23,9 @@ from kd_jax.structured._chain_messages import (
 )
 from kd_jax.structured._chain_paths import best_of_chain
 from kd_jax.structured._holes import close_up, put_back, put_back_pairs
-from kd_jax.types import Array, ArrayLike
+from kd_jax.types import EXCLUDED, NEG_INF, Array, ArrayLike
+
+_FAR = 1e6  # float32 keeps a tenth next to it
 
 
 @_generic.log_partition.register(LinearChain)
@@ -67,27 +69,56 @@ def entropy(chain: LinearChain) -> Array:
   return total.reshape(leading_axes(chain))
 
 
-@_generic.score.register(LinearChain)
-def score(chain: LinearChain, tags: ArrayLike) -> Array:
-  unary, transition, mask = columns_of(chain)
+def _scores_of_tags(chain: LinearChain, columns: Columns, tags: ArrayLike) -> Array:
+  """The score [n, B] of each token's tag and of the move to it."""
+  unary, transition, mask = columns
   num_labels = unary.shape[1]
   valid = jnp.ones(jnp.shape(chain.unary)[:-1], bool) if chain.mask is None else chain.mask
   tags = as_tags(tags, jnp.asarray(valid).astype(bool), num_labels)
   tags = close_up(tags, chain.mask).reshape(mask.shape[::-1]).T
   moves = tags[:-1] * num_labels + tags[1:]
   flat = jnp.broadcast_to(transition, (*transition.shape[:2], mask.shape[1]))
-  unary = jnp.take_along_axis(unary, tags[:, None], axis=1)[:, 0]
   pairs = jnp.take_along_axis(flat.reshape(num_labels**2, -1), moves, axis=0)
-  total = jnp.sum(unary, axis=0) + jnp.sum(jnp.where(mask[1:], pairs, 0.0), axis=0)
-  return total.reshape(leading_axes(chain))
+  chosen = jnp.take_along_axis(unary, tags[:, None], axis=1)[:, 0]
+  return chosen.at[1:].add(jnp.where(mask[1:], pairs, 0.0))
+
+
+def _levelled(columns: Columns) -> Columns:
+  """The same distribution with the best tag of each token at 0: what all tags share rounds the rest off."""
+  best = jax.lax.stop_gradient(jnp.max(columns.unary, axis=1, keepdims=True))
+  best = jnp.where(jnp.abs(best) < _FAR, best, 0.0)
+  return columns._replace(unary=columns.unary - best)
+
+
+def _log_z_above(columns: Columns, levels: Array) -> tuple[Array, Array]:
+  """log Z less the levels [n, B] of the tokens, and whether there is any path, [B].
+
+  Taken off before anything is summed, levels near the scores of what is likely leave small numbers, with all
+  of their digits. Levels so low that scores would vanish next to them, as those of what is excluded, are
+  taken off afterwards.
+  """
+  near = jnp.abs(levels) < _FAR
+  shift = jnp.where(near, levels, 0.0)
+  unary = columns.unary - shift[:, None]
+  log_z = chain_log_partition(unary, columns.transition, columns.mask, "scan")
+  exists = jax.lax.stop_gradient(log_z) > EXCLUDED
+  return log_z - jnp.sum(jnp.where(near, 0.0, levels), axis=0), exists
+
+
+@_generic.score.register(LinearChain)
+def score(chain: LinearChain, tags: ArrayLike) -> Array:
+  values = _scores_of_tags(chain, columns_of(chain), tags)
+  return jnp.sum(values, axis=0).reshape(leading_axes(chain))
 
 
 @_generic.log_prob.register(LinearChain)
 def log_prob(chain: LinearChain, tags: ArrayLike) -> Array:
-  # Cast once: the gradients of the score and of log Z cancel, and must not be rounded before.
-  unary = as_scores("unary", chain.unary, "n, L")
-  chain = LinearChain(unary, as_scores("transition", chain.transition, "L, L"), chain.mask)
-  return score(chain, tags) - log_partition(chain)
+  """Less log Z of the chain that has the score of the tags, token by token, taken off."""
+  columns = _levelled(columns_of(chain))  # cast once: what cancels in gradients is never rounded
+  log_z, exists = _log_z_above(columns, _scores_of_tags(chain, columns, tags))
+  value = jnp.where(exists, -log_z, NEG_INF)
+  value += jax.lax.stop_gradient(jnp.minimum(value, 0.0) - value)  # rounding alone leads above 0
+  return value.reshape(leading_axes(chain))
 
 
 @_generic.argmax.register(LinearChain)
@@ -100,12 +131,18 @@ _generic.top_k_of.register(LinearChain)(best_of_chain)
 
 @_generic.cross_entropy_of.register(LinearChain)
 def cross_entropy(p: LinearChain, q: LinearChain) -> Array:
-  """log Z of q less the expectation of its scores under the marginals of p."""
-  columns = columns_of(q)
+  """log Z of q less the expectation of its scores under the marginals of p, token by token."""
+  columns = _levelled(columns_of(q))
   _, unary, counts = states_and_marginals(*columns_of(p))
-  expected = jnp.sum(unary * columns.unary, axis=(0, 1))
-  expected += jnp.sum(counts * columns.transition, axis=(0, 1))
-  return (chain_log_partition(*columns, "scan") - expected).reshape(leading_axes(q))
+  moves = jnp.sum(counts * columns.transition, axis=(0, 1))
+  # The moves of all tokens alike: those of each would need the pairs of each.
+  later = columns.mask.at[0].set(False)
+  number = jnp.maximum(jnp.sum(later, axis=0, dtype=jnp.int32), 1).astype(jnp.float32)
+  levels = jnp.sum(unary * columns.unary, axis=1) + jnp.where(later, moves / number, 0.0)
+  log_z, exists = _log_z_above(columns, levels)
+  value = jnp.where(exists, log_z, -NEG_INF)
+  value += jax.lax.stop_gradient(jnp.maximum(value, 0.0) - value)  # rounding alone leads below 0
+  return value.reshape(leading_axes(q))
 
 
 @_generic.kl_divergence_of.register(LinearChain)

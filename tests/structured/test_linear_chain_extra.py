@@ -272,3 +272,47 @@ class TestDecoding:
     draws = jax.jit(jax.vmap(structured.sample, (None, 0)))(chain, keys)
     np.testing.assert_array_equal(draws, np.broadcast_to(expected, draws.shape))
     assert jnp.issubdtype(draws.dtype, jnp.int32)
+
+
+def confident_chain(seed, length=60, size=40.0):
+  """A chain that is sure of its tags, with a level for each token, as networks give: scores, and the tags."""
+  rng = np.random.default_rng(seed)
+  tags = rng.integers(5, size=length)
+  unary = rng.normal(size=(length, 5)) + rng.normal(size=(length, 1)) * 10
+  unary[np.arange(length), tags] += size
+  return np.float32(unary), np.float32(3 * rng.normal(size=(5, 5))), tags
+
+
+def test_losses_of_a_confident_chain_are_small_and_not_negative():
+  """Scores of thousands less log Z would leave 1e-3 of either sign."""
+  parts = [confident_chain(seed) for seed in range(6)]
+  unary, transition, tags = map(np.stack, zip(*parts, strict=True))
+  chain = LinearChain(unary, transition)
+  for values in (-structured.log_prob(chain, tags), structured.cross_entropy(chain, chain)):
+    assert np.all(values >= 0)
+    assert np.all(values < 1e-4)
+
+
+def test_the_log_prob_of_tags_has_its_digits_next_to_high_levels():
+  unary, transition, tags = confident_chain(0, length=6, size=4.0)
+  state = unary[0].astype(np.float64)
+  for scores in unary[1:].astype(np.float64):
+    state = np.logaddexp.reduce(state[:, None] + transition.astype(np.float64), axis=0) + scores
+  gold = unary[np.arange(6), tags].astype(np.float64).sum() + transition[tags[:-1], tags[1:]].sum()
+  expected = gold - np.logaddexp.reduce(state)
+  found = structured.log_prob(LinearChain(unary + np.float32(2048), transition), tags)
+  np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def test_what_is_excluded_costs_no_wrong_finite_number():
+  unary, tags = np.zeros((3, 2), np.float32), np.array([0, 1, 0])
+  free = LinearChain(unary, np.zeros((2, 2), np.float32))
+  forbidden = LinearChain(unary, np.float32([[0, -np.inf], [0, 0]]))
+  none = LinearChain(unary, np.full((2, 2), -np.inf, np.float32))
+  assert structured.log_prob(forbidden, tags) <= -1e30
+  assert structured.log_prob(none, tags) <= -1e30
+  assert structured.cross_entropy(free, none) >= 1e30
+  assert structured.cross_entropy(free, forbidden) > 1e28
+  grad = jax.grad(lambda u: structured.log_prob(forbidden._replace(unary=u), tags))(unary)
+  one_hot = np.eye(2)[tags]
+  np.testing.assert_allclose(grad, one_hot - structured.tag_marginals(forbidden), atol=1e-6)
