@@ -189,7 +189,8 @@ def test_evaluation_has_no_dropout():
 def task():
   model = sentences.model("LinearChain", 0.3)
   task = sentences.task("LinearChain", model=model, seeds=(3, 5, 4))
-  object.__setattr__(task, "seeds", (3, 5, 3))  # a task refuses equal seeds; here they show what is independent
+  # A task refuses equal seeds; here they show what is independent.
+  object.__setattr__(task, "seeds", (3, 5, 3))
   return task
 
 
