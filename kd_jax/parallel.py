@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from kd_jax._sizes import check_whole
+from kd_jax._sizes import check_whole, is_whole
 from kd_jax.types import ArrayLike, PyTree
 
 AXIS = "batch"
@@ -51,9 +51,10 @@ def device_batch_size(global_batch_size: int) -> int:
     ValueError: unless the batch divides over all devices, naming the nearest that would.
   """
   devices = jax.device_count()
-  check_whole("batch_size", global_batch_size)
-  if global_batch_size % devices:
-    lower = global_batch_size // devices * devices
+  if not is_whole(global_batch_size, -(2**31)):
+    check_whole("batch_size", global_batch_size)
+  if global_batch_size < 1 or global_batch_size % devices:
+    lower = max(global_batch_size, 0) // devices * devices
     choices = " or ".join(str(size) for size in (lower, lower + devices) if size > 0)
     raise ValueError(
       f"a global batch of {global_batch_size} does not divide over {devices} devices: "

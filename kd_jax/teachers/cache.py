@@ -86,6 +86,7 @@ def precompute(
     ValueError: a batch that does not divide over the devices, sizes below 1, or no examples.
   """
   directory = pathlib.Path(directory)
+  check_whole("batch_size", batch_size)
   parallel.device_batch_size(batch_size)
   check_whole("chunk_rows", chunk_rows)
   check_whole("num_examples", spec.num_examples)
