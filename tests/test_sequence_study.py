@@ -58,7 +58,8 @@ def trees(tmp_path_factory):
 
 
 def options(files, folder, *more):
-  return ("conll_ner", "--files", *files, *TINY, "--workdir", folder, *more)
+  methods = ("--methods", *METHODS)
+  return ("conll_ner", "--files", *files, *TINY, *methods, "--workdir", folder, *more)
 
 
 @pytest.fixture(scope="module")
