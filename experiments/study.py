@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   teachers = Teachers(folder)
   teachers.teacher()
   students = Students(folder, teachers)
-  seconds = forecast.students_seconds(students, teachers)
+  # Of students that were begun, the progress tells more, and nothing needs to be traced for it.
+  begun = (folder.root / "students").exists()
+  seconds = None if begun else forecast.students_seconds(students)
   if seconds is not None:
     console.say(f"all students will take {forecast.in_words(seconds)}, by the time of the teacher")
   students.train(tuple(study.rows))

@@ -274,13 +274,17 @@ def apply_mask(values: Array, mask: ArrayLike | None) -> Array:
 def broadcast_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
   """A bool mask of a shape, from one of its leading axes; an axis of the mask may be 1."""
   refuse_fractions(mask)
-  mask = jnp.asarray(mask).astype(bool)
-  fits = mask.ndim <= len(shape) and all(
-    size in (1, expected) for size, expected in zip(mask.shape, shape, strict=False)
+  return broadcast_leading("mask", jnp.asarray(mask).astype(bool), shape)
+
+
+def broadcast_leading(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+  """An array of the leading axes of a shape in that shape; an axis of it may be 1."""
+  fits = array.ndim <= len(shape) and all(
+    size in (1, expected) for size, expected in zip(array.shape, shape, strict=False)
   )
   if not fits:
-    raise ValueError(f"mask {mask.shape} must have the leading axes of the values {shape}")
-  return jnp.broadcast_to(jnp.reshape(mask, mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
+    raise ValueError(f"{name} {array.shape} must have the leading axes of the values {shape}")
+  return jnp.broadcast_to(array.reshape(array.shape + (1,) * (len(shape) - array.ndim)), shape)
 
 
 def per_distribution(name: str, values: ArrayLike, logits: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 _SEEDS = 2**32
 
 
-def is_whole(value: Any, least: int = 1) -> bool:
+def is_whole(value: Any, least: float = 1) -> bool:
   """Whether a value is a whole number of at least `least`: NumPy's too, but no truth value.
 
   >>> is_whole(3), is_whole(0), is_whole(2.5), is_whole(True), is_whole(float("nan"))

@@ -5,6 +5,7 @@ its share of each global batch. Gradients, metrics and BatchNorm statistics are 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,7 @@ def device_batch_size(global_batch_size: int) -> int:
     ValueError: unless the batch divides over all devices, naming the nearest that would.
   """
   devices = jax.device_count()
-  if not is_whole(global_batch_size, -(2**31)):
+  if not is_whole(global_batch_size, -math.inf):
     check_whole("batch_size", global_batch_size)
   if global_batch_size < 1 or global_batch_size % devices:
     lower = max(global_batch_size, 0) // devices * devices

@@ -156,6 +156,12 @@ def read_blocks(text):
   return [[line.split("\t") for line in block.split("\n")] for block in blocks]
 
 
+def labelled_sentences(folder, capsys):
+  """What the run in a folder prints of SENTENCES."""
+  (folder / "new.txt").write_text("\n".join(map(" ".join, SENTENCES)) + "\n")
+  return read_blocks(run(capsys, folder, folder / "new.txt", "--method", "kd"))
+
+
 def outputs_of(model, variables, words):
   """Scores of each sentence by itself."""
   for tokens in SENTENCES:
@@ -167,8 +173,7 @@ def outputs_of(model, variables, words):
 def test_tags(tmp_path, capsys, head):
   words = corpora.load_tagging("sample").vocabulary
   model, variables = make_sentences(tmp_path, SPEC, head, words)
-  (tmp_path / "new.txt").write_text("\n".join(map(" ".join, SENTENCES)) + "\n")
-  found = read_blocks(run(capsys, tmp_path, tmp_path / "new.txt", "--method", "kd"))
+  found = labelled_sentences(tmp_path, capsys)
   for tokens, block, scores in zip(
     SENTENCES, found, outputs_of(model, variables, words), strict=True
   ):
@@ -187,8 +192,7 @@ def test_tags(tmp_path, capsys, head):
 def test_trees(tmp_path, capsys, head):
   words = corpora.load_parsing("sample").vocabulary
   model, variables = make_sentences(tmp_path, SPEC, head, words)
-  (tmp_path / "new.txt").write_text("\n".join(map(" ".join, SENTENCES)) + "\n")
-  found = read_blocks(run(capsys, tmp_path, tmp_path / "new.txt", "--method", "kd"))
+  found = labelled_sentences(tmp_path, capsys)
   for tokens, block, scores in zip(
     SENTENCES, found, outputs_of(model, variables, words), strict=True
   ):

@@ -16,6 +16,7 @@ from kd_jax.data.sentences import PlainSentence
 from kd_jax.data.text_rows import read_lines, read_texts
 from kd_jax.data.unlabelled_sentences import read_plain_sentences
 from kd_jax.structured import DependencyScores, ParsingTags
+from kd_jax.structured._parsing_tags import tags_of_tree
 from kd_jax.teachers import predicting
 from kd_jax.types import Outputs, PyTree
 
@@ -204,12 +205,8 @@ def _decoded(outputs: Outputs) -> tuple[Any, jax.Array]:
   assert scores is not None
   labels = structured.argmax(scores)
   if isinstance(scores, ParsingTags):
-    position = jnp.arange(1, labels.heads.shape[-1] + 1)
-    offsets = jnp.where(labels.heads == 0, 0, labels.heads - position)
-    named = (offsets[..., None] == jnp.asarray(scores.offsets)) & (
-      labels.relations[..., None] == jnp.asarray(scores.relations)
-    )
-    return labels, jnp.sum(structured.marginals(scores) * named, axis=-1)
+    index, known = tags_of_tree(labels, scores)
+    return labels, jnp.where(known, _taken(structured.marginals(scores), index), 0.0)
   if isinstance(scores, DependencyScores):
     heads = _taken(structured.head_marginals(scores), labels.heads)
     relations = jax.nn.softmax(jnp.asarray(scores.relation), axis=-1)

@@ -184,8 +184,7 @@ class Study:
 
   def of_own_files(self) -> "Study":
     """The same study with defaults for a user's own files: few methods."""
-    few = tuple(dict.fromkeys(("scratch", *self.few_methods)))
-    return dataclasses.replace(self, methods=few)
+    return dataclasses.replace(self, methods=("scratch", *self.few_methods))
 
   def quickened(self) -> "Study":
     """The same study with the defaults of `quick`."""

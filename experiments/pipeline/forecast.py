@@ -8,7 +8,6 @@ from kd_jax.types import PyTree
 
 from ..domains import tracing
 from .students import Students
-from .teachers import Teachers
 
 
 def operations(model: nn.Module, inputs: PyTree) -> float:
@@ -19,19 +18,21 @@ def operations(model: nn.Module, inputs: PyTree) -> float:
   return float((found or {}).get("flops", 0.0))
 
 
-def students_seconds(students: Students, teachers: Teachers) -> float | None:
+def students_seconds(students: Students) -> float | None:
   """About how many seconds all students take, or None if their teacher was not trained here.
 
   A step of a network takes about as long as it has operations.
   """
-  folder, teacher = students.folder, teachers.teacher()
+  folder, teacher = students.folder, students.teachers.teacher()
   study, domain = folder.study, folder.domain
   data, networks = domain.data, domain.networks
   taught = data.train if data.teacher_train is None else data.teacher_train
   teacher_steps = study.teacher_epochs * steps_per_epoch(taught.buckets, study.batch_size)
+  if teacher.seconds is None or not teacher_steps:
+    return None
   inputs = tracing.example(data.train)
   of_teacher = operations(networks.build(teacher.spec, None), inputs)
-  if teacher.seconds is None or not teacher_steps or not of_teacher:
+  if not of_teacher:
     return None
   share = operations(networks.build(networks.student, None), inputs) / of_teacher
   steps = steps_per_epoch(data.train.buckets, study.batch_size) * len(study.seed_values)

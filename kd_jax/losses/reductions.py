@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from kd_jax._checks import broadcast_mask
+from kd_jax._checks import broadcast_leading, broadcast_mask
 from kd_jax.types import Array, ArrayLike
 
 
@@ -46,14 +46,7 @@ def _checked_weights(weights: ArrayLike, shape: tuple[int, ...]) -> Array:
     given = np.asarray(weights, np.float64)
     if not (np.isfinite(given) & (given >= 0)).all():
       raise ValueError("weights must be finite and at least 0")
-  weights = jnp.asarray(weights, jnp.float32)
-  if weights.ndim > len(shape) or any(
-    size not in (1, expected) for size, expected in zip(weights.shape, shape, strict=False)
-  ):
-    raise ValueError(f"weights {weights.shape} must have the leading axes of the values {shape}")
-  return jnp.broadcast_to(
-    weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim)), shape
-  )
+  return broadcast_leading("weights", jnp.asarray(weights, jnp.float32), shape)
 
 
 def masked_mean(
